@@ -1,0 +1,1 @@
+//! The instance process: one PostgreSQL, its log shipper and its page broker.

@@ -1,0 +1,1 @@
+//! The metadata store, the volume's record, and who is the writer.

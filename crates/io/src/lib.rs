@@ -1,0 +1,1 @@
+//! The seam between the rules and the world: clock, disk, entropy.

@@ -1,0 +1,1 @@
+//! A storage node's files: journal, delta and image layers, page materialisation.

@@ -1,0 +1,1 @@
+//! The thin library inside PostgreSQL.

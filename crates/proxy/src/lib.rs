@@ -1,0 +1,1 @@
+//! Stable endpoints in front of instances that come and go.

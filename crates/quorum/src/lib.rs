@@ -1,0 +1,1 @@
+//! When a record is durable: sets of copies, joint sets, durable positions.

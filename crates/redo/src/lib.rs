@@ -1,0 +1,1 @@
+//! PostgreSQL redo: (page, record) to page, and the non-page state.

@@ -1,0 +1,1 @@
+//! PostgreSQL's physical replication protocol, both sides, without I/O.

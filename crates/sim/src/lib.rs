@@ -1,0 +1,1 @@
+//! The simulated side of the seam: seeded histories of crashes, losses and reordering.

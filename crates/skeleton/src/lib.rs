@@ -1,0 +1,1 @@
+//! The bytes of a PostgreSQL data directory: control file, log page, two-phase files, status pages.

@@ -1,0 +1,1 @@
+//! A storage node: network, journal thread and page store around its segments.

@@ -1,0 +1,1 @@
+//! Restart rules, and the processes they apply to.

@@ -1,0 +1,1 @@
+//! The writer's view of the volume: flushes, durable position, opening.

@@ -1,0 +1,1 @@
+//! PostgreSQL write-ahead log bytes to records and back.

@@ -1,0 +1,111 @@
+//! The log in flight: one flush's part for one group.
+
+use bytes::Bytes;
+use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, VolumeId};
+
+use crate::CatalogKey;
+
+/// A batch is named by the position of its end; the group's previous batch links the chain.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BatchName {
+    /// Which group's chain.
+    pub group: GroupId,
+    /// End of the flush that the batch is part of.
+    pub end: Position,
+}
+
+/// The part of one flush that goes to one group. Once sent, a flush is never cut differently.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    /// The volume that the log belongs to.
+    pub volume: VolumeId,
+    /// The group.
+    pub group: GroupId,
+    /// The reign it was written in; stays the same however often the batch is copied.
+    pub epoch: Epoch,
+    /// End of the flush.
+    pub end: Lsn,
+    /// End of the group's previous batch. For the first batch of a timeline: the group's last batch that the timeline
+    /// sees on its parent.
+    pub previous: Position,
+    /// Present in group 0's batches, and only there.
+    pub header: Option<FlushHeader>,
+    /// The log itself, in LSN order.
+    pub items: Vec<Item>,
+}
+
+impl Batch {
+    /// Where the batch ends.
+    pub fn position(&self) -> Position {
+        Position::new(self.epoch, self.end)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> BatchName {
+        BatchName {
+            group: self.group,
+            end: self.position(),
+        }
+    }
+}
+
+/// What group 0's batch says about the whole flush.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FlushHeader {
+    /// Every group that has a part in the flush, group 0 first.
+    pub groups: Vec<GroupId>,
+    /// The last record end at or below the flush's end: how far the durable LSN may go once the flush is complete. Lower
+    /// than the end while the flush ends inside a long record.
+    pub boundary: Lsn,
+    /// Wall clock of the writer, in microseconds since 1970. For reports and restore by time, never for decisions.
+    pub written_at_us: u64,
+    /// The engine's marks as of `boundary` (next transaction id, start of the last record …), opaque here.
+    pub marks: Bytes,
+    /// What the flush's records did to the catalog, each with the LSN of its record.
+    pub catalog: Vec<CatalogEntry>,
+    /// Flags of WAL page headers in the flush that cannot be derived from the records: (page address, flags).
+    pub page_flags: Vec<(Lsn, u16)>,
+}
+
+/// A change of one catalog value.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatalogEntry {
+    /// What is named.
+    pub key: CatalogKey,
+    /// LSN of the record that changed it.
+    pub lsn: Lsn,
+    /// Its value from there on; `None`: gone.
+    pub value: Option<Bytes>,
+}
+
+/// One piece of the log.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Item {
+    /// One whole engine record.
+    Record {
+        /// The record's LSN.
+        end: Lsn,
+        /// The record as the engine wrote it, without page headers.
+        bytes: Bytes,
+    },
+    /// A piece of a record too large for one flush. The record is whole once all its fragments are there.
+    Fragment {
+        /// The record's LSN: its end, far above this flush's.
+        end: Lsn,
+        /// Length of the whole record.
+        record_bytes: u32,
+        /// Where in the record this piece stands.
+        offset: u32,
+        /// The piece.
+        bytes: Bytes,
+    },
+    /// A page as such, not from any record: how a volume is imported.
+    Image {
+        /// The version's LSN.
+        end: Lsn,
+        /// Which page.
+        key: PageKey,
+        /// Its content.
+        page: Page,
+    },
+}

@@ -1,0 +1,256 @@
+//! What is asked of a storage node, and what it answers.
+//!
+//! Every message names the segment it is for. A node answers each request once, except [`Request::Append`], which is
+//! acknowledged by position: one [`Response::Appended`] may answer many.
+
+use bytes::Bytes;
+use timeline::Path;
+use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, VolumeId, Zone};
+
+use crate::{Batch, CatalogEntry, CatalogKey};
+
+/// One of the six: a segment and where it lives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// The copy.
+    pub segment: SegmentId,
+    /// Name of the storage node that holds it, such as `storage-1`.
+    pub node: String,
+    /// Where that node listens, such as `127.0.0.1:7001`.
+    pub address: String,
+    /// The failure domain the node stands in.
+    pub zone: Zone,
+}
+
+/// First message on every connection, in both directions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Version of this protocol; a peer with another one is refused.
+    pub version: u32,
+    /// The cluster both must belong to.
+    pub cluster: ClusterId,
+    /// The cluster's secret.
+    pub secret: [u8; 32],
+    /// Who is calling, for logs: `instance-1`, `storage-3`.
+    pub name: String,
+}
+
+/// What is asked of a storage node.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Request {
+    /// Make a new, empty segment, born with the creator's epoch as its promise. Repeating it is harmless.
+    CreateSegment {
+        volume: VolumeId,
+        group: GroupId,
+        segment: SegmentId,
+        epoch: Epoch,
+        path: Path,
+        members: Vec<Member>,
+    },
+    /// Promise to refuse everything older than `epoch` from now on, and tell what the segment holds, in one step.
+    /// `above` is the highest position known to be durable on the last opened timeline: flushes above it are listed.
+    Promise {
+        segment: SegmentId,
+        epoch: Epoch,
+        above: Position,
+    },
+    /// The path of timelines as the record has it now, and the group's members. Sent by the holder of the epoch at first
+    /// contact after the opening was decided; until then a segment takes no batch of the new epoch.
+    Install {
+        segment: SegmentId,
+        epoch: Epoch,
+        path: Path,
+        members: Vec<Member>,
+    },
+    /// Keep this batch. `epoch` is the sender's reign (the batch may be an older one, copied); `durable` announces the
+    /// volume's durable position.
+    Append {
+        segment: SegmentId,
+        epoch: Epoch,
+        durable: Position,
+        batch: Batch,
+    },
+    /// Announce the durable position and the granted floor while there is nothing to append. `all_complete` is where
+    /// every one of the group's segments is complete: below it no peer will ask for batches.
+    Announce {
+        segment: SegmentId,
+        epoch: Epoch,
+        durable: Position,
+        floor: Position,
+        all_complete: Position,
+    },
+    /// Give batches of the path's history, oldest first, that end after `after` and at or before `through`, up to about
+    /// `bytes_max` bytes, at least one.
+    FetchBatches {
+        segment: SegmentId,
+        path: Path,
+        after: Position,
+        through: Position,
+        bytes_max: u32,
+    },
+    /// Give `count` pages of one fork, from `first` on, as of `read_point` on the timeline of `epoch`. The segment must be
+    /// complete up to `needed`.
+    ReadPages {
+        segment: SegmentId,
+        epoch: Epoch,
+        read_point: Lsn,
+        needed: Position,
+        first: PageKey,
+        count: u32,
+    },
+    /// Give the catalog's entries as of `read_point`, in key order after `after`, at most `entries_max` of them.
+    ScanCatalog {
+        segment: SegmentId,
+        epoch: Epoch,
+        read_point: Lsn,
+        needed: Position,
+        after: Option<CatalogKey>,
+        entries_max: u32,
+    },
+    /// Give the header of the last flush that ends at or below `at` in the history of `epoch`.
+    ReadFlushHeader { segment: SegmentId, epoch: Epoch, at: Lsn },
+    /// Tell how the node and its segments are.
+    Status,
+}
+
+/// One flush in the answer to a promise: a link of the volume's chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldFlush {
+    /// Its end.
+    pub end: Position,
+    /// The group's batch before it.
+    pub previous: Position,
+    /// How far the durable LSN may go with it.
+    pub boundary: Lsn,
+    /// The groups that have a part in it; empty in the answers of groups other than group 0.
+    pub groups: Vec<GroupId>,
+}
+
+/// What a segment holds, said together with its promise.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Promised {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The epoch promised: the asked one.
+    pub epoch: Epoch,
+    /// Whether the segment vouches for everything it ever acknowledged. If not, its answer gives data but counts for
+    /// nothing.
+    pub vouches: bool,
+    /// The path of timelines it knows.
+    pub path: Path,
+    /// Up to where it is complete along that path.
+    pub complete: Position,
+    /// The highest durable position ever announced to it.
+    pub durable: Position,
+    /// Every batch above the asked position that it holds, complete or not, oldest first, of any timeline.
+    pub held: Vec<HeldFlush>,
+}
+
+/// Health of one segment, in the answer to [`Request::Status`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SegmentStatus {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// Its group.
+    pub group: GroupId,
+    /// What it promised.
+    pub promised: Epoch,
+    /// Up to where it is complete.
+    pub complete: Position,
+    /// The durable position it knows.
+    pub durable: Position,
+    /// The granted floor it knows.
+    pub floor: Position,
+    /// Bytes in its layers.
+    pub layer_bytes: u64,
+    /// False once it can no longer vouch for what it acknowledged.
+    pub vouches: bool,
+}
+
+/// Health of a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeStatus {
+    /// Its segments.
+    pub segments: Vec<SegmentStatus>,
+    /// Bytes in its journal.
+    pub journal_bytes: u64,
+    /// Bytes its memory tables hold.
+    pub memory_table_bytes: u64,
+    /// Pages served since the start.
+    pub pages_read: u64,
+    /// Why it takes no more log, if so: disk full, a failed sync.
+    pub stopped: Option<String>,
+}
+
+/// Why a segment does not do what it was asked.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A later reign was promised: the sender is fenced.
+    #[error("epoch {asked} is over: epoch {promised} holds the volume")]
+    StaleEpoch { asked: Epoch, promised: Epoch },
+    /// The node has no such segment.
+    #[error("this node has no segment {segment}")]
+    UnknownSegment { segment: SegmentId },
+    /// The segment does not know the timeline (not installed yet, or never on its path).
+    #[error("the timeline of epoch {epoch} is not known here")]
+    UnknownTimeline { epoch: Epoch },
+    /// The segment is not complete up to what the request needs; another copy may be.
+    #[error("this copy is complete up to {complete}, not up to {needed}")]
+    NotComplete { complete: Position, needed: Position },
+    /// The read point lies below the floor: the version may be gone.
+    #[error("read point {read_point} lies below the floor {floor}")]
+    BelowFloor { read_point: Lsn, floor: Position },
+    /// The batches asked for are no longer in the journal.
+    #[error("log below {oldest} is no longer kept here")]
+    LogCollected { oldest: Position },
+    /// The copy cannot be trusted: rot, a failed sync, a lost file.
+    #[error("this copy is damaged: {what}")]
+    Damaged { what: String },
+    /// The node takes no more log for now: disk full, a failed sync.
+    #[error("this node takes no more log: {what}")]
+    Stopped { what: String },
+    /// The engine could not make the page from its records.
+    #[error("page cannot be made: {what}")]
+    Redo { what: String },
+    /// The request contradicts itself or what is known.
+    #[error("malformed request: {what}")]
+    Malformed { what: String },
+}
+
+/// What a storage node answers.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Response {
+    /// The segment exists.
+    SegmentCreated,
+    /// The promise, and what is held.
+    Promised(Promised),
+    /// The path is installed.
+    Installed { segment: SegmentId, complete: Position },
+    /// Synced: the segment holds everything of its group up to `complete`, on the path of the sender's epoch.
+    Appended {
+        segment: SegmentId,
+        epoch: Epoch,
+        complete: Position,
+    },
+    /// Announcement taken. Also tells where the segment stands.
+    Announced { segment: SegmentId, complete: Position },
+    /// Batches, oldest first.
+    Batches(Vec<Batch>),
+    /// Pages, in block order.
+    Pages(Vec<Page>),
+    /// Catalog entries with values, in key order; fewer than asked for: the end.
+    Catalog(Vec<CatalogEntry>),
+    /// A flush header: end of its flush, the flush before it, and the encoded header's parts that recovery needs.
+    FlushHeader {
+        end: Position,
+        previous: Position,
+        boundary: Lsn,
+        marks: Bytes,
+    },
+    /// How the node is.
+    Status(NodeStatus),
+    /// Refused.
+    Refused(Refusal),
+}
