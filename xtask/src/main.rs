@@ -1,1 +1,28 @@
-fn main() {}
+//! Automation of the project: `cargo xtask COMMAND`. The Makefile's targets are one call each.
+
+mod dependencies;
+mod steps;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+  dependencies   install what the build and the tests need with apt, or say what is missing
+  build          build everything, in the one profile
+  check          formatting, clippy with warnings denied, documentation, the arrows between crates
+  tidy           only the arrows and the layout
+  test           check, then unit, golden, simulation, fuzz and system tests";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["dependencies"] => dependencies::install(),
+        ["build"] => steps::build(),
+        ["check"] => steps::check(),
+        ["tidy"] => tidy::check(),
+        ["test"] => steps::test(),
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,99 @@
+//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, and libclang to read them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+struct Need {
+    what: &'static str,
+    /// Present if any of these exists.
+    files: &'static [&'static str],
+    package: &'static str,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        what: "PostgreSQL 15 server",
+        files: &["/usr/lib/postgresql/15/bin/postgres"],
+        package: "postgresql-15",
+    },
+    Need {
+        what: "psql and pgbench",
+        files: &["/usr/lib/postgresql/15/bin/psql"],
+        package: "postgresql-client-15",
+    },
+    Need {
+        what: "PostgreSQL 15 server headers",
+        files: &["/usr/include/postgresql/15/server/postgres.h"],
+        package: "postgresql-server-dev-15",
+    },
+    Need {
+        what: "libclang, which reads the headers",
+        files: &["/usr/lib/llvm-14/lib/libclang.so", "/usr/lib/llvm-14/lib/libclang.so.1"],
+        package: "libclang-14-dev",
+    },
+    Need {
+        what: "a C compiler and linker",
+        files: &["/usr/bin/cc"],
+        package: "gcc",
+    },
+    Need {
+        what: "the C library's headers",
+        files: &["/usr/include/stdlib.h"],
+        package: "libc6-dev",
+    },
+];
+
+fn missing() -> Vec<&'static Need> {
+    NEEDS
+        .iter()
+        .filter(|need| !need.files.iter().any(|file| Path::new(file).exists()))
+        .collect()
+}
+
+/// Installs what is missing when run by root; otherwise says which command installs it.
+pub fn install() -> Result<()> {
+    let needs = missing();
+    if needs.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = needs.iter().map(|need| need.package).collect();
+    for need in &needs {
+        println!("missing: {} (package {})", need.what, need.package);
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", packages.join(" "));
+    if !is_root()? {
+        bail!("run as root: {by_hand}");
+    }
+    println!("installing with: {by_hand}");
+    apt(&["update", "-qq"])?;
+    let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    arguments.extend(&packages);
+    apt(&arguments)?;
+    if let Some(need) = missing().first() {
+        bail!(
+            "{} is still missing after the installation of {}",
+            need.what,
+            need.package
+        );
+    }
+    Ok(())
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(arguments)
+        .status()
+        .context("run apt-get")?;
+    if !status.success() {
+        bail!("apt-get {} failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn is_root() -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(std::fs::metadata("/proc/self").context("read /proc/self")?.uid() == 0)
+}
