@@ -61,3 +61,8 @@ pub fn test() -> Result<()> {
         &["test", "--release", "--workspace", "--locked", "--no-fail-fast"],
     )
 }
+
+/// Side by side with stock PostgreSQL.
+pub fn bench(arguments: &[&str]) -> Result<()> {
+    run(&[], "target/release/bench", arguments)
+}

@@ -1,0 +1,48 @@
+//! Side by side with stock PostgreSQL: one run, one machine, one disk, results as ratios.
+//!
+//! Four systems stand next to each other, are loaded alike and measured in turn, round after round, so that whatever the
+//! machine does meanwhile falls on all of them:
+//!
+//! - `ours`: Borealis, six storage nodes;
+//! - `local` (a): stock PostgreSQL on the local disk, no copy anywhere;
+//! - `receivers` (b): stock PostgreSQL with six `pg_receivewal --synchronous`, `ANY 4`;
+//! - `standbys` (c): stock PostgreSQL with six synchronous hot standbys, `ANY 4`: as many page copies as ours.
+
+mod measure;
+mod processor;
+mod report;
+mod stock;
+mod system;
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::measure::Plan;
+use crate::system::System;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let plan = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => Plan::short(),
+        ["--full"] => Plan::full(),
+        ["--smoke"] => Plan::smoke(),
+        _ => bail!("usage: bench [--full | --smoke]"),
+    };
+    let started = Instant::now();
+    let systems = [
+        System::ours()?,
+        System::local()?,
+        System::receivers()?,
+        System::standbys()?,
+    ];
+    for system in &systems {
+        println!("{}: {}", system.name(), system.settings()?);
+    }
+    let results = measure::run(&plan, &systems)?;
+    let text = report::write(&plan, &results, started.elapsed());
+    println!("{text}");
+    std::fs::create_dir_all("bench/results")?;
+    std::fs::write("bench/results/latest.md", &text)?;
+    Ok(())
+}
