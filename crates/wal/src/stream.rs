@@ -1,0 +1,324 @@
+//! The log as a walsender streams it, cut anywhere, to whole records.
+
+use bytes::{Bytes, BytesMut};
+use units::Lsn;
+
+use crate::position::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
+use crate::resource_manager;
+use crate::{PageHeader, page_flag};
+
+/// The longest record PostgreSQL 15 accepts on reading back: its allocation limit, 1 GiB.
+pub const RECORD_BYTES_MAX: u32 = 1 << 30;
+/// `XLOG_SWITCH`: the rest of the WAL file is padding.
+const SWITCH_INFO: u8 = 0x40;
+const INFO_MASK: u8 = 0xF0;
+
+/// One whole record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    /// Where its first byte stands.
+    pub start: Lsn,
+    /// Its LSN: PostgreSQL's `EndRecPtr`. After a switch record that is the end of the WAL file.
+    pub end: Lsn,
+    /// The record without page headers.
+    pub bytes: Bytes,
+}
+
+/// The bytes are not the log that should stand here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The bytes pushed do not continue the ones before.
+    #[error("log at {got} was pushed, but {expected} comes next")]
+    Gap {
+        /// What comes next.
+        expected: Lsn,
+        /// What came.
+        got: Lsn,
+    },
+    /// A page header is not one, or is another page's.
+    #[error("page header at {at} is malformed: {what}")]
+    PageHeader {
+        /// Where the page begins.
+        at: Lsn,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A record's header cannot be true.
+    #[error("record at {at} is malformed: {what}")]
+    Record {
+        /// Where it begins.
+        at: Lsn,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The record is not what was written.
+    #[error("record at {at} has checksum {found:08x}, should be {computed:08x}")]
+    Checksum {
+        /// Where it begins.
+        at: Lsn,
+        /// What it says.
+        found: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+    /// The record does not follow the one before.
+    #[error("record at {at} names {found} as the record before it, but that is {expected}")]
+    PreviousLink {
+        /// Where it begins.
+        at: Lsn,
+        /// What it says.
+        found: Lsn,
+        /// Where the record before it begins.
+        expected: Lsn,
+    },
+}
+
+/// Splits a stream of log into records. Memory: the record being assembled, and what was pushed and not yet taken.
+#[derive(Debug)]
+pub struct StreamDecoder {
+    wal_file_bytes: u64,
+    input: BytesMut,
+    /// Where `input` begins.
+    at: Lsn,
+    previous_start: Option<Lsn>,
+    state: State,
+    page_flags: Vec<(Lsn, u16)>,
+    timeline: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Before a record, after `end` of the one before.
+    Between,
+    /// In the middle of one.
+    Inside {
+        start: Lsn,
+        expected: u32,
+        record: BytesMut,
+    },
+    /// In the padding after a switch record, which extends to the end of the file.
+    Padding { until: Lsn },
+}
+
+impl StreamDecoder {
+    /// Begins at `start`, the end of a record (or where the first byte of one stands). `previous_start` is where the
+    /// record before it begins, if known: then the first link is checked as well.
+    pub fn new(start: Lsn, previous_start: Option<Lsn>, wal_file_bytes: u64) -> StreamDecoder {
+        StreamDecoder {
+            wal_file_bytes,
+            input: BytesMut::new(),
+            at: start,
+            previous_start,
+            state: State::Between,
+            page_flags: Vec::new(),
+            timeline: 0,
+        }
+    }
+
+    /// Where the next byte to be pushed belongs.
+    pub fn next_push(&self) -> Lsn {
+        self.at.advanced_by(self.input.len() as u64)
+    }
+
+    /// Adds the bytes that stand at `at`.
+    pub fn push(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), StreamError> {
+        let expected = self.next_push();
+        if at != expected {
+            return Err(StreamError::Gap { expected, got: at });
+        }
+        self.input.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Header flags of the pages passed so far that neither follow from the records nor are usual
+    /// (`IMAGES_REMOVABLE`), and forgets them.
+    pub fn take_page_flags(&mut self) -> Vec<(Lsn, u16)> {
+        std::mem::take(&mut self.page_flags)
+    }
+
+    /// PostgreSQL's timeline, as the latest page header names it; zero before the first.
+    pub fn timeline(&self) -> u32 {
+        self.timeline
+    }
+
+    /// Where the record that was yielded last begins.
+    pub fn previous_start(&self) -> Option<Lsn> {
+        self.previous_start
+    }
+
+    /// Bytes that were pushed and belong to no yielded record yet.
+    pub fn pending_bytes(&self) -> usize {
+        let assembled = if let State::Inside { record, .. } = &self.state {
+            record.len()
+        } else {
+            0
+        };
+        self.input.len() + assembled
+    }
+
+    /// The next whole record, or `None` until more is pushed. After an error the decoder stays where it is.
+    pub fn next_record(&mut self) -> Result<Option<Record>, StreamError> {
+        loop {
+            if let State::Padding { until } = self.state {
+                let skip = (until.raw() - self.at.raw()).min(self.input.len() as u64);
+                self.consume(skip as usize);
+                if self.at < until {
+                    return Ok(None);
+                }
+                self.state = State::Between;
+            }
+            if self.at.raw().is_multiple_of(WAL_PAGE_BYTES) && !self.pass_page_header()? {
+                return Ok(None);
+            }
+            let room = (WAL_PAGE_BYTES - self.at.raw() % WAL_PAGE_BYTES) as usize;
+            if let State::Between = self.state {
+                if self.input.len() < 4 {
+                    return Ok(None);
+                }
+                // A record begins at a multiple of eight, so its length never crosses a page.
+                let expected = u32::from_le_bytes([self.input[0], self.input[1], self.input[2], self.input[3]]);
+                if !self.at.raw().is_multiple_of(8) {
+                    return Err(StreamError::Record {
+                        at: self.at,
+                        what: "does not begin at a multiple of eight",
+                    });
+                }
+                if (expected as usize) < RECORD_HEADER_BYTES {
+                    return Err(StreamError::Record {
+                        at: self.at,
+                        what: "is shorter than a record's header",
+                    });
+                }
+                if RECORD_BYTES_MAX < expected {
+                    return Err(StreamError::Record {
+                        at: self.at,
+                        what: "is longer than a record can be",
+                    });
+                }
+                self.state = State::Inside {
+                    start: self.at,
+                    expected,
+                    record: BytesMut::new(),
+                };
+            }
+            let State::Inside {
+                start,
+                expected,
+                record,
+            } = &mut self.state
+            else {
+                continue;
+            };
+            let missing = *expected as usize - record.len();
+            let take = missing.min(room).min(self.input.len());
+            if record.is_empty() && take == missing {
+                *record = self.input.split_to(take);
+            } else {
+                record.extend_from_slice(&self.input[..take]);
+                let _ = self.input.split_to(take);
+            }
+            self.at = self.at.advanced_by(take as u64);
+            if record.len() < *expected as usize {
+                if self.input.is_empty() {
+                    return Ok(None);
+                }
+                continue;
+            }
+            let (start, bytes) = (*start, std::mem::take(record).freeze());
+            // The padding to the next multiple of eight never crosses a page; it is skipped when it arrives.
+            let end = Lsn::from_raw(self.at.raw().next_multiple_of(8));
+            return self.finish(start, end, bytes).map(Some);
+        }
+    }
+
+    fn finish(&mut self, start: Lsn, end: Lsn, bytes: Bytes) -> Result<Record, StreamError> {
+        let malformed = StreamError::Record {
+            at: start,
+            what: "is shorter than a record's header",
+        };
+        let header = RecordHeader::decode(&bytes).ok_or(malformed)?;
+        let computed = header.checksum_of(&bytes);
+        if computed != header.checksum {
+            return Err(StreamError::Checksum {
+                at: start,
+                found: header.checksum,
+                computed,
+            });
+        }
+        if let Some(expected) = self.previous_start
+            && expected != header.previous
+        {
+            return Err(StreamError::PreviousLink {
+                at: start,
+                found: header.previous,
+                expected,
+            });
+        }
+        self.previous_start = Some(start);
+        let is_switch = header.resource_manager == resource_manager::XLOG && header.info & INFO_MASK == SWITCH_INFO;
+        let end = if is_switch {
+            Lsn::from_raw(end.raw().next_multiple_of(self.wal_file_bytes))
+        } else {
+            end
+        };
+        self.state = if self.at < end {
+            State::Padding { until: end }
+        } else {
+            State::Between
+        };
+        Ok(Record { start, end, bytes })
+    }
+
+    /// Reads the header of the page that begins here. `false`: not all of it is here.
+    fn pass_page_header(&mut self) -> Result<bool, StreamError> {
+        let at = self.at;
+        let length = header_bytes(at, self.wal_file_bytes);
+        if (self.input.len() as u64) < length {
+            return Ok(false);
+        }
+        let wrong = |what| StreamError::PageHeader { at, what };
+        let short: &[u8; SHORT_HEADER_BYTES as usize] = self.input.first_chunk().ok_or(wrong("it is cut short"))?;
+        let header = PageHeader::decode(short).ok_or(wrong("another magic than PostgreSQL 15's"))?;
+        if header.address != at {
+            return Err(wrong("it is another page's"));
+        }
+        if header.flags & !page_flag::ALL != 0 {
+            return Err(wrong("unknown flags"));
+        }
+        if (header.flags & page_flag::LONG_HEADER != 0) != (length == LONG_HEADER_BYTES) {
+            return Err(wrong("its length does not fit its place"));
+        }
+        let continues = header.flags & page_flag::FIRST_IS_CONTINUATION != 0;
+        if header.flags & page_flag::FIRST_IS_OVERWRITTEN_CONTINUATION != 0 {
+            // The record that should go on here was never finished; PostgreSQL wrote others over its rest.
+            self.state = State::Between;
+        } else {
+            match &self.state {
+                State::Inside { expected, record, .. } => {
+                    let left = u64::from(*expected) - record.len() as u64;
+                    if !continues {
+                        return Err(wrong("a record should go on here, but the page does not say so"));
+                    }
+                    if u64::from(header.remaining_bytes) != left {
+                        return Err(wrong("it announces another rest of the record"));
+                    }
+                }
+                _ if continues => return Err(wrong("it continues a record that ended")),
+                _ => {}
+            }
+        }
+        let unusual = header.flags & !page_flag::DERIVED;
+        if unusual != page_flag::IMAGES_REMOVABLE {
+            self.page_flags.push((at, unusual));
+        }
+        self.timeline = header.timeline;
+        self.consume(length as usize);
+        Ok(true)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        let _ = self.input.split_to(bytes);
+        self.at = self.at.advanced_by(bytes as u64);
+    }
+}
