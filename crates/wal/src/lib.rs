@@ -1,18 +1,34 @@
 //! PostgreSQL write-ahead log bytes to records and back.
 //!
 //! [`StreamDecoder`] takes the log as a walsender streams it and yields whole [`Record`]s; [`PageWriter`] lays records
-//! out on WAL pages again, byte for byte; [`DecodedRecord`] looks inside one record.
+//! out on WAL pages again, byte for byte; [`DecodedRecord`] looks inside one record; [`touches`] and [`state_changes`]
+//! say what it does; [`Marks`] are the engine's counters at its end.
 //!
 //! Invariants:
 //! - Decoders are total: any bytes give a value or an error, and nothing is allocated from an unchecked length.
 //! - A record's LSN is its end, as PostgreSQL's `EndRecPtr`: a multiple of eight, and a page boundary stays one.
 
+mod checkpoint;
+mod fields;
+mod kind;
 mod layout;
+mod marks;
+mod multixact;
 mod position;
 mod record;
+mod state_change;
+mod status_page;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod touches;
+mod transaction;
 
+pub use checkpoint::{CHECKPOINT_BYTES, Checkpoint, Parameters};
+pub use kind::{Kind, RecordError};
 pub use layout::{LayoutError, PageWriter, encode_record};
+pub use marks::{DecodeMarksError, Marks};
+pub use multixact::{MultixactCreation, MultixactMember};
 pub use position::{
     LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WAL_PAGE_MAGIC, page_flag, record_end,
     record_start,
@@ -20,7 +36,15 @@ pub use position::{
 pub use record::{
     BlockImage, BlockReference, Compression, DecodeError, DecodedRecord, RECORD_HEADER_BYTES, RecordHeader,
 };
+pub use state_change::{StateChange, state_changes};
+pub use status_page::{
+    COMMIT_TIMESTAMPS_PER_PAGE, FIRST_MULTIXACT, MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE,
+    TRANSACTIONS_PER_PAGE, commit_timestamp_page, multixact_member_page, multixact_offset_page, next_multixact,
+    status_page, transaction_status_page,
+};
 pub use stream::{Record, StreamDecoder, StreamError};
+pub use touches::{MapTruncation, cleared_visibility, touches, visibility_page};
+pub use transaction::{Prepare, TransactionEnd};
 
 /// Numbers of PostgreSQL 15's resource managers, as `access/rmgrlist.h` lists them.
 pub mod resource_manager {

@@ -122,6 +122,13 @@ pub struct BlockReference<'a> {
     pub has_data: bool,
 }
 
+impl BlockReference<'_> {
+    /// Redo makes the page from the record alone: no earlier version of it is needed.
+    pub fn from_nothing(&self) -> bool {
+        self.will_init || self.image.is_some_and(|image| image.apply)
+    }
+}
+
 /// A record taken apart. Borrows from its bytes; no allocation.
 #[derive(Clone, Debug)]
 pub struct DecodedRecord<'a> {
