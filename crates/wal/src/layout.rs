@@ -2,8 +2,10 @@
 
 use units::Lsn;
 
-use crate::position::{LONG_HEADER_BYTES, PageHeader, WAL_PAGE_BYTES, header_bytes, page_flag, record_start};
-use crate::record::RECORD_HEADER_BYTES;
+use crate::position::{
+    LONG_HEADER_BYTES, PageHeader, WAL_PAGE_BYTES, header_bytes, is_wal_file_size, page_flag, record_start,
+};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
 
 /// The records given do not follow each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +20,7 @@ pub enum LayoutError {
     },
 }
 
-/// Writes records onto WAL pages.
+/// Writes records onto WAL pages. After a switch record it pads to the end of the WAL file.
 #[derive(Clone, Debug)]
 pub struct PageWriter {
     /// Where `bytes` begins.
@@ -32,7 +34,8 @@ pub struct PageWriter {
 
 impl PageWriter {
     /// Begins at `start`, where a record begins or a page does. `page_flags` are the flags of page headers that the
-    /// decoder reported; a page not among them has the usual ones.
+    /// decoder reported; a page not among them has the usual ones. Panics if `wal_file_bytes` is not a
+    /// size that `initdb --wal-segsize` accepts.
     pub fn new(
         start: Lsn,
         timeline: u32,
@@ -40,6 +43,10 @@ impl PageWriter {
         wal_file_bytes: u64,
         page_flags: &[(Lsn, u16)],
     ) -> PageWriter {
+        assert!(
+            is_wal_file_size(wal_file_bytes),
+            "PostgreSQL has no WAL files of {wal_file_bytes} bytes"
+        );
         let flags = page_flags.iter().copied().collect();
         PageWriter {
             start,
@@ -84,7 +91,12 @@ impl PageWriter {
             left = &left[take..];
             is_continuation = true;
         }
-        let padded = self.end().raw().next_multiple_of(8) - self.start.raw();
+        let mut padded_end = self.end().raw().next_multiple_of(8);
+        if RecordHeader::decode(record).is_some_and(|header| header.is_switch()) {
+            // PostgreSQL leaves even the page headers in the rest of the file zero (CopyXLogRecordToWAL).
+            padded_end = padded_end.next_multiple_of(self.wal_file_bytes);
+        }
+        let padded = padded_end - self.start.raw();
         self.bytes.resize(padded as usize, 0);
         Ok(())
     }

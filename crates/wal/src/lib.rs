@@ -30,8 +30,8 @@ pub use layout::{LayoutError, PageWriter, encode_record};
 pub use marks::{DecodeMarksError, Marks};
 pub use multixact::{MultixactCreation, MultixactMember};
 pub use position::{
-    LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WAL_PAGE_MAGIC, page_flag, record_end,
-    record_start,
+    LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WAL_PAGE_MAGIC, is_wal_file_size, page_flag,
+    record_end, record_start,
 };
 pub use record::{
     BlockImage, BlockReference, Compression, DecodeError, DecodedRecord, RECORD_HEADER_BYTES, RecordHeader,

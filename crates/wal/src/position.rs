@@ -27,6 +27,11 @@ pub mod page_flag {
     pub const DERIVED: u16 = FIRST_IS_CONTINUATION | LONG_HEADER;
 }
 
+/// `IsValidWalSegSize`: a power of two from one megabyte to one gigabyte.
+pub fn is_wal_file_size(bytes: u64) -> bool {
+    bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes)
+}
+
 /// Bytes of the header of the page that begins at `page`.
 pub fn header_bytes(page: Lsn, wal_file_bytes: u64) -> u64 {
     if page.raw().is_multiple_of(wal_file_bytes) {
@@ -45,7 +50,8 @@ pub fn record_start(end: Lsn, wal_file_bytes: u64) -> Lsn {
     }
 }
 
-/// Where a record of `record_bytes` bytes that begins at `start` ends, as PostgreSQL's `EndRecPtr`.
+/// Where a record of `record_bytes` bytes that begins at `start` ends, as PostgreSQL's `EndRecPtr`. A switch record
+/// extends to the end of its WAL file instead.
 pub fn record_end(start: Lsn, record_bytes: u64, wal_file_bytes: u64) -> Lsn {
     let mut at = start.raw();
     let mut left = record_bytes;

@@ -2,11 +2,16 @@
 
 use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey};
 
+use crate::resource_manager;
+
 /// Bytes of a record's fixed header: `SizeOfXLogRecord`.
 pub const RECORD_HEADER_BYTES: usize = 24;
 /// Block references have ids 0 to 32: `XLR_MAX_BLOCK_ID`.
 const BLOCK_ID_MAX: u8 = 32;
 const BLOCKS_MAX: usize = BLOCK_ID_MAX as usize + 1;
+/// The upper four bits of a record's info are the resource manager's.
+const OPERATION_MASK: u8 = 0xF0;
+const SWITCH: u8 = 0x40;
 const ID_TOPLEVEL_XID: u8 = 252;
 const ID_ORIGIN: u8 = 253;
 const ID_DATA_LONG: u8 = 254;
@@ -53,6 +58,11 @@ impl RecordHeader {
             resource_manager: header[17],
             checksum: u32_at(20),
         })
+    }
+
+    /// `XLOG_SWITCH`: the rest of the WAL file is padding.
+    pub fn is_switch(&self) -> bool {
+        self.resource_manager == resource_manager::XLOG && self.info & OPERATION_MASK == SWITCH
     }
 
     /// What the checksum of `record`, this header's own record, should be.
@@ -245,7 +255,7 @@ impl<'a> DecodedRecord<'a> {
 
     /// The operation: the upper four bits of the header's info.
     pub fn operation(&self) -> u8 {
-        self.header.info & 0xF0
+        self.header.info & OPERATION_MASK
     }
 
     /// The block reference with this id.

@@ -1,18 +1,14 @@
 //! The log as a walsender streams it, cut anywhere, to whole records.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use units::Lsn;
 
-use crate::position::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes};
+use crate::position::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes, is_wal_file_size};
 use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
-use crate::resource_manager;
 use crate::{PageHeader, page_flag};
 
 /// The longest record PostgreSQL 15 accepts on reading back: its allocation limit, 1 GiB.
 pub const RECORD_BYTES_MAX: u32 = 1 << 30;
-/// `XLOG_SWITCH`: the rest of the WAL file is padding.
-const SWITCH_INFO: u8 = 0x40;
-const INFO_MASK: u8 = 0xF0;
 
 /// One whole record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -85,6 +81,7 @@ pub struct StreamDecoder {
     state: State,
     page_flags: Vec<(Lsn, u16)>,
     timeline: u32,
+    failure: Option<StreamError>,
 }
 
 #[derive(Debug)]
@@ -103,8 +100,13 @@ enum State {
 
 impl StreamDecoder {
     /// Begins at `start`, the end of a record (or where the first byte of one stands). `previous_start` is where the
-    /// record before it begins, if known: then the first link is checked as well.
+    /// record before it begins, if known: then the first link is checked as well. Panics if `wal_file_bytes` is not a
+    /// size that `initdb --wal-segsize` accepts.
     pub fn new(start: Lsn, previous_start: Option<Lsn>, wal_file_bytes: u64) -> StreamDecoder {
+        assert!(
+            is_wal_file_size(wal_file_bytes),
+            "PostgreSQL has no WAL files of {wal_file_bytes} bytes"
+        );
         StreamDecoder {
             wal_file_bytes,
             input: BytesMut::new(),
@@ -113,6 +115,7 @@ impl StreamDecoder {
             state: State::Between,
             page_flags: Vec::new(),
             timeline: 0,
+            failure: None,
         }
     }
 
@@ -157,82 +160,106 @@ impl StreamDecoder {
         self.input.len() + assembled
     }
 
-    /// The next whole record, or `None` until more is pushed. After an error the decoder stays where it is.
+    /// The next whole record, or `None` until more is pushed. An error is final: every later call returns it again.
     pub fn next_record(&mut self) -> Result<Option<Record>, StreamError> {
+        if let Some(error) = &self.failure {
+            return Err(error.clone());
+        }
+        let outcome = self.next_sound_record();
+        self.failure = outcome.as_ref().err().cloned();
+        outcome
+    }
+
+    fn next_sound_record(&mut self) -> Result<Option<Record>, StreamError> {
+        // Every turn either consumes input or returns.
         loop {
-            if let State::Padding { until } = self.state {
-                let skip = (until.raw() - self.at.raw()).min(self.input.len() as u64);
-                self.consume(skip as usize);
-                if self.at < until {
-                    return Ok(None);
-                }
-                self.state = State::Between;
+            if !self.skip_padding() {
+                return Ok(None);
             }
             if self.at.raw().is_multiple_of(WAL_PAGE_BYTES) && !self.pass_page_header()? {
                 return Ok(None);
             }
-            let room = (WAL_PAGE_BYTES - self.at.raw() % WAL_PAGE_BYTES) as usize;
-            if let State::Between = self.state {
-                if self.input.len() < 4 {
-                    return Ok(None);
-                }
-                // A record begins at a multiple of eight, so its length never crosses a page.
-                let expected = u32::from_le_bytes([self.input[0], self.input[1], self.input[2], self.input[3]]);
-                if !self.at.raw().is_multiple_of(8) {
-                    return Err(StreamError::Record {
-                        at: self.at,
-                        what: "does not begin at a multiple of eight",
-                    });
-                }
-                if (expected as usize) < RECORD_HEADER_BYTES {
-                    return Err(StreamError::Record {
-                        at: self.at,
-                        what: "is shorter than a record's header",
-                    });
-                }
-                if RECORD_BYTES_MAX < expected {
-                    return Err(StreamError::Record {
-                        at: self.at,
-                        what: "is longer than a record can be",
-                    });
-                }
-                self.state = State::Inside {
-                    start: self.at,
-                    expected,
-                    record: BytesMut::new(),
-                };
+            if matches!(self.state, State::Between) && !self.begin_record()? {
+                return Ok(None);
             }
-            let State::Inside {
-                start,
-                expected,
-                record,
-            } = &mut self.state
-            else {
-                continue;
-            };
-            let missing = *expected as usize - record.len();
-            let take = missing.min(room).min(self.input.len());
-            if record.is_empty() && take == missing {
-                *record = self.input.split_to(take);
-            } else {
-                record.extend_from_slice(&self.input[..take]);
-                let _ = self.input.split_to(take);
+            if let Some((start, bytes)) = self.assemble()? {
+                return self.finish(start, bytes).map(Some);
             }
-            self.at = self.at.advanced_by(take as u64);
-            if record.len() < *expected as usize {
-                if self.input.is_empty() {
-                    return Ok(None);
-                }
-                continue;
+            if self.input.is_empty() {
+                return Ok(None);
             }
-            let (start, bytes) = (*start, std::mem::take(record).freeze());
-            // The padding to the next multiple of eight never crosses a page; it is skipped when it arrives.
-            let end = Lsn::from_raw(self.at.raw().next_multiple_of(8));
-            return self.finish(start, end, bytes).map(Some);
         }
     }
 
-    fn finish(&mut self, start: Lsn, end: Lsn, bytes: Bytes) -> Result<Record, StreamError> {
+    /// `false`: the padding goes on behind what was pushed.
+    fn skip_padding(&mut self) -> bool {
+        if let State::Padding { until } = self.state {
+            let skip = (until.raw() - self.at.raw()).min(self.input.len() as u64);
+            self.consume(skip as usize);
+            if self.at < until {
+                return false;
+            }
+            self.state = State::Between;
+        }
+        true
+    }
+
+    /// Reads a record's length. `false`: it is not here yet.
+    fn begin_record(&mut self) -> Result<bool, StreamError> {
+        let malformed = |what| StreamError::Record { at: self.at, what };
+        // A record begins at a multiple of eight, so its length never crosses a page.
+        if !self.at.raw().is_multiple_of(8) {
+            return Err(malformed("does not begin at a multiple of eight"));
+        }
+        let Some(length) = self.input.first_chunk() else {
+            return Ok(false);
+        };
+        let expected = u32::from_le_bytes(*length);
+        if (expected as usize) < RECORD_HEADER_BYTES {
+            return Err(malformed("is shorter than a record's header"));
+        }
+        if RECORD_BYTES_MAX < expected {
+            return Err(malformed("is longer than a record can be"));
+        }
+        self.state = State::Inside {
+            start: self.at,
+            expected,
+            record: BytesMut::new(),
+        };
+        Ok(true)
+    }
+
+    /// Adds what this page has of the record; its start and its bytes once they are whole.
+    fn assemble(&mut self) -> Result<Option<(Lsn, Bytes)>, StreamError> {
+        let State::Inside {
+            start,
+            expected,
+            record,
+        } = &mut self.state
+        else {
+            return Ok(None);
+        };
+        let room = (WAL_PAGE_BYTES - self.at.raw() % WAL_PAGE_BYTES) as usize;
+        let missing = *expected as usize - record.len();
+        let take = missing.min(room).min(self.input.len());
+        let had_header = RECORD_HEADER_BYTES <= record.len();
+        if record.is_empty() && take == missing {
+            *record = self.input.split_to(take);
+        } else {
+            record.extend_from_slice(&self.input[..take]);
+            self.input.advance(take);
+        }
+        self.at = self.at.advanced_by(take as u64);
+        let start = *start;
+        // Before a wrong length makes us wait for a gigabyte.
+        if !had_header && let Some(header) = RecordHeader::decode(record) {
+            check_previous(self.previous_start, start, &header)?;
+        }
+        let is_whole = take == missing;
+        Ok(is_whole.then(|| (start, std::mem::take(record).freeze())))
+    }
+
+    fn finish(&mut self, start: Lsn, bytes: Bytes) -> Result<Record, StreamError> {
         let malformed = StreamError::Record {
             at: start,
             what: "is shorter than a record's header",
@@ -246,22 +273,13 @@ impl StreamDecoder {
                 computed,
             });
         }
-        if let Some(expected) = self.previous_start
-            && expected != header.previous
-        {
-            return Err(StreamError::PreviousLink {
-                at: start,
-                found: header.previous,
-                expected,
-            });
-        }
         self.previous_start = Some(start);
-        let is_switch = header.resource_manager == resource_manager::XLOG && header.info & INFO_MASK == SWITCH_INFO;
-        let end = if is_switch {
-            Lsn::from_raw(end.raw().next_multiple_of(self.wal_file_bytes))
-        } else {
-            end
-        };
+        // The padding to the next multiple of eight never crosses a page; it is skipped when it arrives.
+        let mut end = self.at.raw().next_multiple_of(8);
+        if header.is_switch() {
+            end = end.next_multiple_of(self.wal_file_bytes);
+        }
+        let end = Lsn::from_raw(end);
         self.state = if self.at < end {
             State::Padding { until: end }
         } else {
@@ -318,7 +336,20 @@ impl StreamDecoder {
     }
 
     fn consume(&mut self, bytes: usize) {
-        let _ = self.input.split_to(bytes);
+        self.input.advance(bytes);
         self.at = self.at.advanced_by(bytes as u64);
+    }
+}
+
+/// `ValidXLogRecordHeader` in `access/transam/xlogreader.c`.
+fn check_previous(expected: Option<Lsn>, at: Lsn, header: &RecordHeader) -> Result<(), StreamError> {
+    let found = header.previous;
+    match expected {
+        Some(expected) if expected != found => Err(StreamError::PreviousLink { at, found, expected }),
+        None if at <= found => Err(StreamError::Record {
+            at,
+            what: "names a later record as the one before it",
+        }),
+        _ => Ok(()),
     }
 }

@@ -1,26 +1,40 @@
-//! Tests over whole records.
+//! Tests over whole records: what PostgreSQL really wrote (`samples/`), and records made by hand where it is silent.
 
-use crate::*;
+mod arbitrary;
+mod golden;
+mod marks;
+mod meaning;
+mod stream;
 
-#[test]
-fn a_shutdown_checkpoint_reads_back() {
-    let checkpoint = Checkpoint {
-        redo: "0/1000028".parse().unwrap(),
-        timeline: 1,
-        previous_timeline: 1,
-        full_page_writes: true,
-        next_transaction: 1 << 32 | 700,
-        time: 1_700_000_000,
-        ..Checkpoint::default()
-    };
-    let record = checkpoint.shutdown_record("0/1000000".parse().unwrap());
-    assert_eq!(record.len(), 114, "pg_control and StartupXLOG expect this length");
-    let decoded = DecodedRecord::decode(&record).unwrap();
-    let mut changes = Vec::new();
-    state_changes(&decoded, &mut changes).unwrap();
-    let seen = StateChange::Checkpoint {
-        checkpoint,
-        is_shutdown: true,
-    };
-    assert_eq!(changes, [seen]);
+use units::Lsn;
+
+use crate::{DecodedRecord, Record, StreamDecoder, encode_record};
+
+/// Size of the samples' WAL files, and of those made by hand.
+const FILE: u64 = 1 << 20;
+/// Where the sample begins; see the first line of `workload.txt`.
+const SAMPLE_START: u64 = 0x70_0000;
+
+fn sample() -> &'static [u8] {
+    include_bytes!("../samples/workload.wal")
+}
+
+/// Every whole record of the sample.
+fn sample_records() -> Vec<Record> {
+    let start = Lsn::from_raw(SAMPLE_START);
+    let mut decoder = StreamDecoder::new(start, None, FILE);
+    decoder.push(start, sample()).unwrap();
+    std::iter::from_fn(|| decoder.next_record().unwrap()).collect()
+}
+
+/// Passes `check` a record with this main data, not attached to any page.
+fn with_record<T>(
+    resource_manager: u8,
+    info: u8,
+    transaction: u32,
+    data: &[u8],
+    check: impl FnOnce(&DecodedRecord<'_>) -> T,
+) -> T {
+    let record = encode_record(resource_manager, info, transaction, Lsn::ZERO, data);
+    check(&DecodedRecord::decode(&record).unwrap())
 }
