@@ -5,7 +5,7 @@ use units::Lsn;
 use crate::position::{
     LONG_HEADER_BYTES, PageHeader, WAL_PAGE_BYTES, header_bytes, is_wal_file_size, page_flag, record_start,
 };
-use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
+use crate::record::{ID_DATA_LONG, ID_DATA_SHORT, RECORD_HEADER_BYTES, RecordHeader, record_checksum};
 
 /// The records given do not follow each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -127,25 +127,26 @@ impl PageWriter {
 }
 
 /// A record with main data only, no block references: what a checkpoint is. `previous` is where the record before it
-/// begins.
+/// begins. Follows `XLogRecordAssemble` in `access/transam/xloginsert.c`.
 pub fn encode_record(resource_manager: u8, info: u8, transaction: u32, previous: Lsn, data: &[u8]) -> Vec<u8> {
-    const SHORT_DATA_BYTES_MAX: usize = 255;
-    let data_header_bytes = if data.len() <= SHORT_DATA_BYTES_MAX { 2 } else { 5 };
-    let total = RECORD_HEADER_BYTES + data_header_bytes + data.len();
-    let mut record = Vec::with_capacity(total);
-    record.extend_from_slice(&(total as u32).to_le_bytes());
-    record.extend_from_slice(&transaction.to_le_bytes());
-    record.extend_from_slice(&previous.raw().to_le_bytes());
-    record.extend_from_slice(&[info, resource_manager, 0, 0]);
-    record.extend_from_slice(&[0; 4]);
-    if data.len() <= SHORT_DATA_BYTES_MAX {
-        record.extend_from_slice(&[255, data.len() as u8]);
-    } else {
-        record.push(254);
-        record.extend_from_slice(&(data.len() as u32).to_le_bytes());
+    let mut record = vec![0; RECORD_HEADER_BYTES];
+    match u8::try_from(data.len()) {
+        Ok(0) => {}
+        Ok(length) => record.extend([ID_DATA_SHORT, length]),
+        Err(_) => {
+            let length = u32::try_from(data.len()).expect("a record is shorter than a gigabyte");
+            record.push(ID_DATA_LONG);
+            record.extend(length.to_le_bytes());
+        }
     }
     record.extend_from_slice(data);
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(&record[RECORD_HEADER_BYTES..]), &record[..20]);
+    let total_bytes = u32::try_from(record.len()).expect("a record is shorter than a gigabyte");
+    record[0..4].copy_from_slice(&total_bytes.to_le_bytes());
+    record[4..8].copy_from_slice(&transaction.to_le_bytes());
+    record[8..16].copy_from_slice(&previous.raw().to_le_bytes());
+    record[16] = info;
+    record[17] = resource_manager;
+    let checksum = record_checksum(&record);
     record[20..24].copy_from_slice(&checksum.to_le_bytes());
     record
 }

@@ -11,6 +11,7 @@
 mod checkpoint;
 mod fields;
 mod kind;
+mod last_page;
 mod layout;
 mod marks;
 mod multixact;
@@ -35,6 +36,7 @@ pub use position::{
 };
 pub use record::{
     BlockImage, BlockReference, Compression, DecodeError, DecodedRecord, RECORD_HEADER_BYTES, RecordHeader,
+    record_checksum,
 };
 pub use state_change::{StateChange, state_changes};
 pub use status_page::{
@@ -42,7 +44,7 @@ pub use status_page::{
     TRANSACTIONS_PER_PAGE, commit_timestamp_page, multixact_member_page, multixact_offset_page, next_multixact,
     status_page, transaction_status_page,
 };
-pub use stream::{Record, StreamDecoder, StreamError};
+pub use stream::{RECORD_BYTES_MAX, Record, StreamDecoder, StreamError};
 pub use touches::{MapTruncation, cleared_visibility, touches, visibility_page};
 pub use transaction::{Prepare, TransactionEnd};
 

@@ -1,6 +1,6 @@
 //! The inside of one record: `XLogRecord` and what follows it (`access/xlogrecord.h`).
 
-use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey};
+use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey, fork};
 
 use crate::resource_manager;
 
@@ -14,8 +14,8 @@ const OPERATION_MASK: u8 = 0xF0;
 const SWITCH: u8 = 0x40;
 const ID_TOPLEVEL_XID: u8 = 252;
 const ID_ORIGIN: u8 = 253;
-const ID_DATA_LONG: u8 = 254;
-const ID_DATA_SHORT: u8 = 255;
+pub(crate) const ID_DATA_LONG: u8 = 254;
+pub(crate) const ID_DATA_SHORT: u8 = 255;
 const BLOCK_FORK_MASK: u8 = 0x0F;
 const BLOCK_HAS_IMAGE: u8 = 0x10;
 const BLOCK_HAS_DATA: u8 = 0x20;
@@ -64,13 +64,13 @@ impl RecordHeader {
     pub fn is_switch(&self) -> bool {
         self.resource_manager == resource_manager::XLOG && self.info & OPERATION_MASK == SWITCH
     }
+}
 
-    /// What the checksum of `record`, this header's own record, should be.
-    pub fn checksum_of(&self, record: &[u8]) -> u32 {
-        let rest = record.get(RECORD_HEADER_BYTES..).unwrap_or_default();
-        let header = record.get(..RECORD_HEADER_BYTES - 4).unwrap_or_default();
-        crc32c::crc32c_append(crc32c::crc32c(rest), header)
-    }
+/// What the checksum of a record should be: CRC-32C of what follows the header, then of the header up to the checksum.
+pub fn record_checksum(record: &[u8]) -> u32 {
+    let rest = record.get(RECORD_HEADER_BYTES..).unwrap_or_default();
+    let header = record.get(..RECORD_HEADER_BYTES - 4).unwrap_or_default();
+    crc32c::crc32c_append(crc32c::crc32c(rest), header)
 }
 
 /// The bytes are not a record.
@@ -295,8 +295,11 @@ fn block_header<'a>(
     }
     let same = DecodeError::Contradiction("the first block refers to the relation of the one before");
     let relation: RelationKey = (*relation).ok_or(same)?;
-    let fork: ForkKey = relation.fork(flags & BLOCK_FORK_MASK);
-    let key = fork.page(cursor.u32("block number")?);
+    let file: ForkKey = relation.fork(flags & BLOCK_FORK_MASK);
+    if fork::INIT < file.fork {
+        return Err(DecodeError::Contradiction("it refers to a fork that does not exist"));
+    }
+    let key = file.page(cursor.u32("block number")?);
     let block = BlockReference {
         id,
         key,

@@ -221,7 +221,7 @@ fn extended_forks(
             if_exists: false,
         });
     }
-    for heap_page in cleared_visibility(record, kind)?.into_iter().flatten() {
+    for heap_page in cleared_visibility(record)?.into_iter().flatten() {
         let map_page = visibility_page(heap_page);
         changes.push(StateChange::ForkExtended {
             fork: map_page.fork,

@@ -3,8 +3,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use units::Lsn;
 
+use crate::last_page::LastPage;
 use crate::position::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes, is_wal_file_size};
-use crate::record::{RECORD_HEADER_BYTES, RecordHeader};
+use crate::record::{RECORD_HEADER_BYTES, RecordHeader, record_checksum};
 use crate::{PageHeader, page_flag};
 
 /// The longest record PostgreSQL 15 accepts on reading back: its allocation limit, 1 GiB.
@@ -82,6 +83,7 @@ pub struct StreamDecoder {
     page_flags: Vec<(Lsn, u16)>,
     timeline: u32,
     failure: Option<StreamError>,
+    last_page: LastPage,
 }
 
 #[derive(Debug)]
@@ -116,6 +118,7 @@ impl StreamDecoder {
             page_flags: Vec::new(),
             timeline: 0,
             failure: None,
+            last_page: LastPage::new(start),
         }
     }
 
@@ -148,6 +151,18 @@ impl StreamDecoder {
     /// Where the record that was yielded last begins.
     pub fn previous_start(&self) -> Option<Lsn> {
         self.previous_start
+    }
+
+    /// The LSN of the record that was yielded last; before the first, where the stream began. What was pushed behind it
+    /// belongs to a record that is not whole.
+    pub fn last_end(&self) -> Lsn {
+        self.last_page.record_end()
+    }
+
+    /// The WAL page on which [`StreamDecoder::last_end`] stands: where it begins (or where the stream began, if that is
+    /// later) and its bytes up to there. Empty if a record ended with its page.
+    pub fn last_page(&self) -> (Lsn, Vec<u8>) {
+        self.last_page.up_to_record_end()
     }
 
     /// Bytes that were pushed and belong to no yielded record yet.
@@ -243,6 +258,7 @@ impl StreamDecoder {
         let missing = *expected as usize - record.len();
         let take = missing.min(room).min(self.input.len());
         let had_header = RECORD_HEADER_BYTES <= record.len();
+        self.last_page.pass(&self.input[..take]);
         if record.is_empty() && take == missing {
             *record = self.input.split_to(take);
         } else {
@@ -265,7 +281,7 @@ impl StreamDecoder {
             what: "is shorter than a record's header",
         };
         let header = RecordHeader::decode(&bytes).ok_or(malformed)?;
-        let computed = header.checksum_of(&bytes);
+        let computed = record_checksum(&bytes);
         if computed != header.checksum {
             return Err(StreamError::Checksum {
                 at: start,
@@ -280,6 +296,7 @@ impl StreamDecoder {
             end = end.next_multiple_of(self.wal_file_bytes);
         }
         let end = Lsn::from_raw(end);
+        self.last_page.record_ended(end);
         self.state = if self.at < end {
             State::Padding { until: end }
         } else {
@@ -336,6 +353,7 @@ impl StreamDecoder {
     }
 
     fn consume(&mut self, bytes: usize) {
+        self.last_page.pass(&self.input[..bytes]);
         self.input.advance(bytes);
         self.at = self.at.advanced_by(bytes as u64);
     }

@@ -42,7 +42,7 @@ pub fn touches(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) -> Result<(
         resource_manager::MULTIXACT => multixact(record, kind, touches)?,
         _ => {
             references(record, touches);
-            for heap_page in cleared_visibility(record, kind)?.into_iter().flatten() {
+            for heap_page in cleared_visibility(record)?.into_iter().flatten() {
                 page(touches, first, visibility_page(heap_page), false);
             }
         }
@@ -52,11 +52,10 @@ pub fn touches(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) -> Result<(
 
 /// The heap pages (two at most) for which the record clears bits of the visibility map without a reference to it:
 /// `heap_xlog_insert` and its neighbours in `access/heap/heapam.c`.
-pub fn cleared_visibility(record: &DecodedRecord<'_>, kind: Kind) -> Result<[Option<PageKey>; 2], RecordError> {
+pub fn cleared_visibility(record: &DecodedRecord<'_>) -> Result<[Option<PageKey>; 2], RecordError> {
     /// Bits of the records' flags: `XLH_*_ALL_VISIBLE_CLEARED`, for locks `XLH_LOCK_ALL_FROZEN_CLEARED`.
     const CLEARED: u8 = 1 << 0;
     const UPDATE_NEW_CLEARED: u8 = 1 << 1;
-    let mut fields = Fields::new(kind, record.data);
     // Where the flags stand in xl_heap_insert, _delete, _update, _lock, _multi_insert and _lock_updated.
     let flags_at = match (record.header.resource_manager, record.operation() & 0x70) {
         (resource_manager::HEAP, 0x00) => 2,
@@ -65,6 +64,7 @@ pub fn cleared_visibility(record: &DecodedRecord<'_>, kind: Kind) -> Result<[Opt
         (resource_manager::HEAP2, 0x60) => 7,
         _ => return Ok([None, None]),
     };
+    let mut fields = Fields::new(record.kind()?, record.data);
     fields.bytes(flags_at, "flags")?;
     let flags = fields.u8("flags")?;
     let new = record.block(0).map(|block| block.key);

@@ -67,6 +67,27 @@ fn the_stream_may_be_cut_anywhere() {
 }
 
 #[test]
+fn the_page_up_to_the_last_record_is_kept() {
+    for (begin, piece) in [(0, 13), (0, 8192), (0, 40_000), (0x3_5F30, 5000)] {
+        let start = Lsn::from_raw(SAMPLE_START + begin);
+        let mut decoder = StreamDecoder::new(start, None, FILE);
+        for bytes in sample()[begin as usize..].chunks(piece) {
+            decoder.push(decoder.next_push(), bytes).unwrap();
+            let mut end = decoder.last_end();
+            while let Some(record) = decoder.next_record().unwrap() {
+                end = record.end;
+            }
+            let (from, page) = decoder.last_page();
+            let page_start = start.max(Lsn::from_raw(end.raw() / 8192 * 8192));
+            let until = (end.raw() - SAMPLE_START) as usize;
+            let expected = &sample()[(page_start.raw() - SAMPLE_START) as usize..until.min(sample().len())];
+            assert_eq!((decoder.last_end(), from), (end, page_start));
+            assert!(page == expected, "pieces of {piece}, at {end}");
+        }
+    }
+}
+
+#[test]
 fn the_stream_may_begin_at_any_record() {
     let records = sample_records();
     for pair in records.windows(2).step_by(97) {

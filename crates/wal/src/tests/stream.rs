@@ -74,7 +74,7 @@ fn a_switch_extends_to_the_end_of_its_file() {
     let previous = Lsn::from_raw(64);
     let mut writer = writer(start);
     let switch = encode_record(0, SWITCH, 0, previous, &[]);
-    // A real switch record has no main data header; ours has an empty one, which reads the same.
+    assert_eq!(switch.len(), 24);
     writer.append(start, &switch).unwrap();
     assert_eq!(writer.end(), Lsn::from_raw(2 * FILE));
     writer.append(Lsn::from_raw(2 * FILE + 40), &record(start, 1)).unwrap();
