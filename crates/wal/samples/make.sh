@@ -111,6 +111,12 @@ checkpoint;
 insert into t values (40000, repeat('long', 3000), null);
 SQL
 sql -c "create extension bloom" -c "create index t_bloom on t using bloom (id)" -c "insert into t values (41000, 'bloom', null)"
+# A crash: the checkpoint after its recovery says what PostgreSQL's own redo makes of the log.
+sql -c "create table before_the_crash (x int)" -c "begin" -c "insert into before_the_crash values (1)" \
+    -c "savepoint a" -c "insert into before_the_crash values (2)" -c "prepare transaction 'kept'"
+"$bin/pg_ctl" -D "$data" -m immediate -w stop >/dev/null
+start
+sql -c "commit prepared 'kept'"
 sql -c "create database copied strategy file_copy"
 sql -c "drop database copied"
 stop

@@ -258,7 +258,23 @@ impl Marks {
         self.parameters = parameters;
     }
 
-    /// The marks as a flush carries them: a version, then numbers of seven bits a byte. About fifty bytes.
+    /// The marks as a flush carries them, about fifty bytes. The first byte is the version; then follow numbers, seven
+    /// bits a byte, the lowest first, the eighth bit set if the number goes on:
+    ///
+    /// | number | is |
+    /// |---|---|
+    /// | 0 | `end` |
+    /// | 1, 2 | how far `last_record` and `checkpoint` begin before it |
+    /// | 3 | how far the checkpoint's `redo` is before `checkpoint` |
+    /// | 4, 5 | timeline, and how many timelines before it the previous one is |
+    /// | 6, 7, 8, 9 | next transaction, object identifier, multixact, multixact offset |
+    /// | 10, 11, 12, 13 | oldest transaction, its database, oldest multixact, its database |
+    /// | 14 | time of the checkpoint |
+    /// | 15, 16 | oldest and newest transaction with a commit timestamp |
+    /// | 17 to 21 | connections, worker processes, WAL senders, prepared transactions, locks per transaction |
+    /// | 22 | bit 0 full page writes, 1 `wal_log_hints`, 2 `track_commit_timestamp`, from 3 on `wal_level` |
+    ///
+    /// Differences and the time wrap around at 64 bits (timelines at 32), so that every value survives.
     pub fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.push(VERSION);
         for number in self.numbers() {

@@ -322,8 +322,8 @@ fn the_sample_changes_what_the_script_says() {
     }
     assert!(10 < count["bits cleared"]);
     for (name, times) in [
-        ("prepared", 2),
-        ("prepared finished", 2),
+        ("prepared", 3),
+        ("prepared finished", 3),
         ("copied", 1),
         ("database", 1),
         ("database dropped", 1),
