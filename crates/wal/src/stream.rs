@@ -82,6 +82,7 @@ pub struct StreamDecoder {
     state: State,
     page_flags: Vec<(Lsn, u16)>,
     timeline: u32,
+    system_identifier: Option<u64>,
     failure: Option<StreamError>,
     last_page: LastPage,
 }
@@ -117,6 +118,7 @@ impl StreamDecoder {
             state: State::Between,
             page_flags: Vec::new(),
             timeline: 0,
+            system_identifier: None,
             failure: None,
             last_page: LastPage::new(start),
         }
@@ -138,7 +140,7 @@ impl StreamDecoder {
     }
 
     /// Header flags of the pages passed so far that neither follow from the records nor are usual
-    /// (`IMAGES_REMOVABLE`), and forgets them.
+    /// (`IMAGES_REMOVABLE`), and forgets them. Take them with every batch: during a base backup each page has one.
     pub fn take_page_flags(&mut self) -> Vec<(Lsn, u16)> {
         std::mem::take(&mut self.page_flags)
     }
@@ -146,6 +148,11 @@ impl StreamDecoder {
     /// PostgreSQL's timeline, as the latest page header names it; zero before the first.
     pub fn timeline(&self) -> u32 {
         self.timeline
+    }
+
+    /// The cluster that the log is of, as the latest WAL file names it; `None` before the first whole one.
+    pub fn system_identifier(&self) -> Option<u64> {
+        self.system_identifier
     }
 
     /// Where the record that was yielded last begins.
@@ -347,9 +354,33 @@ impl StreamDecoder {
         if unusual != page_flag::IMAGES_REMOVABLE {
             self.page_flags.push((at, unusual));
         }
+        if length == LONG_HEADER_BYTES {
+            self.check_long_header()?;
+        }
         self.timeline = header.timeline;
         self.consume(length as usize);
         Ok(true)
+    }
+
+    /// What a WAL file's first header has more than the others: the cluster, and the sizes of files and pages
+    /// (`XLogReaderValidatePageHeader`).
+    fn check_long_header(&mut self) -> Result<(), StreamError> {
+        let at = self.at;
+        let wrong = |what| StreamError::PageHeader { at, what };
+        let header: &[u8; LONG_HEADER_BYTES as usize] = self.input.first_chunk().ok_or(wrong("it is cut short"))?;
+        let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let system_identifier = u64::from(u32_at(28)) << 32 | u64::from(u32_at(24));
+        if u64::from(u32_at(32)) != self.wal_file_bytes {
+            return Err(wrong("another size of WAL files"));
+        }
+        if u64::from(u32_at(36)) != WAL_PAGE_BYTES {
+            return Err(wrong("another size of WAL pages"));
+        }
+        if self.system_identifier.is_some_and(|known| known != system_identifier) {
+            return Err(wrong("another cluster's"));
+        }
+        self.system_identifier = Some(system_identifier);
+        Ok(())
     }
 
     fn consume(&mut self, bytes: usize) {

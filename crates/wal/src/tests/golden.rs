@@ -7,7 +7,10 @@ use engine::Touch;
 use units::Lsn;
 
 use super::{FILE, SAMPLE_START, sample, sample_records};
-use crate::{DecodedRecord, PageWriter, Record, StreamDecoder, record_end, record_start, state_changes, touches};
+use crate::{
+    Checkpoint, DecodedRecord, Marks, PageWriter, Parameters, Record, StreamDecoder, record_end, record_start,
+    state_changes, touches,
+};
 
 /// The line that `samples/make.sh` makes of `pg_waldump`'s.
 fn line(record: &Record) -> String {
@@ -108,7 +111,7 @@ fn records_laid_out_again_are_the_same_bytes() {
     decoder.push(start, sample()).unwrap();
     let records: Vec<Record> = std::iter::from_fn(|| decoder.next_record().unwrap()).collect();
     let flags = decoder.take_page_flags();
-    let system_identifier = u64::from_le_bytes(sample()[24..32].try_into().unwrap());
+    let system_identifier = decoder.system_identifier().unwrap();
     let mut writer = PageWriter::new(start, decoder.timeline(), system_identifier, FILE, &flags);
     for record in &records {
         writer.append(record.start, &record.bytes).unwrap();
@@ -160,4 +163,33 @@ fn any_flipped_bit_is_noticed() {
             record.start
         );
     }
+}
+
+#[test]
+fn a_shutdown_can_be_appended_behind_any_record() {
+    let first = Checkpoint {
+        timeline: 1,
+        ..Checkpoint::default()
+    };
+    let mut marks = Marks::from_checkpoint(&first, Parameters::default(), Lsn::ZERO, Lsn::ZERO);
+    let mut across_files = 0;
+    for record in sample_records() {
+        let decoded = DecodedRecord::decode(&record.bytes).unwrap();
+        marks.advance(&decoded, record.start, record.end).unwrap();
+        let start = record_start(record.end, FILE);
+        let checkpoint = marks.shutdown_checkpoint(start, 0);
+        let mut writer = PageWriter::new(record.end, 1, 77, FILE, &[]);
+        writer
+            .append(start, &checkpoint.shutdown_record(marks.last_record))
+            .unwrap();
+        across_files += u32::from(record.end.raw() / FILE != writer.end().raw() / FILE);
+        let mut decoder = StreamDecoder::new(record.end, Some(record.start), FILE);
+        decoder.push(record.end, &writer.into_bytes()).unwrap();
+        let appended = decoder.next_record().unwrap().unwrap();
+        let decoded = DecodedRecord::decode(&appended.bytes).unwrap();
+        { marks }.advance(&decoded, appended.start, appended.end).unwrap();
+        assert_eq!(decoded.data, checkpoint.encode());
+        assert_eq!(appended.start, checkpoint.redo);
+    }
+    assert!(0 < across_files);
 }

@@ -176,3 +176,28 @@ fn a_page_of_another_place_is_refused() {
         Err(StreamError::PageHeader { .. })
     ));
 }
+
+/// A WAL file of a cluster, and the next one with `change` made to its first header.
+fn second_file(change: impl FnOnce(&mut [u8])) -> Result<Vec<Record>, StreamError> {
+    let start = Lsn::from_raw(FILE);
+    let first = record_start(start, FILE);
+    let previous = Lsn::from_raw(64);
+    let mut writer = writer(start);
+    writer
+        .append(first, &encode_record(0, SWITCH, 0, previous, &[]))
+        .unwrap();
+    let second = record_start(writer.end(), FILE);
+    writer.append(second, &record(first, 3)).unwrap();
+    let mut bytes = writer.into_bytes();
+    change(&mut bytes[FILE as usize..]);
+    decode(start, previous, &bytes)
+}
+
+#[test]
+fn a_file_of_another_cluster_or_size_is_refused() {
+    assert_eq!(second_file(|_| {}).map(|records| records.len()), Ok(2));
+    for at in [24, 31, 34, 37] {
+        let outcome = second_file(|file| file[at] ^= 1);
+        assert!(matches!(outcome, Err(StreamError::PageHeader { .. })), "byte {at}");
+    }
+}
