@@ -31,11 +31,21 @@ pub const ANSWER_PAYLOAD_BYTES_MAX: usize = PAGE_BYTES;
 pub enum BrokerQuestion {
     /// The page, at least as new as `needed`. `count` pages from it on are likely to be asked for next (1: just it).
     /// Answer: the page.
-    ReadPage { key: PageKey, needed: Lsn, count: u16 },
+    ReadPage {
+        /// Which page.
+        key: PageKey,
+        /// What it must be at least.
+        needed: Lsn,
+        /// How many pages are likely to be asked for.
+        count: u16,
+    },
     /// Whether the fork exists in the volume, and its size. Answer: [`Status::Ok`] and `value` = blocks, or
     /// [`Status::Absent`]. For a fork other than INIT the payload is one byte: 1 if the relation has an INIT fork, which
     /// means it is unlogged.
-    ForkBlocks { fork: ForkKey },
+    ForkBlocks {
+        /// Which fork.
+        fork: ForkKey,
+    },
 }
 
 /// A numbered question.

@@ -3,6 +3,11 @@
 //! Every message names the segment it is for. A node answers each request once, except [`Request::Append`], which is
 //! acknowledged by position: one [`Response::Appended`] may answer many.
 
+#![allow(
+    missing_docs,
+    reason = "a message's fields are named after what they carry; the message's text explains them"
+)]
+
 use bytes::Bytes;
 use timeline::Path;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, VolumeId, Zone};
