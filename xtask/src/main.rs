@@ -12,8 +12,7 @@ usage: cargo xtask COMMAND
   build          build everything, in the one profile
   check          formatting, clippy with warnings denied, documentation, the arrows between crates
   tidy           only the arrows and the layout
-  test           check, then unit, golden, simulation, fuzz and system tests
-  bench [--full] side by side with stock PostgreSQL; the report is bench/results/latest.md";
+  test           check, then every test";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,7 +23,6 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
-        ["bench", arguments @ ..] => steps::bench(arguments),
         _ => bail!("{USAGE}"),
     }
 }

@@ -26,7 +26,7 @@ fn run(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> Resul
     Ok(())
 }
 
-/// Builds every crate, with the library for PostgreSQL and the one binary, in the release profile.
+/// Builds every crate, in the release profile.
 pub fn build() -> Result<()> {
     run(&[], "cargo", &["build", "--release", "--workspace", "--locked"])
 }
@@ -60,9 +60,4 @@ pub fn test() -> Result<()> {
         "cargo",
         &["test", "--release", "--workspace", "--locked", "--no-fail-fast"],
     )
-}
-
-/// Side by side with stock PostgreSQL.
-pub fn bench(arguments: &[&str]) -> Result<()> {
-    run(&[], "target/release/bench", arguments)
 }

@@ -46,7 +46,10 @@ impl Batch {
     /// The batch in `bytes`; its records are slices of them.
     pub fn decode(bytes: Bytes) -> Result<Batch, CodecError> {
         let mut body = bytes;
-        let at = body.len().checked_sub(CHECKSUM_BYTES).ok_or(CodecError::Short("batch"))?;
+        let at = body
+            .len()
+            .checked_sub(CHECKSUM_BYTES)
+            .ok_or(CodecError::Short("batch"))?;
         let checksum = body.split_off(at);
         let found = u32::from_le_bytes([checksum[0], checksum[1], checksum[2], checksum[3]]);
         let computed = crc32c::crc32c(&body);
@@ -56,7 +59,10 @@ impl Batch {
         let mut input = Reader::new(body);
         let version = input.u8("batch version")?;
         if version != BATCH_VERSION {
-            return Err(CodecError::Version { found: version, spoken: BATCH_VERSION });
+            return Err(CodecError::Version {
+                found: version,
+                spoken: BATCH_VERSION,
+            });
         }
         let volume = VolumeId::from_bytes(input.array("volume")?);
         let group = GroupId::from_raw(input.u32("group")?);
@@ -64,7 +70,11 @@ impl Batch {
         let end = input.lsn("batch end")?;
         let previous_epoch = input.epoch("previous batch")?;
         let previous = units::Position::new(previous_epoch, input.lsn_near(end, "previous batch")?);
-        let header = if input.bool("header flag")? { Some(decode_header(&mut input, end)?) } else { None };
+        let header = if input.bool("header flag")? {
+            Some(decode_header(&mut input, end)?)
+        } else {
+            None
+        };
         let count = input.count(2, "items")?;
         let mut items = Vec::with_capacity(count);
         let mut base = end;
@@ -74,7 +84,15 @@ impl Batch {
             base = next;
         }
         input.finish()?;
-        Ok(Batch { volume, group, epoch, end, previous, header, items })
+        Ok(Batch {
+            volume,
+            group,
+            epoch,
+            end,
+            previous,
+            header,
+            items,
+        })
     }
 }
 
@@ -89,7 +107,10 @@ fn item_bytes(item: &Item) -> usize {
 
 fn encode_header(out: &mut Writer, header: &FlushHeader, end: Lsn) {
     out.count(header.groups.len());
-    header.groups.iter().for_each(|group| out.varint(u64::from(group.raw())));
+    header
+        .groups
+        .iter()
+        .for_each(|group| out.varint(u64::from(group.raw())));
     out.lsn_near(header.boundary, end);
     out.varint(header.written_at_us);
     out.bytes(&header.marks);
@@ -115,7 +136,14 @@ fn decode_header(input: &mut Reader, end: Lsn) -> Result<FlushHeader, CodecError
     let page_flags = (0..input.count(2, "page flags")?)
         .map(|_| Ok((input.lsn_near(end, "page")?, input.u16("page flags")?)))
         .collect::<Result<_, CodecError>>()?;
-    Ok(FlushHeader { groups, boundary, written_at_us, marks, catalog, page_flags })
+    Ok(FlushHeader {
+        groups,
+        boundary,
+        written_at_us,
+        marks,
+        catalog,
+        page_flags,
+    })
 }
 
 /// A catalog entry, its LSN as the distance from `base`.
@@ -131,7 +159,11 @@ pub(crate) fn encode_entry(out: &mut Writer, entry: &CatalogEntry, base: Lsn) {
 pub(crate) fn decode_entry(input: &mut Reader, base: Lsn) -> Result<CatalogEntry, CodecError> {
     let key = CatalogKey::decode(&input.bytes("catalog key")?)?;
     let lsn = input.lsn_near(base, "catalog entry")?;
-    let value = if input.bool("catalog entry")? { Some(input.bytes("catalog value")?) } else { None };
+    let value = if input.bool("catalog entry")? {
+        Some(input.bytes("catalog value")?)
+    } else {
+        None
+    };
     Ok(CatalogEntry { key, lsn, value })
 }
 
@@ -143,7 +175,12 @@ fn encode_item(out: &mut Writer, item: &Item, base: Lsn) -> Lsn {
             out.raw(bytes);
             *end
         }
-        Item::Fragment { end, record_bytes, offset, bytes } => {
+        Item::Fragment {
+            end,
+            record_bytes,
+            offset,
+            bytes,
+        } => {
             out.varint((bytes.len() as u64) << KIND_BITS | FRAGMENT);
             out.lsn_near(*end, base);
             out.varint(u64::from(*record_bytes));
@@ -166,17 +203,27 @@ fn decode_item(input: &mut Reader, base: Lsn) -> Result<(Item, Lsn), CodecError>
     let length = usize::try_from(head >> KIND_BITS).map_err(|_| CodecError::Malformed("item"))?;
     let end = input.lsn_near(base, "item")?;
     let item = match head & ((1 << KIND_BITS) - 1) {
-        RECORD => Item::Record { end, bytes: input.take(length, "record")? },
+        RECORD => Item::Record {
+            end,
+            bytes: input.take(length, "record")?,
+        },
         FRAGMENT => {
             let (record_bytes, offset) = (input.u32("fragment")?, input.u32("fragment")?);
             let fits = u64::from(offset) + length as u64 <= u64::from(record_bytes);
             let bytes = input.take(length, "fragment")?;
-            fits.then_some(Item::Fragment { end, record_bytes, offset, bytes })
-                .ok_or(CodecError::Malformed("fragment"))?
+            fits.then_some(Item::Fragment {
+                end,
+                record_bytes,
+                offset,
+                bytes,
+            })
+            .ok_or(CodecError::Malformed("fragment"))?
         }
-        IMAGE if length == units::PAGE_BYTES => {
-            Item::Image { end, key: input.page_key("image")?, page: input.page()? }
-        }
+        IMAGE if length == units::PAGE_BYTES => Item::Image {
+            end,
+            key: input.page_key("image")?,
+            page: input.page()?,
+        },
         _ => return Err(CodecError::Malformed("item")),
     };
     Ok((item, end))

@@ -43,14 +43,20 @@ impl CatalogKey {
             [CatalogKey::FORK_BLOCKS, rest @ ..] => {
                 let rest: &[u8; 13] = rest.try_into().map_err(|_| malformed)?;
                 let number = |at: usize| u32::from_be_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-                let relation = RelationKey { tablespace: number(0), database: number(4), relation: number(8) };
+                let relation = RelationKey {
+                    tablespace: number(0),
+                    database: number(4),
+                    relation: number(8),
+                };
                 Ok(CatalogKey::ForkBlocks(relation.fork(rest[12])))
             }
             [CatalogKey::BLOB, name @ ..] => {
                 let fits = name.len() <= CatalogKey::NAME_BYTES_MAX;
                 let plain = name.iter().all(|byte| byte.is_ascii_graphic());
                 let name = std::str::from_utf8(name).map_err(|_| malformed)?;
-                (fits && plain && !name.is_empty()).then(|| CatalogKey::Blob(name.to_owned())).ok_or(malformed)
+                (fits && plain && !name.is_empty())
+                    .then(|| CatalogKey::Blob(name.to_owned()))
+                    .ok_or(malformed)
             }
             _ => Err(malformed),
         }

@@ -1,7 +1,7 @@
 //! Reading and writing the elements of messages: bounded, total, without copying the large parts.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use units::{Epoch, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKey};
+use units::{Epoch, Lsn, PAGE_BYTES, Page, PageKey, RelationKey};
 
 /// Bytes that are no message, or one that exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -15,16 +15,6 @@ pub enum CodecError {
     /// An element has a value that it cannot have.
     #[error("message has a malformed {0}")]
     Malformed(&'static str),
-    /// More than a limit allows.
-    #[error("{what} of {found} exceeds the limit of {limit}")]
-    TooMuch {
-        /// Of what.
-        what: &'static str,
-        /// How much it is.
-        found: u64,
-        /// How much it may be.
-        limit: u64,
-    },
     /// The bytes are not what was sent.
     #[error("checksum is {found:08x}, should be {computed:08x}")]
     Checksum {
@@ -54,7 +44,11 @@ impl Reader {
     }
 
     pub(crate) fn finish(self) -> Result<(), CodecError> {
-        if self.bytes.is_empty() { Ok(()) } else { Err(CodecError::Trailing(self.bytes.len())) }
+        if self.bytes.is_empty() {
+            Ok(())
+        } else {
+            Err(CodecError::Trailing(self.bytes.len()))
+        }
     }
 
     pub(crate) fn remaining(&self) -> usize {
@@ -100,7 +94,11 @@ impl Reader {
                 return Ok(value);
             }
         }
-        Err(if self.bytes.len() < 10 { CodecError::Short(of) } else { CodecError::Malformed(of) })
+        Err(if self.bytes.len() < 10 {
+            CodecError::Short(of)
+        } else {
+            CodecError::Malformed(of)
+        })
     }
 
     pub(crate) fn u32(&mut self, of: &'static str) -> Result<u32, CodecError> {
@@ -128,24 +126,12 @@ impl Reader {
         self.take(count, of)
     }
 
-    pub(crate) fn text(&mut self, bytes_max: usize, of: &'static str) -> Result<String, CodecError> {
-        let bytes = self.bytes(of)?;
-        if bytes_max < bytes.len() {
-            return Err(CodecError::TooMuch { what: of, found: bytes.len() as u64, limit: bytes_max as u64 });
-        }
-        String::from_utf8(bytes.to_vec()).map_err(|_| CodecError::Malformed(of))
-    }
-
     pub(crate) fn lsn(&mut self, of: &'static str) -> Result<Lsn, CodecError> {
         Ok(Lsn::from_raw(self.varint(of)?))
     }
 
     pub(crate) fn epoch(&mut self, of: &'static str) -> Result<Epoch, CodecError> {
         Ok(Epoch::from_raw(self.varint(of)?))
-    }
-
-    pub(crate) fn position(&mut self, of: &'static str) -> Result<Position, CodecError> {
-        Ok(Position::new(self.epoch(of)?, self.lsn(of)?))
     }
 
     /// A position `delta` from `base`, as [`Writer::lsn_near`] writes it.
@@ -156,8 +142,11 @@ impl Reader {
     }
 
     pub(crate) fn page_key(&mut self, of: &'static str) -> Result<PageKey, CodecError> {
-        let relation =
-            RelationKey { tablespace: self.u32(of)?, database: self.u32(of)?, relation: self.u32(of)? };
+        let relation = RelationKey {
+            tablespace: self.u32(of)?,
+            database: self.u32(of)?,
+            relation: self.u32(of)?,
+        };
         let fork = relation.fork(self.u8(of)?);
         Ok(fork.page(self.u32(of)?))
     }
@@ -176,7 +165,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn with_capacity(bytes: usize) -> Writer {
-        Writer { bytes: BytesMut::with_capacity(bytes) }
+        Writer {
+            bytes: BytesMut::with_capacity(bytes),
+        }
     }
 
     pub(crate) fn finish(self) -> Bytes {
@@ -224,11 +215,6 @@ impl Writer {
         self.varint(epoch.raw());
     }
 
-    pub(crate) fn position(&mut self, position: Position) {
-        self.epoch(position.epoch);
-        self.lsn(position.lsn);
-    }
-
     /// A position as its distance from `base`, so that neighbours take one or two bytes.
     pub(crate) fn lsn_near(&mut self, lsn: Lsn, base: Lsn) {
         let delta = lsn.raw().wrapping_sub(base.raw()) as i64;
@@ -266,7 +252,10 @@ mod tests {
     fn a_count_larger_than_what_follows_is_refused_before_anything_is_allocated() {
         let mut writer = Writer::default();
         writer.varint(u64::MAX);
-        assert_eq!(Reader::new(writer.finish()).bytes("value"), Err(CodecError::Short("value")));
+        assert_eq!(
+            Reader::new(writer.finish()).bytes("value"),
+            Err(CodecError::Short("value"))
+        );
         let eleven = Bytes::from_static(&[0xFF; 11]);
         assert_eq!(Reader::new(eleven).varint("value"), Err(CodecError::Malformed("value")));
     }

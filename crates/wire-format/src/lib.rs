@@ -1,13 +1,22 @@
 //! The bytes that travel between instances, storage nodes and their peers.
 //!
-//! [`batch`] is what the log looks like in flight and in a node's journal; [`message`] is what is asked and answered.
-//! Batches are encoded once and then only passed on: to six segments, to the journal, to a peer.
+//! [`batch`] is what the log looks like in flight and in a node's journal, with its bytes in [`Batch::encode`];
+//! [`message`] is what is asked and answered; [`broker`] is what a PostgreSQL backend asks of its instance process.
+//!
+//! Invariant: decoders are total. Any bytes give a value or an error, and nothing is allocated from an unchecked length.
 
 pub mod batch;
+mod batch_codec;
 pub mod broker;
 pub mod catalog;
+mod codec;
 pub mod message;
 
 pub use batch::{Batch, BatchName, CatalogEntry, FlushHeader, Item};
+pub use batch_codec::BATCH_VERSION;
 pub use catalog::CatalogKey;
+pub use codec::CodecError;
 pub use message::{Member, Refusal, Request, Response};
+
+#[cfg(test)]
+mod tests;

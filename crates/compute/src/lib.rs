@@ -1,1 +1,0 @@
-//! The instance process: one PostgreSQL, its log shipper and its page broker.

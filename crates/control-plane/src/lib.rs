@@ -1,1 +1,0 @@
-//! The metadata store, the volume's record, and who is the writer.

@@ -1,1 +1,0 @@
-//! The seam between the rules and the world: clock, disk, entropy.

@@ -1,1 +1,0 @@
-//! A storage node's files: journal, delta and image layers, page materialisation.

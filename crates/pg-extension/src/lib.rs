@@ -1,1 +1,0 @@
-//! The thin library inside PostgreSQL.

@@ -1,1 +1,0 @@
-//! Stable endpoints in front of instances that come and go.

@@ -1,1 +1,0 @@
-//! When a record is durable: sets of copies, joint sets, durable positions.

@@ -1,1 +1,0 @@
-//! PostgreSQL redo: (page, record) to page, and the non-page state.

@@ -1,1 +1,0 @@
-//! PostgreSQL's physical replication protocol, both sides, without I/O.

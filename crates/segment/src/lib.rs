@@ -1,1 +1,0 @@
-//! One of the six copies of one protection group, as a state machine.

@@ -1,1 +1,0 @@
-//! The bytes of a PostgreSQL data directory: control file, log page, two-phase files, status pages.

@@ -1,1 +1,0 @@
-//! A storage node: network, journal thread and page store around its segments.

@@ -1,1 +1,0 @@
-//! Restart rules, and the processes they apply to.

@@ -1,1 +1,0 @@
-//! The writer's view of the volume: flushes, durable position, opening.
