@@ -1,6 +1,7 @@
 //! The steps of `build`, `check` and `test`, each a command that is printed before it runs.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -51,13 +52,50 @@ pub fn check() -> Result<()> {
     run(&[("RUSTDOCFLAGS", "-D warnings")], "cargo", &documentation)
 }
 
-/// Everything that decides whether a change may land.
+/// Everything that decides whether a change may land. Ends with one line that counts the tests of all crates.
 pub fn test() -> Result<()> {
     check()?;
     build()?;
-    run(
-        &[],
-        "cargo",
-        &["test", "--release", "--workspace", "--locked", "--no-fail-fast"],
-    )
+    let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
+    println!("==> cargo {}", arguments.join(" "));
+    let mut cargo = Command::new("cargo")
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo")?;
+    let output = cargo.stdout.take().context("standard output was asked for as a pipe")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).lines() {
+        let line = line.context("read what the tests say")?;
+        println!("{line}");
+        passed += counted(&line, "passed");
+        failed += counted(&line, "failed");
+    }
+    let status = cargo.wait()?;
+    println!("{passed} passed, {failed} failed");
+    if !status.success() {
+        bail!("the tests failed ({status})");
+    }
+    Ok(())
+}
+
+/// The number before `word` in a line such as `test result: ok. 4 passed; 0 failed; …`; zero in any other line.
+fn counted(line: &str, word: &str) -> u64 {
+    let Some(result) = line.strip_prefix("test result: ") else {
+        return 0;
+    };
+    let number = result.split([';', '.']).find_map(|part| part.trim().strip_suffix(word));
+    number.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn the_counts_of_a_result_line_are_read() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out; finished in 0.02s";
+        assert_eq!((counted(line, "passed"), counted(line, "failed")), (12, 3));
+        assert_eq!(counted("test it_passed ... ok", "passed"), 0);
+    }
 }
