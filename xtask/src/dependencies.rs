@@ -1,4 +1,4 @@
-//! What a fresh Debian 12 needs besides Rust.
+//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, and libclang to read them.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +13,26 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
+    Need {
+        what: "PostgreSQL 15 server",
+        files: &["/usr/lib/postgresql/15/bin/postgres"],
+        package: "postgresql-15",
+    },
+    Need {
+        what: "psql and pgbench",
+        files: &["/usr/lib/postgresql/15/bin/psql"],
+        package: "postgresql-client-15",
+    },
+    Need {
+        what: "PostgreSQL 15 server headers",
+        files: &["/usr/include/postgresql/15/server/postgres.h"],
+        package: "postgresql-server-dev-15",
+    },
+    Need {
+        what: "libclang, which reads the headers",
+        files: &["/usr/lib/llvm-14/lib/libclang.so", "/usr/lib/llvm-14/lib/libclang.so.1"],
+        package: "libclang-14-dev",
+    },
     Need {
         what: "a C compiler and linker",
         files: &["/usr/bin/cc"],
