@@ -1,9 +1,11 @@
 //! The log in flight: one flush's part for one group.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, VolumeId};
 
-use crate::CatalogKey;
+use crate::{CatalogKey, CodecError};
 
 /// A batch is named by the position of its end; the group's previous batch links the chain.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -46,6 +48,40 @@ impl Batch {
             group: self.group,
             end: self.position(),
         }
+    }
+}
+
+/// A batch together with its bytes: encoded once by the writer, then shared by six sends, journals and peers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EncodedBatch {
+    batch: Arc<Batch>,
+    bytes: Bytes,
+}
+
+impl EncodedBatch {
+    /// Encodes the batch.
+    pub fn new(batch: Batch) -> EncodedBatch {
+        let bytes = batch.encode();
+        EncodedBatch {
+            batch: Arc::new(batch),
+            bytes,
+        }
+    }
+
+    /// Decodes and checks the bytes of a batch, and keeps them.
+    pub fn decode(bytes: Bytes) -> Result<EncodedBatch, CodecError> {
+        let batch = Arc::new(Batch::decode(bytes.clone())?);
+        Ok(EncodedBatch { batch, bytes })
+    }
+
+    /// The batch.
+    pub fn batch(&self) -> &Arc<Batch> {
+        &self.batch
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use timeline::Path;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, VolumeId, Zone};
 
-use crate::{Batch, CatalogEntry, CatalogKey};
+use crate::{CatalogEntry, CatalogKey, EncodedBatch};
 
 /// One of the six: a segment and where it lives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +38,15 @@ pub struct Hello {
     pub secret: [u8; 32],
     /// Who is calling, for logs: `instance-1`, `storage-3`.
     pub name: String,
+}
+
+/// What the called node says to a [`Hello`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HelloAnswer {
+    /// Go on; the node's name.
+    Welcome { name: String },
+    /// The connection is closed after this.
+    Refused { reason: String },
 }
 
 /// What is asked of a storage node.
@@ -73,7 +82,7 @@ pub enum Request {
         segment: SegmentId,
         epoch: Epoch,
         durable: Position,
-        batch: Batch,
+        batch: EncodedBatch,
     },
     /// Announce the durable position and the granted floor while there is nothing to append. `all_complete` is where
     /// every one of the group's segments is complete: below it no peer will ask for batches.
@@ -242,7 +251,7 @@ pub enum Response {
     /// Announcement taken. Also tells where the segment stands.
     Announced { segment: SegmentId, complete: Position },
     /// Batches, oldest first.
-    Batches(Vec<Batch>),
+    Batches(Vec<EncodedBatch>),
     /// Pages, in block order.
     Pages(Vec<Page>),
     /// Catalog entries with values, in key order; fewer than asked for: the end.

@@ -4,6 +4,8 @@ use units::{Epoch, GroupId, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKe
 
 use crate::{Batch, CatalogEntry, CatalogKey, CodecError, FlushHeader, Item};
 
+mod messages;
+
 fn lsn() -> impl Strategy<Value = Lsn> {
     any::<u64>().prop_map(Lsn::from_raw)
 }

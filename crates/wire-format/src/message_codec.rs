@@ -1,0 +1,351 @@
+//! Requests and greetings as bytes. The layout is in `docs/formats/wire.md`.
+
+use bytes::Bytes;
+use timeline::{Branch, Path};
+use units::{ClusterId, GroupId, Position, SegmentId, VolumeId, Zone};
+
+use crate::codec::{CodecError, Reader, Writer};
+use crate::frame::PROTOCOL_VERSION;
+use crate::message::{Hello, HelloAnswer, Member, Request};
+use crate::{CatalogKey, EncodedBatch};
+
+const CREATE_SEGMENT: u8 = 1;
+const PROMISE: u8 = 2;
+const INSTALL: u8 = 3;
+const APPEND: u8 = 4;
+const ANNOUNCE: u8 = 5;
+const FETCH_BATCHES: u8 = 6;
+const READ_PAGES: u8 = 7;
+const SCAN_CATALOG: u8 = 8;
+const READ_FLUSH_HEADER: u8 = 9;
+const STATUS: u8 = 10;
+
+impl Writer {
+    pub(crate) fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn position(&mut self, position: Position) {
+        self.epoch(position.epoch);
+        self.lsn(position.lsn);
+    }
+
+    pub(crate) fn path(&mut self, path: &Path) {
+        self.count(path.branches().len());
+        for branch in path.branches() {
+            self.epoch(branch.epoch);
+            self.position(branch.parent);
+        }
+    }
+
+    fn members(&mut self, members: &[Member]) {
+        self.count(members.len());
+        for member in members {
+            self.raw(&member.segment.bytes());
+            self.text(&member.node);
+            self.text(&member.address);
+            let zone = Zone::ALL.iter().position(|zone| *zone == member.zone);
+            self.u8(zone.expect("every zone is among all zones") as u8);
+        }
+    }
+}
+
+impl Reader {
+    pub(crate) fn text(&mut self, of: &'static str) -> Result<String, CodecError> {
+        let bytes = self.bytes(of)?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| CodecError::Malformed(of))?;
+        Ok(text.to_owned())
+    }
+
+    pub(crate) fn position(&mut self, of: &'static str) -> Result<Position, CodecError> {
+        Ok(Position::new(self.epoch(of)?, self.lsn(of)?))
+    }
+
+    pub(crate) fn segment(&mut self) -> Result<SegmentId, CodecError> {
+        Ok(SegmentId::from_bytes(self.array("segment")?))
+    }
+
+    pub(crate) fn path(&mut self) -> Result<Path, CodecError> {
+        let branches = (0..self.count(3, "path")?)
+            .map(|_| {
+                Ok(Branch {
+                    epoch: self.epoch("path")?,
+                    parent: self.position("path")?,
+                })
+            })
+            .collect::<Result<_, CodecError>>()?;
+        Path::new(branches).map_err(|_| CodecError::Malformed("path"))
+    }
+
+    fn members(&mut self) -> Result<Vec<Member>, CodecError> {
+        (0..self.count(19, "members")?)
+            .map(|_| {
+                Ok(Member {
+                    segment: self.segment()?,
+                    node: self.text("node")?,
+                    address: self.text("address")?,
+                    zone: *Zone::ALL
+                        .get(usize::from(self.u8("zone")?))
+                        .ok_or(CodecError::Malformed("zone"))?,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Hello {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.varint(u64::from(self.version));
+        out.raw(&self.cluster.bytes());
+        out.raw(&self.secret);
+        out.text(&self.name);
+    }
+
+    pub(crate) fn read(mut input: Reader) -> Result<Hello, CodecError> {
+        let version = input.u32("protocol version")?;
+        if version != PROTOCOL_VERSION {
+            return Ok(Hello {
+                version,
+                cluster: ClusterId::from_bytes([0; 16]),
+                secret: [0; 32],
+                name: String::new(),
+            });
+        }
+        let hello = Hello {
+            version,
+            cluster: ClusterId::from_bytes(input.array("cluster")?),
+            secret: input.array("secret")?,
+            name: input.text("caller's name")?,
+        };
+        input.finish()?;
+        Ok(hello)
+    }
+}
+
+impl HelloAnswer {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        let (welcome, text) = match self {
+            HelloAnswer::Welcome { name } => (true, name),
+            HelloAnswer::Refused { reason } => (false, reason),
+        };
+        out.bool(welcome);
+        out.text(text);
+    }
+
+    pub(crate) fn read(input: &mut Reader) -> Result<HelloAnswer, CodecError> {
+        Ok(if input.bool("answer")? {
+            HelloAnswer::Welcome {
+                name: input.text("node's name")?,
+            }
+        } else {
+            HelloAnswer::Refused {
+                reason: input.text("reason")?,
+            }
+        })
+    }
+}
+
+impl Request {
+    /// The segment that is asked; `None` for a question to the node.
+    pub fn segment(&self) -> Option<SegmentId> {
+        match self {
+            Request::CreateSegment { segment, .. }
+            | Request::Promise { segment, .. }
+            | Request::Install { segment, .. }
+            | Request::Append { segment, .. }
+            | Request::Announce { segment, .. }
+            | Request::FetchBatches { segment, .. }
+            | Request::ReadPages { segment, .. }
+            | Request::ScanCatalog { segment, .. }
+            | Request::ReadFlushHeader { segment, .. } => Some(*segment),
+            Request::Status => None,
+        }
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.u8(self.kind());
+        if let Some(segment) = self.segment() {
+            out.raw(&segment.bytes());
+        }
+        match self {
+            Request::CreateSegment {
+                volume,
+                group,
+                segment: _,
+                epoch,
+                path,
+                members,
+            } => {
+                out.raw(&volume.bytes());
+                out.varint(u64::from(group.raw()));
+                out.epoch(*epoch);
+                out.path(path);
+                out.members(members);
+            }
+            Request::Promise { epoch, above, .. } => {
+                out.epoch(*epoch);
+                out.position(*above);
+            }
+            Request::Install {
+                epoch, path, members, ..
+            } => {
+                out.epoch(*epoch);
+                out.path(path);
+                out.members(members);
+            }
+            Request::Append { epoch, durable, .. } => {
+                out.epoch(*epoch);
+                out.position(*durable);
+            }
+            Request::Announce {
+                epoch,
+                durable,
+                floor,
+                all_complete,
+                ..
+            } => {
+                out.epoch(*epoch);
+                [durable, floor, all_complete]
+                    .into_iter()
+                    .for_each(|position| out.position(*position));
+            }
+            Request::FetchBatches {
+                path,
+                after,
+                through,
+                bytes_max,
+                ..
+            } => {
+                out.path(path);
+                out.position(*after);
+                out.position(*through);
+                out.varint(u64::from(*bytes_max));
+            }
+            Request::ReadPages {
+                epoch,
+                read_point,
+                needed,
+                first,
+                count,
+                ..
+            } => {
+                out.epoch(*epoch);
+                out.lsn(*read_point);
+                out.position(*needed);
+                out.page_key(*first);
+                out.varint(u64::from(*count));
+            }
+            Request::ScanCatalog {
+                epoch,
+                read_point,
+                needed,
+                after,
+                entries_max,
+                ..
+            } => {
+                out.epoch(*epoch);
+                out.lsn(*read_point);
+                out.position(*needed);
+                out.bytes(&after.as_ref().map(CatalogKey::encode).unwrap_or_default());
+                out.varint(u64::from(*entries_max));
+            }
+            Request::ReadFlushHeader { epoch, at, .. } => {
+                out.epoch(*epoch);
+                out.lsn(*at);
+            }
+            Request::Status => {}
+        }
+    }
+
+    fn kind(&self) -> u8 {
+        match self {
+            Request::CreateSegment { .. } => CREATE_SEGMENT,
+            Request::Promise { .. } => PROMISE,
+            Request::Install { .. } => INSTALL,
+            Request::Append { .. } => APPEND,
+            Request::Announce { .. } => ANNOUNCE,
+            Request::FetchBatches { .. } => FETCH_BATCHES,
+            Request::ReadPages { .. } => READ_PAGES,
+            Request::ScanCatalog { .. } => SCAN_CATALOG,
+            Request::ReadFlushHeader { .. } => READ_FLUSH_HEADER,
+            Request::Status => STATUS,
+        }
+    }
+
+    pub(crate) fn read(input: &mut Reader, attachment: Bytes) -> Result<Request, CodecError> {
+        let kind = input.u8("request")?;
+        if kind != APPEND && !attachment.is_empty() {
+            return Err(CodecError::Trailing(attachment.len()));
+        }
+        if kind == STATUS {
+            return Ok(Request::Status);
+        }
+        let segment = input.segment()?;
+        Ok(match kind {
+            CREATE_SEGMENT => Request::CreateSegment {
+                segment,
+                volume: VolumeId::from_bytes(input.array("volume")?),
+                group: GroupId::from_raw(input.u32("group")?),
+                epoch: input.epoch("epoch")?,
+                path: input.path()?,
+                members: input.members()?,
+            },
+            PROMISE => Request::Promise {
+                segment,
+                epoch: input.epoch("epoch")?,
+                above: input.position("position")?,
+            },
+            INSTALL => Request::Install {
+                segment,
+                epoch: input.epoch("epoch")?,
+                path: input.path()?,
+                members: input.members()?,
+            },
+            APPEND => Request::Append {
+                segment,
+                epoch: input.epoch("epoch")?,
+                durable: input.position("durable position")?,
+                batch: EncodedBatch::decode(attachment)?,
+            },
+            ANNOUNCE => Request::Announce {
+                segment,
+                epoch: input.epoch("epoch")?,
+                durable: input.position("durable position")?,
+                floor: input.position("floor")?,
+                all_complete: input.position("complete position")?,
+            },
+            FETCH_BATCHES => Request::FetchBatches {
+                segment,
+                path: input.path()?,
+                after: input.position("first batch")?,
+                through: input.position("last batch")?,
+                bytes_max: input.u32("limit")?,
+            },
+            READ_PAGES => Request::ReadPages {
+                segment,
+                epoch: input.epoch("epoch")?,
+                read_point: input.lsn("read point")?,
+                needed: input.position("needed position")?,
+                first: input.page_key("page")?,
+                count: input.u32("page count")?,
+            },
+            SCAN_CATALOG => Request::ScanCatalog {
+                segment,
+                epoch: input.epoch("epoch")?,
+                read_point: input.lsn("read point")?,
+                needed: input.position("needed position")?,
+                after: match input.bytes("catalog key")? {
+                    key if key.is_empty() => None,
+                    key => Some(CatalogKey::decode(&key)?),
+                },
+                entries_max: input.u32("limit")?,
+            },
+            READ_FLUSH_HEADER => Request::ReadFlushHeader {
+                segment,
+                epoch: input.epoch("epoch")?,
+                at: input.lsn("position")?,
+            },
+            _ => return Err(CodecError::Malformed("request kind")),
+        })
+    }
+}

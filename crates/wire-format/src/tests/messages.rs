@@ -1,0 +1,332 @@
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use timeline::{Branch, Path};
+use units::{ClusterId, Epoch, GroupId, Lsn, Page, Position, SegmentId, VolumeId, Zone};
+
+use super::{batch, catalog_key, lsn, page_key};
+use crate::frame::{self, FRAME_BYTES_MAX, take_frame};
+use crate::message::{HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentStatus};
+use crate::{CatalogEntry, CodecError, EncodedBatch, Refusal, Request, Response};
+
+fn position() -> impl Strategy<Value = Position> {
+    any::<(u64, u64)>().prop_map(|(epoch, lsn)| Position::new(Epoch::from_raw(epoch), Lsn::from_raw(lsn)))
+}
+
+fn epoch() -> impl Strategy<Value = Epoch> {
+    any::<u64>().prop_map(Epoch::from_raw)
+}
+
+fn segment() -> impl Strategy<Value = SegmentId> {
+    any::<[u8; 16]>().prop_map(SegmentId::from_bytes)
+}
+
+fn path() -> impl Strategy<Value = Path> {
+    prop::collection::vec((1..1000u64, 0..1_000_000u64), 1..4).prop_map(|steps| {
+        let mut branches: Vec<Branch> = Vec::new();
+        let mut parent = Position::ZERO;
+        for (epochs, bytes) in steps {
+            let epoch = Epoch::from_raw(parent.epoch.raw() + epochs);
+            branches.push(Branch { epoch, parent });
+            let lsn = if branches.len() == 1 {
+                bytes
+            } else {
+                parent.lsn.raw() + bytes
+            };
+            parent = Position::new(epoch, Lsn::from_raw(lsn));
+        }
+        Path::new(branches).expect("epochs and branches rise")
+    })
+}
+
+fn members() -> impl Strategy<Value = Vec<Member>> {
+    let member = (segment(), "[a-z]{1,9}-[1-9]", 0..3usize).prop_map(|(segment, node, zone)| Member {
+        segment,
+        node,
+        address: "127.0.0.1:7001".to_owned(),
+        zone: Zone::ALL[zone],
+    });
+    prop::collection::vec(member, 0..6)
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        (segment(), any::<([u8; 16], u32)>(), epoch(), path(), members()).prop_map(
+            |(segment, (volume, group), epoch, path, members)| Request::CreateSegment {
+                segment,
+                volume: VolumeId::from_bytes(volume),
+                group: GroupId::from_raw(group),
+                epoch,
+                path,
+                members,
+            }
+        ),
+        (segment(), epoch(), position()).prop_map(|(segment, epoch, above)| Request::Promise { segment, epoch, above }),
+        (segment(), epoch(), path(), members()).prop_map(|(segment, epoch, path, members)| Request::Install {
+            segment,
+            epoch,
+            path,
+            members,
+        }),
+        (segment(), epoch(), position(), batch()).prop_map(|(segment, epoch, durable, batch)| Request::Append {
+            segment,
+            epoch,
+            durable,
+            batch: EncodedBatch::new(batch),
+        }),
+        (segment(), epoch(), position(), position(), position()).prop_map(
+            |(segment, epoch, durable, floor, all_complete)| Request::Announce {
+                segment,
+                epoch,
+                durable,
+                floor,
+                all_complete,
+            }
+        ),
+        (segment(), path(), position(), position(), any::<u32>()).prop_map(
+            |(segment, path, after, through, bytes_max)| Request::FetchBatches {
+                segment,
+                path,
+                after,
+                through,
+                bytes_max,
+            }
+        ),
+        (segment(), epoch(), lsn(), position(), page_key(), any::<u32>()).prop_map(
+            |(segment, epoch, read_point, needed, first, count)| Request::ReadPages {
+                segment,
+                epoch,
+                read_point,
+                needed,
+                first,
+                count,
+            }
+        ),
+        (
+            segment(),
+            epoch(),
+            lsn(),
+            position(),
+            prop::option::of(catalog_key()),
+            any::<u32>()
+        )
+            .prop_map(|(segment, epoch, read_point, needed, after, entries_max)| {
+                Request::ScanCatalog {
+                    segment,
+                    epoch,
+                    read_point,
+                    needed,
+                    after,
+                    entries_max,
+                }
+            }),
+        (segment(), epoch(), lsn()).prop_map(|(segment, epoch, at)| Request::ReadFlushHeader { segment, epoch, at }),
+        Just(Request::Status),
+    ]
+}
+
+fn refusal() -> impl Strategy<Value = Refusal> {
+    prop_oneof![
+        (epoch(), epoch()).prop_map(|(asked, promised)| Refusal::StaleEpoch { asked, promised }),
+        segment().prop_map(|segment| Refusal::UnknownSegment { segment }),
+        epoch().prop_map(|epoch| Refusal::UnknownTimeline { epoch }),
+        (position(), position()).prop_map(|(complete, needed)| Refusal::NotComplete { complete, needed }),
+        (lsn(), position()).prop_map(|(read_point, floor)| Refusal::BelowFloor { read_point, floor }),
+        position().prop_map(|oldest| Refusal::LogCollected { oldest }),
+        ".{0,20}".prop_map(|what| Refusal::Damaged { what }),
+        ".{0,20}".prop_map(|what| Refusal::Stopped { what }),
+        ".{0,20}".prop_map(|what| Refusal::Redo { what }),
+        ".{0,20}".prop_map(|what| Refusal::Malformed { what }),
+    ]
+}
+
+fn promised() -> impl Strategy<Value = Promised> {
+    let groups = prop::collection::vec(any::<u32>().prop_map(GroupId::from_raw), 0..3);
+    let held = (position(), position(), lsn(), groups).prop_map(|(end, previous, boundary, groups)| HeldFlush {
+        end,
+        previous,
+        boundary,
+        groups,
+    });
+    (
+        segment(),
+        epoch(),
+        any::<bool>(),
+        path(),
+        position(),
+        position(),
+        prop::collection::vec(held, 0..4),
+    )
+        .prop_map(|(segment, epoch, vouches, path, complete, durable, held)| Promised {
+            segment,
+            epoch,
+            vouches,
+            path,
+            complete,
+            durable,
+            held,
+        })
+}
+
+fn node_status() -> impl Strategy<Value = NodeStatus> {
+    let one = (
+        segment(),
+        any::<([u8; 16], u32, u64, bool)>(),
+        epoch(),
+        position(),
+        position(),
+        position(),
+    )
+        .prop_map(
+            |(segment, (volume, group, layer_bytes, vouches), promised, complete, durable, floor)| SegmentStatus {
+                segment,
+                volume: VolumeId::from_bytes(volume),
+                group: GroupId::from_raw(group),
+                promised,
+                complete,
+                durable,
+                floor,
+                layer_bytes,
+                vouches,
+            },
+        );
+    (
+        prop::collection::vec(one, 0..3),
+        any::<(u64, u64, u64)>(),
+        prop::option::of(".{0,20}"),
+    )
+        .prop_map(
+            |(segments, (journal_bytes, memory_table_bytes, pages_read), stopped)| NodeStatus {
+                segments,
+                journal_bytes,
+                memory_table_bytes,
+                pages_read,
+                stopped,
+            },
+        )
+}
+
+fn response() -> impl Strategy<Value = Response> {
+    let page = any::<u8>().prop_map(|fill| Page::from_bytes(&[fill; units::PAGE_BYTES]).expect("one page of bytes"));
+    let entry = (catalog_key(), lsn(), prop::option::of(super::bytes(50)));
+    let entry = entry.prop_map(|(key, lsn, value)| CatalogEntry { key, lsn, value });
+    prop_oneof![
+        Just(Response::SegmentCreated),
+        promised().prop_map(Response::Promised),
+        (segment(), position()).prop_map(|(segment, complete)| Response::Installed { segment, complete }),
+        (segment(), epoch(), position()).prop_map(|(segment, epoch, complete)| Response::Appended {
+            segment,
+            epoch,
+            complete,
+        }),
+        (segment(), position()).prop_map(|(segment, complete)| Response::Announced { segment, complete }),
+        prop::collection::vec(batch().prop_map(EncodedBatch::new), 0..3).prop_map(Response::Batches),
+        prop::collection::vec(page, 0..3).prop_map(Response::Pages),
+        prop::collection::vec(entry, 0..4).prop_map(Response::Catalog),
+        (position(), position(), lsn(), super::bytes(60)).prop_map(|(end, previous, boundary, marks)| {
+            Response::FlushHeader {
+                end,
+                previous,
+                boundary,
+                marks,
+            }
+        }),
+        node_status().prop_map(Response::Status),
+        refusal().prop_map(Response::Refused),
+    ]
+}
+
+fn joined(parts: [Bytes; 2]) -> BytesMut {
+    let mut buffer = BytesMut::new();
+    parts.iter().for_each(|part| buffer.extend_from_slice(part));
+    buffer
+}
+
+proptest! {
+    #[test]
+    fn requests_read_back_however_the_bytes_arrive(request in request(), number in any::<u64>(), cut in any::<prop::sample::Index>()) {
+        let whole = joined(frame::encode_request(number, &request));
+        let mut buffer = BytesMut::from(&whole[..cut.index(whole.len())]);
+        prop_assert_eq!(take_frame(&mut buffer, FRAME_BYTES_MAX), Ok(None));
+        buffer.extend_from_slice(&whole[buffer.len()..]);
+        buffer.extend_from_slice(b"next");
+        let taken = take_frame(&mut buffer, FRAME_BYTES_MAX).unwrap().expect("the frame is whole");
+        prop_assert_eq!(frame::decode_request(taken), Ok((number, request)));
+        prop_assert_eq!(&buffer[..], b"next");
+    }
+
+    #[test]
+    fn responses_read_back(response in response(), number in any::<u64>()) {
+        let mut buffer = joined(frame::encode_response(number, &response));
+        let taken = take_frame(&mut buffer, FRAME_BYTES_MAX).unwrap().expect("the frame is whole");
+        prop_assert_eq!(frame::decode_response(taken), Ok((number, response)));
+    }
+
+    #[test]
+    fn a_damaged_request_is_an_error_or_unfinished(request in request(), at in any::<prop::sample::Index>(), bit in 0..8u32) {
+        let mut buffer = joined(frame::encode_request(1, &request));
+        let at = at.index(buffer.len());
+        buffer[at] ^= 1 << bit;
+        if let Ok(Some(taken)) = take_frame(&mut buffer, FRAME_BYTES_MAX) {
+            prop_assert!(frame::decode_request(taken).is_err());
+        }
+    }
+
+    #[test]
+    fn arbitrary_heads_give_a_value_or_an_error(head in prop::collection::vec(any::<u8>(), 0..300), attached in 0..4usize) {
+        let body = [&head[..], &[0; 4][..attached]].concat();
+        let mut bytes = BytesMut::new();
+        for number in [body.len() as u32, head.len() as u32, crc32c::crc32c(&head)] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&body);
+        let taken = take_frame(&mut bytes, FRAME_BYTES_MAX).unwrap().expect("the frame is whole");
+        if let Ok((number, response)) = frame::decode_response(taken.clone()) {
+            let mut again = joined(frame::encode_response(number, &response));
+            let again = take_frame(&mut again, FRAME_BYTES_MAX).unwrap().expect("the frame is whole");
+            prop_assert_eq!(frame::decode_response(again), Ok((number, response)));
+        }
+        // Errors are as good as values here: only a panic would fail.
+        let _ = frame::decode_hello(taken.clone());
+        let _ = frame::decode_hello_answer(taken.clone());
+        let _ = frame::decode_request(taken);
+    }
+}
+
+#[test]
+fn a_frame_longer_than_the_limit_is_refused_before_it_arrives() {
+    let mut header = BytesMut::from(&[0xFF; 12][..]);
+    let refused = CodecError::Malformed("frame length");
+    assert_eq!(take_frame(&mut header, FRAME_BYTES_MAX), Err(refused));
+}
+
+#[test]
+fn greetings_read_back_and_another_version_is_told_apart() {
+    let hello = |version| Hello {
+        version,
+        cluster: ClusterId::from_bytes([1; 16]),
+        secret: [2; 32],
+        name: "instance-1".to_owned(),
+    };
+    let read = |hello: &Hello| {
+        let taken = take_frame(&mut joined(frame::encode_hello(hello)), 4096);
+        frame::decode_hello(taken.unwrap().expect("the frame is whole")).unwrap()
+    };
+    let ours = hello(frame::PROTOCOL_VERSION);
+    assert_eq!(read(&ours), ours);
+    assert_eq!(
+        read(&hello(frame::PROTOCOL_VERSION + 1)).version,
+        frame::PROTOCOL_VERSION + 1
+    );
+    for answer in [
+        HelloAnswer::Welcome {
+            name: "storage-3".to_owned(),
+        },
+        HelloAnswer::Refused {
+            reason: "another cluster".to_owned(),
+        },
+    ] {
+        let taken = take_frame(&mut joined(frame::encode_hello_answer(&answer)), 4096);
+        let taken = taken.unwrap().expect("the frame is whole");
+        assert_eq!(frame::decode_hello_answer(taken), Ok(answer));
+    }
+}
