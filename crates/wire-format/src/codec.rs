@@ -1,4 +1,5 @@
-//! Reading and writing the elements of messages: bounded, total, without copying the large parts.
+//! Reading and writing the elements of messages and of small records on disk: bounded, total, without copying the large
+//! parts. `of` names the element in an error.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use units::{Epoch, Lsn, PAGE_BYTES, Page, PageKey, RelationKey};
@@ -34,16 +35,17 @@ pub enum CodecError {
 }
 
 /// Bytes still to be read. Large parts are taken as slices of the same allocation.
-pub(crate) struct Reader {
+pub struct Reader {
     bytes: Bytes,
 }
 
+#[allow(missing_docs, reason = "one function an element, named after it")]
 impl Reader {
-    pub(crate) fn new(bytes: Bytes) -> Reader {
+    pub fn new(bytes: Bytes) -> Reader {
         Reader { bytes }
     }
 
-    pub(crate) fn finish(self) -> Result<(), CodecError> {
+    pub fn finish(self) -> Result<(), CodecError> {
         if self.bytes.is_empty() {
             Ok(())
         } else {
@@ -51,28 +53,28 @@ impl Reader {
         }
     }
 
-    pub(crate) fn remaining(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(crate) fn take(&mut self, count: usize, of: &'static str) -> Result<Bytes, CodecError> {
+    pub fn take(&mut self, count: usize, of: &'static str) -> Result<Bytes, CodecError> {
         if self.bytes.len() < count {
             return Err(CodecError::Short(of));
         }
         Ok(self.bytes.split_to(count))
     }
 
-    pub(crate) fn array<const COUNT: usize>(&mut self, of: &'static str) -> Result<[u8; COUNT], CodecError> {
+    pub fn array<const COUNT: usize>(&mut self, of: &'static str) -> Result<[u8; COUNT], CodecError> {
         let array = *self.bytes.first_chunk::<COUNT>().ok_or(CodecError::Short(of))?;
         let _ = self.bytes.split_to(COUNT);
         Ok(array)
     }
 
-    pub(crate) fn u8(&mut self, of: &'static str) -> Result<u8, CodecError> {
+    pub fn u8(&mut self, of: &'static str) -> Result<u8, CodecError> {
         Ok(self.array::<1>(of)?[0])
     }
 
-    pub(crate) fn bool(&mut self, of: &'static str) -> Result<bool, CodecError> {
+    pub fn bool(&mut self, of: &'static str) -> Result<bool, CodecError> {
         match self.u8(of)? {
             0 => Ok(false),
             1 => Ok(true),
@@ -81,7 +83,7 @@ impl Reader {
     }
 
     /// Seven bits a byte, lowest first; at most ten bytes.
-    pub(crate) fn varint(&mut self, of: &'static str) -> Result<u64, CodecError> {
+    pub fn varint(&mut self, of: &'static str) -> Result<u64, CodecError> {
         let mut value = 0u64;
         for (at, byte) in self.bytes.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7F);
@@ -101,17 +103,17 @@ impl Reader {
         })
     }
 
-    pub(crate) fn u32(&mut self, of: &'static str) -> Result<u32, CodecError> {
+    pub fn u32(&mut self, of: &'static str) -> Result<u32, CodecError> {
         u32::try_from(self.varint(of)?).map_err(|_| CodecError::Malformed(of))
     }
 
-    pub(crate) fn u16(&mut self, of: &'static str) -> Result<u16, CodecError> {
+    pub fn u16(&mut self, of: &'static str) -> Result<u16, CodecError> {
         u16::try_from(self.varint(of)?).map_err(|_| CodecError::Malformed(of))
     }
 
     /// A number of elements of at least `element_bytes_min` bytes each: more than can follow is refused before anything
     /// is allocated.
-    pub(crate) fn count(&mut self, element_bytes_min: usize, of: &'static str) -> Result<usize, CodecError> {
+    pub fn count(&mut self, element_bytes_min: usize, of: &'static str) -> Result<usize, CodecError> {
         let count = self.varint(of)?;
         let limit = (self.remaining() / element_bytes_min.max(1)) as u64;
         if limit < count {
@@ -121,27 +123,27 @@ impl Reader {
     }
 
     /// Bytes behind their length.
-    pub(crate) fn bytes(&mut self, of: &'static str) -> Result<Bytes, CodecError> {
+    pub fn bytes(&mut self, of: &'static str) -> Result<Bytes, CodecError> {
         let count = self.count(1, of)?;
         self.take(count, of)
     }
 
-    pub(crate) fn lsn(&mut self, of: &'static str) -> Result<Lsn, CodecError> {
+    pub fn lsn(&mut self, of: &'static str) -> Result<Lsn, CodecError> {
         Ok(Lsn::from_raw(self.varint(of)?))
     }
 
-    pub(crate) fn epoch(&mut self, of: &'static str) -> Result<Epoch, CodecError> {
+    pub fn epoch(&mut self, of: &'static str) -> Result<Epoch, CodecError> {
         Ok(Epoch::from_raw(self.varint(of)?))
     }
 
     /// A position `delta` from `base`, as [`Writer::lsn_near`] writes it.
-    pub(crate) fn lsn_near(&mut self, base: Lsn, of: &'static str) -> Result<Lsn, CodecError> {
+    pub fn lsn_near(&mut self, base: Lsn, of: &'static str) -> Result<Lsn, CodecError> {
         let zigzag = self.varint(of)?;
         let delta = (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64);
         Ok(Lsn::from_raw(base.raw().wrapping_add_signed(delta)))
     }
 
-    pub(crate) fn page_key(&mut self, of: &'static str) -> Result<PageKey, CodecError> {
+    pub fn page_key(&mut self, of: &'static str) -> Result<PageKey, CodecError> {
         let relation = RelationKey {
             tablespace: self.u32(of)?,
             database: self.u32(of)?,
@@ -151,7 +153,7 @@ impl Reader {
         Ok(fork.page(self.u32(of)?))
     }
 
-    pub(crate) fn page(&mut self) -> Result<Page, CodecError> {
+    pub fn page(&mut self) -> Result<Page, CodecError> {
         let bytes = self.take(PAGE_BYTES, "page")?;
         Page::from_bytes(&bytes).ok_or(CodecError::Short("page"))
     }
@@ -159,38 +161,39 @@ impl Reader {
 
 /// A message under construction.
 #[derive(Default)]
-pub(crate) struct Writer {
+pub struct Writer {
     bytes: BytesMut,
 }
 
+#[allow(missing_docs, reason = "one function an element, named after it")]
 impl Writer {
-    pub(crate) fn with_capacity(bytes: usize) -> Writer {
+    pub fn with_capacity(bytes: usize) -> Writer {
         Writer {
             bytes: BytesMut::with_capacity(bytes),
         }
     }
 
-    pub(crate) fn finish(self) -> Bytes {
+    pub fn finish(self) -> Bytes {
         self.bytes.freeze()
     }
 
-    pub(crate) fn written(&self) -> &[u8] {
+    pub fn written(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+    pub fn raw(&mut self, bytes: &[u8]) {
         self.bytes.put_slice(bytes);
     }
 
-    pub(crate) fn u8(&mut self, value: u8) {
+    pub fn u8(&mut self, value: u8) {
         self.bytes.put_u8(value);
     }
 
-    pub(crate) fn bool(&mut self, value: bool) {
+    pub fn bool(&mut self, value: bool) {
         self.u8(u8::from(value));
     }
 
-    pub(crate) fn varint(&mut self, mut value: u64) {
+    pub fn varint(&mut self, mut value: u64) {
         while 0x80 <= value {
             self.bytes.put_u8(value as u8 | 0x80);
             value >>= 7;
@@ -198,30 +201,30 @@ impl Writer {
         self.bytes.put_u8(value as u8);
     }
 
-    pub(crate) fn count(&mut self, count: usize) {
+    pub fn count(&mut self, count: usize) {
         self.varint(count as u64);
     }
 
-    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+    pub fn bytes(&mut self, bytes: &[u8]) {
         self.count(bytes.len());
         self.raw(bytes);
     }
 
-    pub(crate) fn lsn(&mut self, lsn: Lsn) {
+    pub fn lsn(&mut self, lsn: Lsn) {
         self.varint(lsn.raw());
     }
 
-    pub(crate) fn epoch(&mut self, epoch: Epoch) {
+    pub fn epoch(&mut self, epoch: Epoch) {
         self.varint(epoch.raw());
     }
 
     /// A position as its distance from `base`, so that neighbours take one or two bytes.
-    pub(crate) fn lsn_near(&mut self, lsn: Lsn, base: Lsn) {
+    pub fn lsn_near(&mut self, lsn: Lsn, base: Lsn) {
         let delta = lsn.raw().wrapping_sub(base.raw()) as i64;
         self.varint((delta << 1) as u64 ^ (delta >> 63) as u64);
     }
 
-    pub(crate) fn page_key(&mut self, key: PageKey) {
+    pub fn page_key(&mut self, key: PageKey) {
         let relation = key.fork.relation;
         for number in [relation.tablespace, relation.database, relation.relation] {
             self.varint(u64::from(number));

@@ -10,7 +10,7 @@ pub mod batch;
 mod batch_codec;
 pub mod broker;
 pub mod catalog;
-mod codec;
+pub mod codec;
 pub mod frame;
 pub mod message;
 mod message_codec;

@@ -62,10 +62,12 @@ pub enum Request {
         members: Vec<Member>,
     },
     /// Promise to refuse everything older than `epoch` from now on, and tell what the segment holds, in one step.
-    /// `above` is the highest position known to be durable on the last opened timeline: flushes above it are listed.
+    /// `path` leads to the last opened timeline, as the volume's record has it: a segment that slept through its opening
+    /// learns of it here. `above` is the highest position known to be durable on it: flushes above it are listed.
     Promise {
         segment: SegmentId,
         epoch: Epoch,
+        path: Path,
         above: Position,
     },
     /// The path of timelines as the record has it now, and the group's members. Sent by the holder of the epoch at first

@@ -20,17 +20,18 @@ const SCAN_CATALOG: u8 = 8;
 const READ_FLUSH_HEADER: u8 = 9;
 const STATUS: u8 = 10;
 
+#[allow(missing_docs, reason = "one function an element, named after it")]
 impl Writer {
-    pub(crate) fn text(&mut self, text: &str) {
+    pub fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
     }
 
-    pub(crate) fn position(&mut self, position: Position) {
+    pub fn position(&mut self, position: Position) {
         self.epoch(position.epoch);
         self.lsn(position.lsn);
     }
 
-    pub(crate) fn path(&mut self, path: &Path) {
+    pub fn path(&mut self, path: &Path) {
         self.count(path.branches().len());
         for branch in path.branches() {
             self.epoch(branch.epoch);
@@ -38,7 +39,7 @@ impl Writer {
         }
     }
 
-    fn members(&mut self, members: &[Member]) {
+    pub fn members(&mut self, members: &[Member]) {
         self.count(members.len());
         for member in members {
             self.raw(&member.segment.bytes());
@@ -50,22 +51,23 @@ impl Writer {
     }
 }
 
+#[allow(missing_docs, reason = "one function an element, named after it")]
 impl Reader {
-    pub(crate) fn text(&mut self, of: &'static str) -> Result<String, CodecError> {
+    pub fn text(&mut self, of: &'static str) -> Result<String, CodecError> {
         let bytes = self.bytes(of)?;
         let text = std::str::from_utf8(&bytes).map_err(|_| CodecError::Malformed(of))?;
         Ok(text.to_owned())
     }
 
-    pub(crate) fn position(&mut self, of: &'static str) -> Result<Position, CodecError> {
+    pub fn position(&mut self, of: &'static str) -> Result<Position, CodecError> {
         Ok(Position::new(self.epoch(of)?, self.lsn(of)?))
     }
 
-    pub(crate) fn segment(&mut self) -> Result<SegmentId, CodecError> {
+    pub fn segment(&mut self) -> Result<SegmentId, CodecError> {
         Ok(SegmentId::from_bytes(self.array("segment")?))
     }
 
-    pub(crate) fn path(&mut self) -> Result<Path, CodecError> {
+    pub fn path(&mut self) -> Result<Path, CodecError> {
         let branches = (0..self.count(3, "path")?)
             .map(|_| {
                 Ok(Branch {
@@ -77,7 +79,7 @@ impl Reader {
         Path::new(branches).map_err(|_| CodecError::Malformed("path"))
     }
 
-    fn members(&mut self) -> Result<Vec<Member>, CodecError> {
+    pub fn members(&mut self) -> Result<Vec<Member>, CodecError> {
         (0..self.count(19, "members")?)
             .map(|_| {
                 Ok(Member {
@@ -182,8 +184,9 @@ impl Request {
                 out.path(path);
                 out.members(members);
             }
-            Request::Promise { epoch, above, .. } => {
+            Request::Promise { epoch, path, above, .. } => {
                 out.epoch(*epoch);
+                out.path(path);
                 out.position(*above);
             }
             Request::Install {
@@ -293,6 +296,7 @@ impl Request {
             PROMISE => Request::Promise {
                 segment,
                 epoch: input.epoch("epoch")?,
+                path: input.path()?,
                 above: input.position("position")?,
             },
             INSTALL => Request::Install {

@@ -60,7 +60,12 @@ fn request() -> impl Strategy<Value = Request> {
                 members,
             }
         ),
-        (segment(), epoch(), position()).prop_map(|(segment, epoch, above)| Request::Promise { segment, epoch, above }),
+        (segment(), epoch(), path(), position()).prop_map(|(segment, epoch, path, above)| Request::Promise {
+            segment,
+            epoch,
+            path,
+            above
+        }),
         (segment(), epoch(), path(), members()).prop_map(|(segment, epoch, path, members)| Request::Install {
             segment,
             epoch,

@@ -1,0 +1,158 @@
+//! How the batches that a segment holds hang together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use timeline::Path;
+use units::{GroupId, Lsn, Position};
+use wire_format::Batch;
+use wire_format::message::HeldFlush;
+
+/// What a segment remembers of a batch: its name, its predecessor, and what its flush header says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The batch's name: where its flush ends.
+    pub end: Position,
+    /// The group's batch before it.
+    pub previous: Position,
+    /// How far the durable LSN may go with it; its own end outside group 0.
+    pub boundary: Lsn,
+    /// The groups that take part in the flush; empty outside group 0.
+    pub groups: Vec<GroupId>,
+}
+
+impl Link {
+    /// The link of a batch.
+    pub fn of(batch: &Batch) -> Link {
+        Link {
+            end: batch.position(),
+            previous: batch.previous,
+            boundary: batch.header.as_ref().map_or(batch.end, |header| header.boundary),
+            groups: batch.header.as_ref().map_or(Vec::new(), |header| header.groups.clone()),
+        }
+    }
+}
+
+/// Durable batches whose links are always kept: enough for the last page of the log, since a flush is at least one
+/// record's header long.
+const LINKS_KEPT: usize = 512;
+
+/// The links, by name and by predecessor. Bounded by the journal: what is recycled there is forgotten here.
+#[derive(Default, Debug)]
+pub(crate) struct Chain {
+    links: BTreeMap<Position, Link>,
+    /// (predecessor, name): two reigns may both continue one batch.
+    after: BTreeSet<(Position, Position)>,
+    /// Batches visible at or below this are no longer known by name.
+    forgotten: Position,
+}
+
+impl Chain {
+    /// A chain whose batches at or below `forgotten` are complete, but no longer known by name.
+    pub(crate) fn starting_at(forgotten: Position) -> Chain {
+        Chain {
+            forgotten,
+            ..Chain::default()
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    pub(crate) fn get(&self, end: Position) -> Option<&Link> {
+        self.links.get(&end)
+    }
+
+    pub(crate) fn insert(&mut self, link: Link) {
+        self.after.insert((link.previous, link.end));
+        self.links.insert(link.end, link);
+    }
+
+    pub(crate) fn forgotten(&self) -> Position {
+        self.forgotten
+    }
+
+    /// Whether a batch of this name may have been held and forgotten.
+    pub(crate) fn forgot(&self, end: Position) -> bool {
+        end.epoch <= self.forgotten.epoch && end.lsn <= self.forgotten.lsn
+    }
+
+    /// The last batch at or before `from` on its chain that the path sees.
+    pub(crate) fn back_to_visible(&self, mut from: Position, path: &Path) -> Position {
+        while from != Position::ZERO && !path.sees(from) {
+            from = match self.links.get(&from) {
+                Some(link) => link.previous,
+                // Only what is durable is forgotten, and no branch lies below what is durable.
+                None => return path.start(),
+            };
+        }
+        from
+    }
+
+    /// As far as visible batches follow `from` without a hole.
+    pub(crate) fn forward_from(&self, mut from: Position, path: &Path) -> Position {
+        while let Some(next) = self.next(from, path) {
+            from = next;
+        }
+        from
+    }
+
+    fn next(&self, from: Position, path: &Path) -> Option<Position> {
+        let from_here = (from, Position::ZERO)..;
+        let candidates = self.after.range(from_here).take_while(|(before, _)| *before == from);
+        candidates.map(|(_, end)| *end).find(|end| path.sees(*end))
+    }
+
+    /// Whether something visible is held that lies beyond `complete`.
+    pub(crate) fn beyond(&self, complete: Position, path: &Path) -> bool {
+        self.links
+            .range((std::ops::Bound::Excluded(complete), std::ops::Bound::Unbounded))
+            .any(|(end, _)| path.sees(*end) && complete.lsn < end.lsn)
+    }
+
+    /// Every batch that is not known to lie at or below `known`, oldest first.
+    pub(crate) fn held_above(&self, known: Position) -> Vec<HeldFlush> {
+        let above = |link: &&Link| known.epoch < link.end.epoch || (known.epoch == link.end.epoch && known < link.end);
+        let flush = |link: &Link| HeldFlush {
+            end: link.end,
+            previous: link.previous,
+            boundary: link.boundary,
+            groups: link.groups.clone(),
+        };
+        self.links.values().filter(above).map(flush).collect()
+    }
+
+    /// Names of visible batches that end after `after` and at or before `through`, oldest first, at most `most`.
+    pub(crate) fn visible_between(
+        &self,
+        path: &Path,
+        after: Position,
+        through: Position,
+        most: usize,
+    ) -> Vec<Position> {
+        let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Included(through));
+        if through <= after {
+            return Vec::new();
+        }
+        let visible = self.links.range(range).map(|(end, _)| *end);
+        let visible = visible.filter(|end| path.sees(*end) && after.lsn < end.lsn);
+        visible.take(most).collect()
+    }
+
+    /// Forgets batches at or below `bound`, but for the newest [`LINKS_KEPT`] of them: the end of the log can always be
+    /// fetched. Answers with the last forgotten batch on the path, up to which the segment is complete without them.
+    pub(crate) fn forget(&mut self, bound: Position, path: &Path) -> Position {
+        let old = |end: &&Position| end.lsn <= bound.lsn && end.epoch <= bound.epoch;
+        let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
+        let gone = &gone[..gone.len().saturating_sub(LINKS_KEPT)];
+        if let Some(last) = gone.iter().rev().find(|end| path.sees(**end)) {
+            self.forgotten = *last;
+        }
+        for end in gone.iter().filter(|end| end.lsn <= self.forgotten.lsn) {
+            if let Some(link) = self.links.remove(end) {
+                self.after.remove(&(link.previous, *end));
+            }
+        }
+        self.forgotten
+    }
+}

@@ -1,0 +1,528 @@
+//! One of the six copies of a protection group: what it accepts, promises, acknowledges and serves.
+//!
+//! [`Segment`] is a state machine without I/O. Its shell (`storage-node`, `sim`) carries out the [`Effect`]s in order and
+//! keeps one rule: nothing that a step answers with [`Effect::Answer`] leaves before everything that this and earlier
+//! steps journaled is synced. The bytes of the log live in the page store; here is only how batches hang together.
+//!
+//! Invariants (DESIGN §4.8, `notes/protocol.md`):
+//! - A promise is journaled in the same step that answers it, and everything of an older epoch is refused from then on.
+//! - Links, completeness and durable positions are (epoch, LSN): batches of two reigns at one LSN never stand for each
+//!   other.
+//! - The complete position moves over contiguous, visible batches only. It goes back only when a new timeline leaves the
+//!   old one below it.
+//! - A segment that lost something it acknowledged gives data, but neither votes nor acknowledges.
+
+mod catch_up;
+mod chain;
+mod reads;
+mod state;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use timeline::Path;
+use units::{Epoch, GroupId, Lsn, PageKey, Position, SegmentId, VolumeId};
+use wire_format::message::{Member, Promised, Refusal, Request, Response};
+use wire_format::{CatalogKey, EncodedBatch};
+
+use catch_up::CatchUp;
+use chain::Chain;
+pub use chain::Link;
+pub use state::{SegmentState, StateError};
+
+/// What the shell has to do, in this order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Journal the segment's state; it replaces the one before.
+    KeepState(Bytes),
+    /// Journal this batch.
+    KeepBatch(EncodedBatch),
+    /// Answer the request of this step, once everything journaled so far is synced.
+    Answer(Response),
+    /// Carry out this read, for the request of this step.
+    Read(Read),
+    /// Ask a peer; its answer comes back through [`Segment::fetched`].
+    Fetch {
+        /// Who is asked.
+        peer: Member,
+        /// What.
+        request: Request,
+    },
+}
+
+/// A read that was found permissible: every version it needs is here.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Read {
+    /// Pages of one fork, as of a read point.
+    Pages {
+        /// The history to read along.
+        path: Path,
+        /// As of where.
+        read_point: Lsn,
+        /// The first page.
+        first: PageKey,
+        /// How many.
+        count: u32,
+    },
+    /// Catalog entries, as of a read point.
+    Catalog {
+        /// The history to read along.
+        path: Path,
+        /// As of where.
+        read_point: Lsn,
+        /// Only keys after this one.
+        after: Option<CatalogKey>,
+        /// At most so many.
+        entries_max: u32,
+    },
+    /// The header of the last flush at or below a position.
+    FlushHeader {
+        /// The history to look along.
+        path: Path,
+        /// The position.
+        at: Lsn,
+    },
+    /// These batches, oldest first, up to about so many bytes, at least one.
+    Batches {
+        /// Their names.
+        positions: Vec<Position>,
+        /// The limit.
+        bytes_max: u32,
+    },
+}
+
+/// Where a segment stands on its timeline: what the page store may fold, collect and recycle.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Horizon {
+    /// The installed path of timelines.
+    pub path: Path,
+    /// Announced as durable: nothing above is folded.
+    pub durable: Position,
+    /// The granted floor: older versions may be collapsed.
+    pub floor: Position,
+    /// Every copy is complete up to here: no peer asks for batches below.
+    pub all_complete: Position,
+}
+
+/// One copy of one protection group.
+#[derive(Debug)]
+pub struct Segment {
+    state: SegmentState,
+    chain: Chain,
+    /// Over everything received in order; answers that carry it leave after the sync.
+    complete: Position,
+    /// The part of it that is synced: what reads may rely on.
+    readable: Position,
+    vouches: bool,
+    catch_up: CatchUp,
+}
+
+impl Segment {
+    /// A new segment, born with its creator's epoch as promise. The effects journal its state.
+    pub fn create(request: &Request, effects: &mut Vec<Effect>) -> Result<Segment, Refusal> {
+        let Request::CreateSegment {
+            volume,
+            group,
+            segment,
+            epoch,
+            path,
+            members,
+        } = request
+        else {
+            return Err(malformed("not a request for a new segment"));
+        };
+        if path.epoch() != *epoch {
+            return Err(malformed("the path does not end with the creator's epoch"));
+        }
+        let state = SegmentState {
+            volume: *volume,
+            group: *group,
+            segment: *segment,
+            promised: *epoch,
+            path: path.clone(),
+            members: members.clone(),
+            complete: path.start(),
+            durable: path.start(),
+            floor: Position::ZERO,
+            all_complete: Position::ZERO,
+        };
+        effects.push(Effect::KeepState(state.encode()));
+        effects.push(Effect::Answer(Response::SegmentCreated));
+        Ok(Segment::recover(state, Vec::new(), true))
+    }
+
+    /// The segment as it was left: its last journaled state, and the batches that the journal still holds. `vouches` is
+    /// false if anything that it may have acknowledged is damaged or lost.
+    pub fn recover(state: SegmentState, held: Vec<Link>, vouches: bool) -> Segment {
+        let mut segment = Segment {
+            complete: state.complete,
+            readable: state.complete,
+            chain: Chain::starting_at(state.complete),
+            catch_up: CatchUp::default(),
+            vouches,
+            state,
+        };
+        for link in held {
+            segment.chain.insert(link);
+        }
+        segment.settle();
+        segment.readable = segment.complete;
+        segment
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> SegmentId {
+        self.state.segment
+    }
+
+    /// Its volume.
+    pub fn volume(&self) -> VolumeId {
+        self.state.volume
+    }
+
+    /// Its group.
+    pub fn group(&self) -> GroupId {
+        self.state.group
+    }
+
+    /// What it promised.
+    pub fn promised(&self) -> Epoch {
+        self.state.promised
+    }
+
+    /// Up to where it holds everything of its group, as far as journaled in order.
+    pub fn complete(&self) -> Position {
+        self.complete
+    }
+
+    /// Whether it vouches for everything it ever acknowledged.
+    pub fn vouches(&self) -> bool {
+        self.vouches
+    }
+
+    /// Number of batches whose links are held in memory.
+    pub fn links_held(&self) -> usize {
+        self.chain.len()
+    }
+
+    /// What the page store needs to know.
+    pub fn horizon(&self) -> Horizon {
+        Horizon {
+            path: self.state.path.clone(),
+            durable: self.durable_here(),
+            floor: self.state.floor,
+            all_complete: self.state.all_complete,
+        }
+    }
+
+    /// The shell synced everything journaled so far: reads may rely on it.
+    pub fn synced(&mut self) {
+        self.readable = self.complete;
+    }
+
+    /// The journal can no longer be trusted with what this segment acknowledged.
+    pub fn damaged(&mut self) {
+        self.vouches = false;
+    }
+
+    /// Takes one request of the volume's holder, an opener or a peer. Exactly one effect answers it: an
+    /// [`Effect::Answer`] or an [`Effect::Read`].
+    pub fn request(&mut self, request: &Request, effects: &mut Vec<Effect>) {
+        let answer = match request {
+            Request::CreateSegment { volume, group, .. } => self.create_again(*volume, *group).map(Effect::Answer),
+            Request::Promise { epoch, path, above, .. } => {
+                self.promise(*epoch, path, *above, effects).map(Effect::Answer)
+            }
+            Request::Install {
+                epoch, path, members, ..
+            } => self.install(*epoch, path, members, effects).map(Effect::Answer),
+            Request::Append {
+                epoch, durable, batch, ..
+            } => self.append(*epoch, *durable, batch, effects).map(Effect::Answer),
+            Request::Announce {
+                epoch,
+                durable,
+                floor,
+                all_complete,
+                ..
+            } => self
+                .announce(*epoch, *durable, *floor, *all_complete)
+                .map(Effect::Answer),
+            Request::FetchBatches { .. }
+            | Request::ReadPages { .. }
+            | Request::ScanCatalog { .. }
+            | Request::ReadFlushHeader { .. } => self.permit(request).map(Effect::Read),
+            Request::Status => Err(malformed("a question to the node, not to a segment")),
+        };
+        effects.push(answer.unwrap_or_else(|refusal| Effect::Answer(Response::Refused(refusal))));
+    }
+
+    fn create_again(&self, volume: VolumeId, group: GroupId) -> Result<Response, Refusal> {
+        if (volume, group) != (self.state.volume, self.state.group) {
+            return Err(malformed(
+                "a segment of this identity belongs to another volume or group",
+            ));
+        }
+        Ok(Response::SegmentCreated)
+    }
+
+    fn refuse_older(&self, epoch: Epoch) -> Result<(), Refusal> {
+        if epoch < self.state.promised {
+            return Err(Refusal::StaleEpoch {
+                asked: epoch,
+                promised: self.state.promised,
+            });
+        }
+        Ok(())
+    }
+
+    /// Only the installed reign appends and announces; a promise alone is not enough (DESIGN §4.4, step 6).
+    fn require_reign(&self, epoch: Epoch) -> Result<(), Refusal> {
+        self.refuse_older(epoch)?;
+        if self.state.path.epoch() != epoch {
+            return Err(Refusal::UnknownTimeline { epoch });
+        }
+        Ok(())
+    }
+
+    /// Promise and answer are one step (protocol.md, holes 4 and 6).
+    fn promise(
+        &mut self,
+        epoch: Epoch,
+        path: &Path,
+        above: Position,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Response, Refusal> {
+        self.refuse_older(epoch)?;
+        if epoch <= path.epoch() {
+            return Err(malformed("the last opened timeline is not older than its opener"));
+        }
+        let slept = self.state.path.epoch() < path.epoch();
+        if slept {
+            self.state.path = path.clone();
+            self.settle();
+        }
+        if slept || self.state.promised < epoch {
+            self.state.promised = epoch;
+            effects.push(Effect::KeepState(self.state.encode()));
+        }
+        // What is known to be durable needs no listing: no candidate lies below it.
+        let known = if self.state.path.sees(above) && above.lsn < self.durable_here().lsn {
+            self.durable_here()
+        } else {
+            above
+        };
+        Ok(Response::Promised(Promised {
+            segment: self.state.segment,
+            epoch,
+            vouches: self.vouches,
+            path: self.state.path.clone(),
+            complete: self.complete,
+            durable: self.durable_here(),
+            held: self.chain.held_above(known),
+        }))
+    }
+
+    fn install(
+        &mut self,
+        epoch: Epoch,
+        path: &Path,
+        members: &[Member],
+        effects: &mut Vec<Effect>,
+    ) -> Result<Response, Refusal> {
+        self.refuse_older(epoch)?;
+        if path.epoch() != epoch {
+            return Err(malformed("the path does not end with the sender's epoch"));
+        }
+        let changed = self.state.promised != epoch || self.state.path != *path || self.state.members != members;
+        if changed {
+            self.state.promised = epoch;
+            self.state.path = path.clone();
+            self.state.members = members.to_vec();
+            self.settle();
+            effects.push(Effect::KeepState(self.state.encode()));
+        }
+        Ok(Response::Installed {
+            segment: self.state.segment,
+            complete: self.complete,
+        })
+    }
+
+    fn append(
+        &mut self,
+        epoch: Epoch,
+        durable: Position,
+        batch: &EncodedBatch,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Response, Refusal> {
+        let reign = batch.batch().epoch;
+        if reign == epoch {
+            self.require_reign(epoch)?;
+            self.hear_durable(durable);
+        } else {
+            // A copy of an older reign's batch: the opener that was promised brings it, before its own reign begins.
+            self.refuse_older(epoch)?;
+            if epoch < reign {
+                return Err(malformed("a batch of a later reign than its sender's"));
+            }
+            if self.state.promised < epoch {
+                return Err(Refusal::UnknownTimeline { epoch });
+            }
+        }
+        self.take(batch, effects)?;
+        Ok(Response::Appended {
+            segment: self.state.segment,
+            epoch,
+            complete: self.acknowledged(),
+        })
+    }
+
+    fn announce(
+        &mut self,
+        epoch: Epoch,
+        durable: Position,
+        floor: Position,
+        all_complete: Position,
+    ) -> Result<Response, Refusal> {
+        self.require_reign(epoch)?;
+        self.hear_durable(durable);
+        for (known, heard) in [
+            (&mut self.state.floor, floor),
+            (&mut self.state.all_complete, all_complete),
+        ] {
+            if self.state.path.sees(heard) && known.lsn < heard.lsn {
+                *known = heard;
+            }
+        }
+        Ok(Response::Announced {
+            segment: self.state.segment,
+            complete: self.acknowledged(),
+        })
+    }
+
+    /// Keeps a batch, in whatever order it comes.
+    fn take(&mut self, batch: &EncodedBatch, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let link = Link::of(batch.batch());
+        if (batch.batch().volume, batch.batch().group) != (self.state.volume, self.state.group) {
+            return Err(malformed("a batch of another volume or group"));
+        }
+        match self.chain.get(link.end) {
+            Some(held) if *held == link => return Ok(()),
+            // One epoch is one stream of bytes (protocol.md, hole 11).
+            Some(_) => return Err(malformed("another batch of the same name is held")),
+            None if self.chain.forgot(link.end) => return Ok(()),
+            None => {}
+        }
+        self.chain.insert(link);
+        effects.push(Effect::KeepBatch(batch.clone()));
+        self.settle();
+        Ok(())
+    }
+
+    fn hear_durable(&mut self, durable: Position) {
+        if self.state.path.sees(durable) && self.durable_here().lsn < durable.lsn {
+            self.state.durable = durable;
+        }
+    }
+
+    /// The durable position as far as it lies on the installed path.
+    fn durable_here(&self) -> Position {
+        if self.state.path.sees(self.state.durable) || self.state.durable == Position::ZERO {
+            self.state.durable
+        } else {
+            self.state.path.start()
+        }
+    }
+
+    /// What a vote may be counted for: a damaged copy acknowledges nothing.
+    fn acknowledged(&self) -> Position {
+        if self.vouches { self.complete } else { Position::ZERO }
+    }
+
+    /// The complete position along the installed path: back to what the path sees, then forward over what is held.
+    fn settle(&mut self) {
+        let path = &self.state.path;
+        self.complete = self.chain.back_to_visible(self.complete, path);
+        if self.vouches {
+            self.complete = self.chain.forward_from(self.complete, path);
+        }
+    }
+
+    /// Forgets the links of batches up to `through`: the journal may recycle them, no peer will ask for them. What is not
+    /// complete, synced and durable stays, and so does the end of the log. Answers with how far links are forgotten; the
+    /// effect journals that the segment is complete without them.
+    pub fn forget(&mut self, through: Position, effects: &mut Vec<Effect>) -> Position {
+        let bounds = [through, self.readable, self.durable_here()];
+        let bound = bounds
+            .into_iter()
+            .min_by_key(|position| position.lsn)
+            .expect("there are three");
+        let before = self.chain.forgotten();
+        if self.state.path.sees(bound) && before.lsn < bound.lsn {
+            self.state.complete = self.chain.forget(bound, &self.state.path);
+            if before != self.state.complete {
+                effects.push(Effect::KeepState(self.state.encode()));
+            }
+        }
+        self.chain.forgotten()
+    }
+
+    /// The state as it would be journaled now.
+    pub fn state(&self) -> Bytes {
+        self.state.encode()
+    }
+
+    /// Time passes: `now` on any clock that only goes forward. Asks a peer if something is missing.
+    pub fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        let behind = self.complete.lsn < self.durable_here().lsn || self.chain.beyond(self.complete, &self.state.path);
+        if !behind || !self.vouches {
+            self.catch_up.idle();
+            return;
+        }
+        let Some(peer) = self.catch_up.next_peer(now, &self.state.members, self.state.segment) else {
+            return;
+        };
+        let request = Request::FetchBatches {
+            segment: peer.segment,
+            path: self.state.path.clone(),
+            after: self.complete,
+            through: Position::new(self.state.path.epoch(), Lsn::MAX),
+            bytes_max: catch_up::FETCH_BYTES_MAX,
+        };
+        effects.push(Effect::Fetch {
+            peer: peer.clone(),
+            request,
+        });
+    }
+
+    /// What a peer answered; `None`: nothing came. A filled hole keeps the epoch that it was first written in.
+    pub fn fetched(
+        &mut self,
+        now: Duration,
+        response: Option<Response>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let before = self.complete;
+        let outcome = match response {
+            Some(Response::Batches(batches)) => batches.iter().try_for_each(|batch| {
+                if self.state.path.sees(batch.batch().position()) {
+                    self.take(batch, effects)
+                } else {
+                    Ok(())
+                }
+            }),
+            Some(Response::Refused(refusal)) => Err(refusal),
+            Some(_) => Err(malformed("a peer's answer to another question")),
+            None => Ok(()),
+        };
+        self.catch_up.answered(now, before != self.complete);
+        outcome
+    }
+}
+
+fn malformed(what: &str) -> Refusal {
+    Refusal::Malformed { what: what.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

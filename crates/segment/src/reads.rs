@@ -1,0 +1,114 @@
+//! Which reads a segment permits: only those for which every version that may be needed is here.
+
+use timeline::Path;
+use units::{Epoch, Lsn, Position};
+use wire_format::message::{Refusal, Request};
+
+use crate::{Read, Segment};
+
+/// Pages, entries and batches of one answer, at most.
+const PAGES_MAX: u32 = 256;
+const ENTRIES_MAX: u32 = 10_000;
+const BATCHES_MAX: usize = 4096;
+
+impl Segment {
+    /// The read behind a request, or why not. A segment that is not complete enough refuses; it never guesses.
+    pub(crate) fn permit(&self, request: &Request) -> Result<Read, Refusal> {
+        match request {
+            Request::ReadPages {
+                epoch,
+                read_point,
+                needed,
+                first,
+                count,
+                ..
+            } => Ok(Read::Pages {
+                path: self.permit_read(*epoch, *read_point, *needed)?,
+                read_point: *read_point,
+                first: *first,
+                count: (*count).clamp(1, PAGES_MAX),
+            }),
+            Request::ScanCatalog {
+                epoch,
+                read_point,
+                needed,
+                after,
+                entries_max,
+                ..
+            } => Ok(Read::Catalog {
+                path: self.permit_read(*epoch, *read_point, *needed)?,
+                read_point: *read_point,
+                after: after.clone(),
+                entries_max: (*entries_max).clamp(1, ENTRIES_MAX),
+            }),
+            Request::ReadFlushHeader { epoch, at, .. } => {
+                let path = self.path_of(*epoch)?;
+                let complete = self.complete_on(&path);
+                if complete.lsn < *at {
+                    let needed = Position::new(*epoch, *at);
+                    return Err(Refusal::NotComplete { complete, needed });
+                }
+                Ok(Read::FlushHeader { path, at: *at })
+            }
+            Request::FetchBatches {
+                path,
+                after,
+                through,
+                bytes_max,
+                ..
+            } => {
+                if after.lsn < self.chain.forgotten().lsn {
+                    return Err(Refusal::LogCollected {
+                        oldest: self.chain.forgotten(),
+                    });
+                }
+                Ok(Read::Batches {
+                    positions: self.chain.visible_between(path, *after, *through, BATCHES_MAX),
+                    bytes_max: *bytes_max,
+                })
+            }
+            _ => Err(crate::malformed("not a read")),
+        }
+    }
+
+    fn permit_read(&self, epoch: Epoch, read_point: Lsn, needed: Position) -> Result<Path, Refusal> {
+        if !self.vouches {
+            return Err(Refusal::Damaged {
+                what: "something it acknowledged is lost or damaged".to_owned(),
+            });
+        }
+        let path = self.path_of(epoch)?;
+        if needed != Position::ZERO && !path.sees(needed) {
+            return Err(Refusal::UnknownTimeline { epoch: needed.epoch });
+        }
+        let complete = self.complete_on(&path);
+        if complete.lsn < needed.lsn {
+            return Err(Refusal::NotComplete { complete, needed });
+        }
+        if read_point < self.state.floor.lsn {
+            return Err(Refusal::BelowFloor {
+                read_point,
+                floor: self.state.floor,
+            });
+        }
+        Ok(path)
+    }
+
+    /// The history of one reign. A reign that is over may read until its successor is installed, no longer.
+    fn path_of(&self, epoch: Epoch) -> Result<Path, Refusal> {
+        let installed = self.state.path.epoch();
+        if epoch < installed {
+            return Err(Refusal::StaleEpoch {
+                asked: epoch,
+                promised: installed,
+            });
+        }
+        self.state.path.up_to(epoch).ok_or(Refusal::UnknownTimeline { epoch })
+    }
+
+    /// What is synced and complete, as far as this history goes.
+    fn complete_on(&self, path: &Path) -> Position {
+        let complete = self.chain.back_to_visible(self.readable, path);
+        complete.min(self.complete)
+    }
+}
