@@ -1,0 +1,242 @@
+//! One connection to a storage node, kept up for as long as the reign lasts.
+//!
+//! A link reconnects by itself, with a pause that grows. It never resends: whoever used it hears `Disconnected` and
+//! decides.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use wire_format::message::Hello;
+use wire_format::{Request, Response};
+
+use crate::handshake::{greet, request_frame, take_response};
+
+/// Messages waiting to be written to one node; a link that cannot keep up is cut and starts over.
+const QUEUE_MESSAGES_MAX: usize = 4096;
+/// The first pause after a connection failed; doubles up to [`RECONNECT_PAUSE_MAX`].
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a connection and its handshake may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Bytes read from the socket at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// What a link tells its owner.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// Connected, and the handshake is done.
+    Connected,
+    /// The connection is gone, and with it everything unanswered.
+    Disconnected,
+    /// An answer to a message that was posted.
+    Response(Response),
+}
+
+/// Why a call got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Not connected, or the connection broke before the answer came.
+    #[error("the storage node is not connected")]
+    Disconnected,
+}
+
+enum Outgoing {
+    Call {
+        request: Box<Request>,
+        reply: oneshot::Sender<Response>,
+    },
+    Post {
+        frame: [Bytes; 2],
+    },
+}
+
+/// A handle to the link. Dropping the last one closes it.
+#[derive(Clone)]
+pub struct NodeLink {
+    outgoing: mpsc::Sender<Outgoing>,
+    connected: Rc<Cell<bool>>,
+    in_flight: Rc<Cell<usize>>,
+}
+
+/// Number of frames that expect no answer of their own.
+const POSTED: u64 = 0;
+
+impl NodeLink {
+    /// Starts a link to `address`; `on_event` hears what happens to it and what is answered to posted messages.
+    pub fn start(
+        address: String,
+        hello: Hello,
+        bytes_sent: Rc<Cell<u64>>,
+        on_event: impl Fn(LinkEvent) + 'static,
+    ) -> NodeLink {
+        let (outgoing, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
+        let connected = Rc::new(Cell::new(false));
+        let link = NodeLink {
+            outgoing,
+            connected: connected.clone(),
+            in_flight: Rc::default(),
+        };
+        let task = LinkTask {
+            address,
+            hello,
+            queue,
+            connected,
+            bytes_sent,
+            on_event: Box::new(on_event),
+        };
+        tokio::task::spawn_local(task.run());
+        link
+    }
+
+    /// Whether messages can be sent right now.
+    pub fn is_connected(&self) -> bool {
+        self.connected.get()
+    }
+
+    /// Calls that wait for their answer.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.get()
+    }
+
+    /// Asks, and waits for the answer.
+    pub async fn call(&self, request: Request) -> Result<Response, CallError> {
+        if !self.connected.get() {
+            return Err(CallError::Disconnected);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.in_flight.set(self.in_flight.get() + 1);
+        let sent = self
+            .outgoing
+            .send(Outgoing::Call {
+                request: Box::new(request),
+                reply,
+            })
+            .await;
+        let answered = match sent {
+            Ok(()) => answer.await.map_err(|_| CallError::Disconnected),
+            Err(_) => Err(CallError::Disconnected),
+        };
+        self.in_flight.set(self.in_flight.get() - 1);
+        answered
+    }
+
+    /// Sends an encoded message whose answer comes as an event. `false`: it was not taken; the link is down or will be.
+    pub fn post(&self, frame: [Bytes; 2]) -> bool {
+        self.connected.get() && self.outgoing.try_send(Outgoing::Post { frame }).is_ok()
+    }
+}
+
+struct LinkTask {
+    address: String,
+    hello: Hello,
+    queue: mpsc::Receiver<Outgoing>,
+    connected: Rc<Cell<bool>>,
+    bytes_sent: Rc<Cell<u64>>,
+    on_event: Box<dyn Fn(LinkEvent)>,
+}
+
+type Waiting = Rc<RefCell<BTreeMap<u64, oneshot::Sender<Response>>>>;
+
+impl LinkTask {
+    async fn run(mut self) {
+        let mut pause = RECONNECT_PAUSE_MIN;
+        while !self.queue.is_closed() {
+            match tokio::time::timeout(CONNECT_LIMIT, self.connect()).await {
+                Ok(Ok(stream)) => {
+                    pause = RECONNECT_PAUSE_MIN;
+                    self.connected.set(true);
+                    (self.on_event)(LinkEvent::Connected);
+                    let ended = self.exchange(stream).await;
+                    self.connected.set(false);
+                    // What was queued for the broken connection must not reach the next one out of order.
+                    while self.queue.try_recv().is_ok() {}
+                    (self.on_event)(LinkEvent::Disconnected);
+                    match ended {
+                        Ok(()) => return,
+                        Err(error) => tracing::info!(node = %self.address, %error, "node.disconnect"),
+                    }
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::error!(node = %self.address, %error, "node.refuse");
+                    pause = RECONNECT_PAUSE_MAX;
+                }
+                Ok(Err(error)) => tracing::debug!(node = %self.address, %error, "node.connect"),
+                Err(_) => tracing::debug!(node = %self.address, "node.connect: no answer in time"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(RECONNECT_PAUSE_MAX);
+        }
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        greet(&mut stream, &self.hello).await?;
+        Ok(stream)
+    }
+
+    /// Until the connection breaks (an error) or the last handle is dropped (`Ok`).
+    async fn exchange(&mut self, stream: TcpStream) -> io::Result<()> {
+        let (mut reader, mut writer) = stream.into_split();
+        let waiting: Waiting = Rc::default();
+        let on_event = &self.on_event;
+        let reading = async {
+            let mut buffer = BytesMut::with_capacity(READ_BYTES);
+            loop {
+                while let Some((number, response)) = take_response(&mut buffer)? {
+                    match waiting.borrow_mut().remove(&number) {
+                        // A caller that gave up has dropped its receiver; its answer is of no use to anyone.
+                        Some(reply) => drop(reply.send(response)),
+                        None => on_event(LinkEvent::Response(response)),
+                    }
+                }
+                buffer.reserve(READ_BYTES);
+                if reader.read_buf(&mut buffer).await? == 0 {
+                    return Err::<(), _>(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+            }
+        };
+        let queue = &mut self.queue;
+        let bytes_sent = &self.bytes_sent;
+        let writing = async {
+            let mut number = POSTED;
+            let mut out: Vec<u8> = Vec::with_capacity(READ_BYTES);
+            while let Some(first) = queue.recv().await {
+                let mut next = Some(first);
+                while let Some(message) = next {
+                    match message {
+                        Outgoing::Call { request, reply } => {
+                            number += 1;
+                            waiting.borrow_mut().insert(number, reply);
+                            for part in request_frame(number, &request) {
+                                out.extend_from_slice(&part);
+                            }
+                        }
+                        Outgoing::Post { frame } => frame.iter().for_each(|part| out.extend_from_slice(part)),
+                    }
+                    next = if out.len() < READ_BYTES {
+                        queue.try_recv().ok()
+                    } else {
+                        None
+                    };
+                }
+                writer.write_all(&out).await?;
+                bytes_sent.set(bytes_sent.get() + out.len() as u64);
+                out.clear();
+                out.shrink_to(4 * READ_BYTES);
+            }
+            Ok(())
+        };
+        tokio::select! {
+            ended = reading => ended,
+            ended = writing => ended,
+        }
+    }
+}
