@@ -15,6 +15,15 @@ pub enum CatalogKey {
 }
 
 impl CatalogKey {
+    /// Not above any key.
+    pub const FIRST: CatalogKey = CatalogKey::ForkBlocks(ForkKey {
+        relation: RelationKey {
+            tablespace: 0,
+            database: 0,
+            relation: 0,
+        },
+        fork: 0,
+    });
     /// The longest name of a blob, in bytes.
     pub const NAME_BYTES_MAX: usize = 200;
     const FORK_BLOCKS: u8 = 1;

@@ -1,0 +1,35 @@
+//! The limits of a store.
+
+/// How much memory and disk a store uses. Every limit holds for the whole node, not for each segment.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Bytes of log in memory tables before one is written out as a layer.
+    pub table_bytes_max: usize,
+    /// Bytes of layer blocks kept decoded for reads.
+    pub cache_bytes_max: usize,
+    /// Bytes of one journal file before the next is begun.
+    pub journal_file_bytes: u64,
+    /// Bytes of journal kept for peers that are behind; beyond it they need a whole copy.
+    pub journal_retained_bytes_max: u64,
+    /// Deltas of one page that a read applies before they are folded into an image.
+    pub chain_deltas_max: usize,
+    /// Bytes of deltas of one page before they are folded into an image.
+    pub chain_bytes_max: usize,
+    /// Layers of about the same size before they are merged into one.
+    pub merge_layers: usize,
+}
+
+impl Default for StoreConfig {
+    /// About 100 MiB of memory, most of it cache and tables.
+    fn default() -> StoreConfig {
+        StoreConfig {
+            table_bytes_max: 24 << 20,
+            cache_bytes_max: 32 << 20,
+            journal_file_bytes: 32 << 20,
+            journal_retained_bytes_max: 512 << 20,
+            chain_deltas_max: 32,
+            chain_bytes_max: 16 << 10,
+            merge_layers: 4,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The journal: what makes an acknowledgement true.
+//!
+//! One sequence of bytes over many files, each named by the offset at which it starts. Every entry says up to which offset
+//! the journal was synced before it was written, so that recovery tells rot (below a synced offset) from a torn tail. A new
+//! file begins with the newest state of every segment, so that files before it can go. Layout: `docs/formats/journal.md`.
+
+use std::collections::BTreeMap;
+use std::io as std_io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use io::Disk;
+use units::{Lsn, Position, SegmentId};
+use wire_format::EncodedBatch;
+
+use crate::config::StoreConfig;
+
+/// The folder of its files.
+pub(crate) const FOLDER: &str = "journal";
+/// What an entry begins with; also what recovery looks for behind a damaged one.
+pub(crate) const ENTRY_MAGIC: u32 = 0xB04E_A115;
+/// magic, length, checksum, synced offset, kind, segment.
+pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 1 + 16;
+/// The longest entry that recovery believes in.
+pub(crate) const ENTRY_BYTES_MAX: usize = 80 << 20;
+pub(crate) const KIND_STATE: u8 = 1;
+pub(crate) const KIND_BATCH: u8 = 2;
+
+/// One thing to journal.
+#[derive(Clone, Debug)]
+pub enum JournalEntry {
+    /// A segment's state, opaque here. It replaces the one before.
+    State {
+        /// Whose.
+        segment: SegmentId,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// A batch of the log.
+    Batch {
+        /// The segment that keeps it.
+        segment: SegmentId,
+        /// The batch.
+        batch: EncodedBatch,
+    },
+}
+
+/// Why nothing more was journaled.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// There is no room; what was journaled before is unharmed, and appending works again when there is.
+    #[error("the disk is full")]
+    DiskFull,
+    /// A sync failed: nobody knows what of the journal is durable, so it is closed until the node starts again.
+    #[error("a sync of the journal failed ({0}): it is closed until the node is restarted")]
+    Closed(String),
+    /// The write failed.
+    #[error("the journal cannot be written: {0}")]
+    Write(String),
+}
+
+/// Where a batch lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Location {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+}
+
+/// One file of the journal.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct JournalFile {
+    pub(crate) bytes: u64,
+    /// The highest LSN of each segment's batches in it.
+    pub(crate) highest: BTreeMap<SegmentId, Lsn>,
+}
+
+/// The journal's end and what it knows of its files.
+pub(crate) struct Journal {
+    disk: Arc<dyn Disk>,
+    file_bytes_max: u64,
+    /// By the offset at which they start.
+    pub(crate) files: BTreeMap<u64, JournalFile>,
+    /// Start of the file that is written.
+    current: u64,
+    /// Where the next entry goes.
+    pub(crate) end: u64,
+    /// Everything below is durable.
+    pub(crate) synced: u64,
+    closed: Option<String>,
+    pub(crate) states: BTreeMap<SegmentId, Bytes>,
+    pub(crate) locations: BTreeMap<(SegmentId, Position), Location>,
+}
+
+pub(crate) fn file_name(start: u64) -> String {
+    format!("{FOLDER}/{start:020}")
+}
+
+pub(crate) fn encode_entry(out: &mut Vec<u8>, synced: u64, kind: u8, segment: SegmentId, payload: &[u8]) {
+    let at = out.len();
+    out.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&synced.to_le_bytes());
+    out.push(kind);
+    out.extend_from_slice(&segment.bytes());
+    // A batch carries a checksum of its own; adding its bytes here costs little and covers states, too.
+    let mut checksum = crc32c::crc32c(&out[at + 4..at + 8]);
+    checksum = crc32c::crc32c_append(checksum, &out[at + 12..]);
+    checksum = crc32c::crc32c_append(checksum, payload);
+    out[at + 8..at + 12].copy_from_slice(&checksum.to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
+impl Journal {
+    /// A journal that goes on at `end` with a new file, after `files`.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        config: &StoreConfig,
+        files: BTreeMap<u64, JournalFile>,
+        end: u64,
+    ) -> Journal {
+        Journal {
+            disk,
+            file_bytes_max: config.journal_file_bytes,
+            files,
+            current: end,
+            end,
+            synced: end,
+            closed: None,
+            states: BTreeMap::new(),
+            locations: BTreeMap::new(),
+        }
+    }
+
+    /// Why it takes nothing more, if so.
+    pub(crate) fn closed(&self) -> Option<&str> {
+        self.closed.as_deref()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
+    /// Writes the entries behind each other. On an error none of them counts.
+    pub(crate) fn append(&mut self, entries: &[JournalEntry]) -> Result<(), AppendError> {
+        if let Some(reason) = &self.closed {
+            return Err(AppendError::Closed(reason.clone()));
+        }
+        if self.file_bytes_max <= self.end - self.current {
+            self.begin_file()?;
+        }
+        let mut out = Vec::with_capacity(entries.iter().map(entry_bytes).sum());
+        let mut batches = Vec::new();
+        for entry in entries {
+            match entry {
+                JournalEntry::State { segment, bytes } => {
+                    encode_entry(&mut out, self.synced, KIND_STATE, *segment, bytes)
+                }
+                JournalEntry::Batch { segment, batch } => {
+                    encode_entry(&mut out, self.synced, KIND_BATCH, *segment, batch.bytes());
+                    let bytes = batch.bytes().len();
+                    let location = Location {
+                        offset: self.end + (out.len() - bytes) as u64,
+                        bytes: bytes as u32,
+                    };
+                    batches.push((*segment, batch.batch().position(), location));
+                }
+            }
+        }
+        self.write(&out)?;
+        for (segment, position, location) in batches {
+            self.note_batch(segment, position, location);
+        }
+        for entry in entries {
+            if let JournalEntry::State { segment, bytes } = entry {
+                self.states.insert(*segment, bytes.clone());
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {
+        if let Some((_, file)) = self.files.range_mut(..=location.offset).next_back() {
+            let highest = file.highest.entry(segment).or_insert(position.lsn);
+            *highest = position.lsn.max(*highest);
+        }
+        self.locations.insert((segment, position), location);
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
+        let name = file_name(self.current);
+        self.disk
+            .write_at(&name, self.end - self.current, bytes)
+            .map_err(|error| match error.kind() {
+                std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
+                _ => AppendError::Write(error.to_string()),
+            })?;
+        self.end += bytes.len() as u64;
+        self.files.entry(self.current).or_default().bytes = self.end - self.current;
+        Ok(())
+    }
+
+    /// Begins a file with the newest state of every segment. The file before it must be durable first: what recovery
+    /// finds in a later file proves that everything before was synced.
+    pub(crate) fn begin_file(&mut self) -> Result<(), AppendError> {
+        self.sync()?;
+        let before = self.current;
+        self.current = self.end;
+        let mut out = Vec::new();
+        for (segment, state) in &self.states {
+            encode_entry(&mut out, self.synced, KIND_STATE, *segment, state);
+        }
+        let begun = self.write(&out).and_then(|()| {
+            let name = file_name(self.current);
+            let synced = self.disk.sync(&name).and_then(|()| self.disk.sync_names(FOLDER));
+            synced.map_err(|error| self.close(&error))
+        });
+        match begun {
+            Ok(()) => {
+                self.synced = self.end;
+                Ok(())
+            }
+            Err(error) => {
+                // A file that was never begun must not be taken for one; if even this fails, recovery sees that it overlaps.
+                let _ = self.disk.remove(&file_name(self.current));
+                self.files.remove(&self.current);
+                self.current = before;
+                Err(error)
+            }
+        }
+    }
+
+    fn close(&mut self, error: &std_io::Error) -> AppendError {
+        let reason = error.to_string();
+        self.closed = Some(reason.clone());
+        AppendError::Closed(reason)
+    }
+
+    /// Makes everything appended durable.
+    pub(crate) fn sync(&mut self) -> Result<(), AppendError> {
+        if let Some(reason) = &self.closed {
+            return Err(AppendError::Closed(reason.clone()));
+        }
+        if self.synced == self.end {
+            return Ok(());
+        }
+        let end = self.end;
+        if let Err(error) = self.disk.sync(&file_name(self.current)) {
+            return Err(self.close(&error));
+        }
+        self.synced = end;
+        Ok(())
+    }
+
+    /// The file that holds an offset, and where in it.
+    pub(crate) fn place(&self, offset: u64) -> Option<(String, u64)> {
+        let (start, _) = self.files.range(..=offset).next_back()?;
+        Some((file_name(*start), offset - start))
+    }
+
+    /// Removes files from the front as long as `may_go` says so; the file that is written stays.
+    pub(crate) fn recycle(&mut self, may_go: impl Fn(u64, &JournalFile) -> bool) -> std_io::Result<usize> {
+        let mut removed = 0;
+        while let Some((&start, file)) = self.files.first_key_value() {
+            if start == self.current || !may_go(start + file.bytes, file) {
+                break;
+            }
+            self.disk.remove(&file_name(start))?;
+            let end = start + file.bytes;
+            self.locations.retain(|_, location| end <= location.offset);
+            self.files.remove(&start);
+            removed += 1;
+        }
+        Ok(removed)
+    }
+}
+
+fn entry_bytes(entry: &JournalEntry) -> usize {
+    ENTRY_HEADER_BYTES
+        + match entry {
+            JournalEntry::State { bytes, .. } => bytes.len(),
+            JournalEntry::Batch { batch, .. } => batch.bytes().len(),
+        }
+}

@@ -1,0 +1,330 @@
+//! A layer: an immutable file of versions, sorted by key and position. Layout: `docs/formats/layers.md`.
+
+use std::io as std_io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use io::Disk;
+use wire_format::codec::{Reader, Writer};
+
+use crate::cache::BlockCache;
+use crate::key::{Key, Version};
+use crate::read::ReadError;
+
+pub(crate) const FOLDER: &str = "layers";
+const MAGIC: &[u8; 8] = b"BORLAYR1";
+/// Bytes of versions in a block before it is closed.
+const BLOCK_BYTES: usize = 16 << 10;
+/// A block holds at least one version, and a record can be long.
+const BLOCK_BYTES_MAX: usize = 1 << 30;
+/// index offset, index bytes, index checksum, magic.
+const FOOTER_BYTES: usize = 8 + 8 + 4 + 8;
+
+pub(crate) fn file_name(layer: u64) -> String {
+    format!("{FOLDER}/{layer:016}")
+}
+
+struct BlockEntry {
+    first_key: Key,
+    offset: u64,
+    bytes: u32,
+    checksum: u32,
+}
+
+/// An open layer. Its index is in memory, its blocks are read when needed.
+pub(crate) struct Layer {
+    pub(crate) number: u64,
+    pub(crate) file_bytes: u64,
+    disk: Arc<dyn Disk>,
+    blocks: Vec<BlockEntry>,
+    last_key: Key,
+    obsolete: AtomicBool,
+}
+
+impl Drop for Layer {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Relaxed)
+            && let Err(error) = self.disk.remove(&file_name(self.number))
+        {
+            tracing::warn!(layer = self.number, %error, "layer.remove: the file stays until the next start");
+        }
+    }
+}
+
+impl Layer {
+    /// Opens a layer that the manifest names.
+    pub(crate) fn open(disk: Arc<dyn Disk>, number: u64) -> Result<Layer, ReadError> {
+        let name = file_name(number);
+        let corrupt = |what: &str| ReadError::corrupt(&name, what);
+        let file_bytes = disk.length(&name).map_err(|error| ReadError::io(&name, &error))?;
+        let footer_at = file_bytes
+            .checked_sub(FOOTER_BYTES as u64)
+            .ok_or_else(|| corrupt("shorter than its footer"))?;
+        let mut footer = [0; FOOTER_BYTES];
+        read_at(&*disk, &name, footer_at, &mut footer)?;
+        let number_at = |at: usize| {
+            let bytes = footer[at..at + 8].try_into().expect("eight bytes");
+            u64::from_le_bytes(bytes)
+        };
+        let (index_at, index_bytes) = (number_at(0), number_at(8));
+        let checksum = u32::from_le_bytes(footer[16..20].try_into().expect("four bytes"));
+        if &footer[20..] != MAGIC || index_at.checked_add(index_bytes) != Some(footer_at) {
+            return Err(corrupt("its footer is not one"));
+        }
+        let mut index = vec![0; index_bytes as usize];
+        read_at(&*disk, &name, index_at, &mut index)?;
+        if crc32c::crc32c(&index) != checksum {
+            return Err(corrupt("its index has another checksum"));
+        }
+        let (blocks, last_key) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        Ok(Layer {
+            number,
+            file_bytes,
+            disk,
+            blocks,
+            last_key,
+            obsolete: AtomicBool::new(false),
+        })
+    }
+
+    /// The file is removed when the last reader is done.
+    pub(crate) fn make_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Relaxed);
+    }
+
+    /// The first block that can hold `key`.
+    fn block_of(&self, key: &Key) -> usize {
+        // A key's versions may begin in the block before the first one that starts with it.
+        self.blocks
+            .partition_point(|block| block.first_key < *key)
+            .saturating_sub(1)
+    }
+
+    fn block(&self, at: usize, cache: Option<&BlockCache>) -> Result<Bytes, ReadError> {
+        if let Some(bytes) = cache.and_then(|cache| cache.get(self.number, at as u32)) {
+            return Ok(bytes);
+        }
+        let entry = &self.blocks[at];
+        let name = file_name(self.number);
+        let mut packed = vec![0; entry.bytes as usize];
+        read_at(&*self.disk, &name, entry.offset, &mut packed)?;
+        if crc32c::crc32c(&packed) != entry.checksum {
+            return Err(ReadError::corrupt(&name, "a block has another checksum"));
+        }
+        let unpacked = packed
+            .first_chunk::<4>()
+            .map(|length| u32::from_le_bytes(*length) as usize);
+        if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length) {
+            return Err(ReadError::corrupt(&name, "a block has an impossible length"));
+        }
+        let bytes = lz4_flex::decompress_size_prepended(&packed)
+            .map_err(|error| ReadError::corrupt(&name, &error.to_string()))?;
+        let bytes = Bytes::from(bytes);
+        if let Some(cache) = cache {
+            cache.insert(self.number, at as u32, bytes.clone());
+        }
+        Ok(bytes)
+    }
+
+    /// Adds every version of `key` to `into`.
+    pub(crate) fn collect(&self, key: &Key, cache: &BlockCache, into: &mut Vec<Version>) -> Result<(), ReadError> {
+        if self.last_key < *key || self.blocks.is_empty() {
+            return Ok(());
+        }
+        for at in self.block_of(key)..self.blocks.len() {
+            if *key < self.blocks[at].first_key {
+                break;
+            }
+            let mut entries = Entries::new(self.block(at, Some(cache))?, &file_name(self.number));
+            while let Some((found, version)) = entries.next()? {
+                if found == *key {
+                    into.push(version);
+                } else if *key < found {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every version from `from` on, in order, read without the cache.
+    pub(crate) fn scan(self: &Arc<Layer>, from: Option<&Key>) -> Scan {
+        Scan {
+            layer: self.clone(),
+            next_block: from.map_or(0, |key| self.block_of(key)),
+            entries: None,
+            from: from.cloned(),
+        }
+    }
+}
+
+fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+    disk.read_at(name, at, buffer)
+        .map_err(|error| ReadError::io(name, &error))
+}
+
+fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key), wire_format::CodecError> {
+    let mut input = Reader::new(bytes);
+    let count = input.count(4, "blocks")?;
+    let mut blocks = Vec::with_capacity(count);
+    for _ in 0..count {
+        blocks.push(BlockEntry {
+            first_key: Key::read(&mut input)?,
+            offset: input.varint("block offset")?,
+            bytes: input.u32("block length")?,
+            checksum: input.u32("block checksum")?,
+        });
+    }
+    let last_key = Key::read(&mut input)?;
+    input.finish()?;
+    Ok((blocks, last_key))
+}
+
+struct Entries {
+    input: Reader,
+    file: String,
+}
+
+impl Entries {
+    fn new(bytes: Bytes, file: &str) -> Entries {
+        Entries {
+            input: Reader::new(bytes),
+            file: file.to_owned(),
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(Key, Version)>, ReadError> {
+        if self.input.remaining() == 0 {
+            return Ok(None);
+        }
+        let entry = Key::read(&mut self.input).and_then(|key| Ok((key, Version::read(&mut self.input)?)));
+        entry
+            .map(Some)
+            .map_err(|error| ReadError::corrupt(&self.file, &error.to_string()))
+    }
+}
+
+/// Walks a layer from the first to the last version.
+pub(crate) struct Scan {
+    layer: Arc<Layer>,
+    next_block: usize,
+    entries: Option<Entries>,
+    from: Option<Key>,
+}
+
+impl Scan {
+    pub(crate) fn next(&mut self) -> Result<Option<(Key, Version)>, ReadError> {
+        loop {
+            if let Some(entries) = &mut self.entries
+                && let Some((key, version)) = entries.next()?
+            {
+                if self.from.as_ref().is_some_and(|from| key < *from) {
+                    continue;
+                }
+                return Ok(Some((key, version)));
+            }
+            if self.layer.blocks.len() <= self.next_block {
+                return Ok(None);
+            }
+            let block = self.layer.block(self.next_block, None)?;
+            self.entries = Some(Entries::new(block, &file_name(self.layer.number)));
+            self.next_block += 1;
+        }
+    }
+}
+
+/// Writes a layer. Versions must come sorted by key, then position.
+pub(crate) struct LayerWriter {
+    disk: Arc<dyn Disk>,
+    number: u64,
+    block: Writer,
+    block_first_key: Option<Key>,
+    last_key: Option<Key>,
+    blocks: Vec<BlockEntry>,
+    written: u64,
+}
+
+impl LayerWriter {
+    pub(crate) fn new(disk: Arc<dyn Disk>, number: u64) -> LayerWriter {
+        LayerWriter {
+            disk,
+            number,
+            block: Writer::with_capacity(2 * BLOCK_BYTES),
+            block_first_key: None,
+            last_key: None,
+            blocks: Vec::new(),
+            written: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, key: &Key, version: &Version) -> std_io::Result<()> {
+        assert!(
+            self.last_key.as_ref().is_none_or(|last| last <= key),
+            "keys of a layer rise"
+        );
+        if self.block_first_key.is_none() {
+            self.block_first_key = Some(key.clone());
+        }
+        key.write(&mut self.block);
+        version.write(&mut self.block);
+        self.last_key = Some(key.clone());
+        if BLOCK_BYTES <= self.block.written().len() {
+            self.close_block()?;
+        }
+        Ok(())
+    }
+
+    fn close_block(&mut self) -> std_io::Result<()> {
+        let Some(first_key) = self.block_first_key.take() else {
+            return Ok(());
+        };
+        let block = std::mem::replace(&mut self.block, Writer::with_capacity(2 * BLOCK_BYTES)).finish();
+        let packed = lz4_flex::compress_prepend_size(&block);
+        self.disk.write_at(&file_name(self.number), self.written, &packed)?;
+        self.blocks.push(BlockEntry {
+            first_key,
+            offset: self.written,
+            bytes: packed.len() as u32,
+            checksum: crc32c::crc32c(&packed),
+        });
+        self.written += packed.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the index, makes the file durable and opens it; `None`: nothing was pushed.
+    pub(crate) fn finish(mut self) -> Result<Option<Layer>, ReadError> {
+        let name = file_name(self.number);
+        let io = |error: std_io::Error| ReadError::io(&name, &error);
+        self.close_block().map_err(io)?;
+        let Some(last_key) = &self.last_key else {
+            return Ok(None);
+        };
+        let mut index = Writer::with_capacity(64 * self.blocks.len());
+        index.count(self.blocks.len());
+        for block in &self.blocks {
+            block.first_key.write(&mut index);
+            index.varint(block.offset);
+            index.varint(u64::from(block.bytes));
+            index.varint(u64::from(block.checksum));
+        }
+        last_key.write(&mut index);
+        let index = index.finish();
+        let mut tail = index.to_vec();
+        tail.extend_from_slice(&self.written.to_le_bytes());
+        tail.extend_from_slice(&(index.len() as u64).to_le_bytes());
+        tail.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
+        tail.extend_from_slice(MAGIC);
+        self.disk.write_at(&name, self.written, &tail).map_err(io)?;
+        self.disk.sync(&name).map_err(io)?;
+        self.disk.sync_names(FOLDER).map_err(io)?;
+        Layer::open(self.disk, self.number).map(Some)
+    }
+
+    /// Gives up: removes what was written.
+    pub(crate) fn abandon(self) {
+        if let Err(error) = self.disk.remove(&file_name(self.number)) {
+            tracing::warn!(layer = self.number, %error, "layer.remove: the unfinished file stays until the next start");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! A storage node's files: the journal that acknowledges, and the layers that pages are made from.
+//!
+//! Log comes in through [`PageStore::append`] and is durable after [`PageStore::sync`]. From then on every record is a
+//! version of the pages it touches, first in a table in memory, then in sorted, immutable layer files. A page is made when
+//! it is asked for: the newest visible image at or below the read point, and the visible records after it, applied by the
+//! [`engine::Engine`].
+//!
+//! Invariants:
+//! - Everything received is kept with its position, whatever its timeline; what is *visible* is decided by the path and the
+//!   read point of each read.
+//! - Records are folded into images, and superseded versions dropped, only at or below the announced durable position and
+//!   the granted floor.
+//! - A journal whose sync failed is closed for ever; nothing is read from a file without its checksum.
+//! - Memory is bounded by [`StoreConfig`]: tables, cached blocks, and one block per file while layers are merged.
+
+mod cache;
+mod catalog;
+mod config;
+mod fold;
+mod index;
+mod journal;
+mod key;
+mod layer;
+mod manifest;
+mod merge;
+mod read;
+mod recovery;
+mod segment_store;
+mod store;
+mod table;
+
+pub use config::StoreConfig;
+pub use journal::{AppendError, JournalEntry};
+pub use read::ReadError;
+pub use recovery::{OpenError, RecoveredSegment};
+pub use segment_store::Horizon;
+pub use store::{FlushedHeader, Opened, PageStore, Progress, StoreStatus};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! Which layers there are: one small file, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::io as std_io;
+
+use bytes::Bytes;
+use io::Disk;
+use units::SegmentId;
+use wire_format::CodecError;
+use wire_format::codec::{Reader, Writer};
+
+const FILE: &str = "manifest";
+const NEXT: &str = "manifest.next";
+/// Version of the store's files: manifest, layers and journal.
+pub(crate) const STORE_VERSION: u32 = 1;
+const MAGIC: &[u8; 8] = b"BORMANI1";
+
+/// What is known of one segment's layers.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct SegmentLayers {
+    /// Journal entries below this offset are in layers.
+    pub(crate) through_offset: u64,
+    pub(crate) layers: Vec<u64>,
+}
+
+/// The manifest's content.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) next_layer: u64,
+    pub(crate) segments: BTreeMap<SegmentId, SegmentLayers>,
+}
+
+/// Why there is no manifest to go by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ManifestError {
+    #[error("manifest: {0}")]
+    Io(String),
+    #[error("manifest is damaged: {0}")]
+    Damaged(String),
+    #[error("its files have format version {found}, this build reads version {STORE_VERSION}")]
+    Version { found: u32 },
+}
+
+impl Manifest {
+    fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(1024);
+        out.raw(MAGIC);
+        out.varint(u64::from(STORE_VERSION));
+        out.varint(self.next_layer);
+        out.count(self.segments.len());
+        for (segment, layers) in &self.segments {
+            out.raw(&segment.bytes());
+            out.varint(layers.through_offset);
+            out.count(layers.layers.len());
+            layers.layers.iter().for_each(|layer| out.varint(*layer));
+        }
+        let checksum = crc32c::crc32c(out.written());
+        out.raw(&checksum.to_le_bytes());
+        out.finish()
+    }
+
+    fn decode(mut bytes: Bytes) -> Result<Manifest, ManifestError> {
+        let damaged = |what: &str| ManifestError::Damaged(what.to_owned());
+        let body = bytes.len().checked_sub(4).ok_or_else(|| damaged("too short"))?;
+        let checksum = bytes.split_off(body);
+        if crc32c::crc32c(&bytes).to_le_bytes()[..] != checksum[..] {
+            return Err(damaged("its checksum is another"));
+        }
+        Manifest::read(Reader::new(bytes)).map_err(|error| damaged(&error.to_string()))?
+    }
+
+    fn read(mut input: Reader) -> Result<Result<Manifest, ManifestError>, CodecError> {
+        if input.array::<8>("magic")? != *MAGIC {
+            return Err(CodecError::Malformed("magic"));
+        }
+        let found = input.u32("version")?;
+        if found != STORE_VERSION {
+            return Ok(Err(ManifestError::Version { found }));
+        }
+        let mut manifest = Manifest {
+            next_layer: input.varint("next layer")?,
+            ..Manifest::default()
+        };
+        for _ in 0..input.count(18, "segments")? {
+            let segment = input.segment()?;
+            let through_offset = input.varint("offset")?;
+            let layers = (0..input.count(1, "layers")?)
+                .map(|_| input.varint("layer"))
+                .collect::<Result<_, CodecError>>()?;
+            manifest
+                .segments
+                .insert(segment, SegmentLayers { through_offset, layers });
+        }
+        input.finish()?;
+        Ok(Ok(manifest))
+    }
+
+    /// The manifest on the disk; an empty disk has an empty one.
+    pub(crate) fn load(disk: &dyn Disk) -> Result<Manifest, ManifestError> {
+        match disk.read_all(FILE) {
+            Ok(bytes) => Manifest::decode(bytes.into()),
+            Err(error) if error.kind() == std_io::ErrorKind::NotFound => Ok(Manifest::default()),
+            Err(error) => Err(ManifestError::Io(error.to_string())),
+        }
+    }
+
+    /// Replaces the manifest on the disk, durably.
+    pub(crate) fn store(&self, disk: &dyn Disk) -> std_io::Result<()> {
+        // A longer file of an earlier, failed attempt must not show behind this one.
+        disk.remove(NEXT)?;
+        disk.write_at(NEXT, 0, &self.encode())?;
+        disk.sync(NEXT)?;
+        disk.rename(NEXT, FILE)?;
+        disk.sync_names("")
+    }
+}

@@ -1,0 +1,98 @@
+//! Background work: tables become layers, layers become fewer, journal files go.
+
+use std::sync::Arc;
+
+use crate::fold::Folder;
+use crate::key::{Key, Version};
+use crate::layer::{Layer, LayerWriter, Scan};
+use crate::read::ReadError;
+use crate::table::Table;
+
+/// The smallest size class of layers; each is four times the one before.
+const SIZE_CLASS_BYTES: u64 = 4 << 20;
+
+/// Writes a table out, folded. `None`: nothing of it has to stay.
+pub(crate) fn write_table(
+    table: &Table,
+    folder: Option<&Folder<'_>>,
+    mut writer: LayerWriter,
+) -> Result<Option<Layer>, ReadError> {
+    for (key, versions) in &table.versions {
+        let mut versions = versions.clone();
+        match folder {
+            Some(folder) => versions = folder.fold(key, versions),
+            None => crate::segment_store::order(&mut versions),
+        }
+        if let Err(error) = push_all(&mut writer, key, &versions) {
+            writer.abandon();
+            return Err(error);
+        }
+    }
+    writer.finish()
+}
+
+fn push_all(writer: &mut LayerWriter, key: &Key, versions: &[Version]) -> Result<(), ReadError> {
+    versions
+        .iter()
+        .try_for_each(|version| writer.push(key, version))
+        .map_err(|error| ReadError::io("a new layer", &error))
+}
+
+/// The layers to merge next: as many of one size class as the configuration waits for.
+pub(crate) fn choose(layers: &[Arc<Layer>], merge_layers: usize) -> Option<Vec<Arc<Layer>>> {
+    let class = |layer: &Layer| (layer.file_bytes / SIZE_CLASS_BYTES).max(1).ilog(4);
+    let mut classes: Vec<u32> = layers.iter().map(|layer| class(layer)).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    classes.into_iter().find_map(|wanted| {
+        let same: Vec<Arc<Layer>> = layers.iter().filter(|layer| class(layer) == wanted).cloned().collect();
+        (merge_layers <= same.len()).then_some(same)
+    })
+}
+
+struct Source {
+    scan: Scan,
+    next: Option<(Key, Version)>,
+}
+
+/// Merges layers into one, folded. `None`: nothing has to stay. `pace` is called between keys.
+pub(crate) fn merge(
+    layers: &[Arc<Layer>],
+    folder: &Folder<'_>,
+    mut writer: LayerWriter,
+    pace: &dyn Fn(),
+) -> Result<Option<Layer>, ReadError> {
+    let mut merged = || {
+        let mut sources = Vec::new();
+        for layer in layers {
+            let mut scan = layer.scan(None);
+            let next = scan.next()?;
+            sources.push(Source { scan, next });
+        }
+        while let Some(key) = sources
+            .iter()
+            .filter_map(|source| source.next.as_ref())
+            .map(|(key, _)| key)
+            .min()
+            .cloned()
+        {
+            let mut versions = Vec::new();
+            for source in &mut sources {
+                while let Some((_, version)) = source.next.take_if(|(found, _)| *found == key) {
+                    versions.push(version);
+                    source.next = source.scan.next()?;
+                }
+            }
+            push_all(&mut writer, &key, &folder.fold(&key, versions))?;
+            pace();
+        }
+        Ok(())
+    };
+    match merged() {
+        Ok(()) => writer.finish(),
+        Err(error) => {
+            writer.abandon();
+            Err(error)
+        }
+    }
+}

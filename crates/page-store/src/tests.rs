@@ -1,0 +1,563 @@
+//! The store against a naive model, over branches, truncations, restarts and power cuts; and its answers to bad disks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::{Engine, EngineError, Touch};
+use io::{Disk, MemoryDisk};
+use proptest::prelude::*;
+use timeline::{Branch, Path};
+use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId};
+use wire_format::{Batch, CatalogEntry, CatalogKey, EncodedBatch, FlushHeader, Item};
+
+use crate::{AppendError, Horizon, JournalEntry, Opened, PageStore, Progress, ReadError, StoreConfig};
+
+const SEGMENT: SegmentId = SegmentId::from_bytes([7; 16]);
+const BLOCKS: u32 = 6;
+const FORK: ForkKey = ForkKey {
+    relation: RelationKey {
+        tablespace: 1663,
+        database: 5,
+        relation: 16384,
+    },
+    fork: 0,
+};
+
+/// Records of this engine: pairs of (block, byte to append to the page's list); block 255 truncates to the block given.
+struct Toy;
+
+const TRUNCATE: u8 = 255;
+
+impl Engine for Toy {
+    fn touches(&self, record: &[u8], _end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+        for pair in record.chunks_exact(2) {
+            touches.push(match pair {
+                [TRUNCATE, from] => Touch::Truncate {
+                    fork: FORK,
+                    from_block: u32::from(*from),
+                },
+                [block, _] => Touch::Page {
+                    key: FORK.page(u32::from(*block)),
+                    from_nothing: false,
+                },
+                _ => unreachable!("chunks of two"),
+            });
+        }
+        Ok(())
+    }
+
+    fn apply(&self, record: &[u8], end: Lsn, key: PageKey, page: &mut Page) -> Result<(), EngineError> {
+        for pair in record.chunks_exact(2) {
+            if u32::from(pair[0]) == key.block {
+                if pair[1] == 13 {
+                    return Err(EngineError::Unsupported {
+                        end,
+                        kind: "thirteen".to_owned(),
+                    });
+                }
+                // Depends on what was there, so that a lost or repeated record shows.
+                let bytes = page.bytes_mut();
+                let at = usize::from(bytes[0]) % 100 + 1;
+                bytes[0] = bytes[0].wrapping_mul(31).wrapping_add(pair[1]);
+                bytes[at] = bytes[at].wrapping_add(pair[1] ^ bytes[0]);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn config() -> StoreConfig {
+    StoreConfig {
+        table_bytes_max: 6 << 10,
+        cache_bytes_max: 64 << 10,
+        journal_file_bytes: 8 << 10,
+        journal_retained_bytes_max: 64 << 10,
+        chain_deltas_max: 4,
+        merge_layers: 3,
+        ..StoreConfig::default()
+    }
+}
+
+fn open(disk: &MemoryDisk) -> Opened {
+    PageStore::open(Arc::new(disk.clone()), config(), Arc::new(Toy)).expect("the store opens")
+}
+
+fn batch(position: Position, previous: Position, records: &[Vec<u8>], catalog: u8) -> EncodedBatch {
+    // Records lie close together below the flush's end.
+    let count = records.len() as u64;
+    let item = |(at, record): (usize, &Vec<u8>)| Item::Record {
+        end: Lsn::from_raw(position.lsn.raw() + 1 + at as u64 - count),
+        bytes: Bytes::copy_from_slice(record),
+    };
+    EncodedBatch::new(Batch {
+        volume: VolumeId::from_bytes([1; 16]),
+        group: GroupId::FIRST,
+        epoch: position.epoch,
+        end: position.lsn,
+        previous,
+        header: Some(FlushHeader {
+            groups: vec![GroupId::FIRST],
+            boundary: position.lsn,
+            written_at_us: 0,
+            marks: Bytes::copy_from_slice(&position.lsn.raw().to_le_bytes()),
+            catalog: vec![CatalogEntry {
+                key: CatalogKey::Blob(format!("key/{}", catalog % 5)),
+                lsn: position.lsn,
+                value: (catalog % 7 != 0).then(|| Bytes::copy_from_slice(&[catalog])),
+            }],
+            page_flags: Vec::new(),
+        }),
+        items: records.iter().enumerate().map(item).collect(),
+    })
+}
+
+/// Everything ever synced, and what ought to be read back.
+#[derive(Clone, Default)]
+struct Model {
+    batches: BTreeMap<Position, EncodedBatch>,
+}
+
+impl Model {
+    fn page(&self, path: &Path, read_point: Lsn, block: u32) -> Page {
+        let mut page = Page::zeroed();
+        for (position, batch) in &self.batches {
+            for item in &batch.batch().items {
+                let Item::Record { end, bytes } = item else {
+                    unreachable!("only records");
+                };
+                if *end > read_point || !path.sees(Position::new(position.epoch, *end)) {
+                    continue;
+                }
+                for pair in bytes.chunks_exact(2) {
+                    if pair[0] == TRUNCATE && u32::from(pair[1]) <= block {
+                        page = Page::zeroed();
+                    }
+                }
+                if bytes.chunks_exact(2).any(|pair| u32::from(pair[0]) == block) {
+                    Toy.apply(bytes, *end, FORK.page(block), &mut page)
+                        .expect("a record of the toy engine");
+                }
+            }
+        }
+        page
+    }
+
+    fn catalog(&self, path: &Path, read_point: Lsn) -> Vec<(CatalogKey, Bytes)> {
+        let mut entries = BTreeMap::new();
+        for (position, batch) in &self.batches {
+            if position.lsn <= read_point && path.sees(*position) {
+                for entry in &batch.batch().header.as_ref().expect("group 0").catalog {
+                    entries.insert(entry.key.clone(), entry.value.clone());
+                }
+            }
+        }
+        entries
+            .into_iter()
+            .filter_map(|(key, value)| Some((key, value?)))
+            .collect()
+    }
+}
+
+struct World {
+    disk: MemoryDisk,
+    store: PageStore,
+    model: Model,
+    path: Path,
+    last: Position,
+    floor: Lsn,
+    unsynced: Vec<EncodedBatch>,
+}
+
+impl World {
+    fn new() -> World {
+        let disk = MemoryDisk::new();
+        let store = open(&disk).store;
+        let branch = Branch {
+            epoch: Epoch::from_raw(1),
+            parent: Position::ZERO,
+        };
+        let world = World {
+            disk,
+            store,
+            model: Model::default(),
+            path: Path::new(vec![branch]).expect("a path"),
+            last: Position::ZERO,
+            floor: Lsn::ZERO,
+            unsynced: Vec::new(),
+        };
+        let state = JournalEntry::State {
+            segment: SEGMENT,
+            bytes: Bytes::from_static(b"state"),
+        };
+        world.store.append(&[state]).expect("room");
+        world.store.sync().expect("a good disk");
+        world
+    }
+
+    fn append(&mut self, records: &[Vec<u8>], catalog: u8) {
+        let end = Position::new(self.path.epoch(), self.last.lsn.advanced_by(10));
+        let batch = batch(end, self.last, records, catalog);
+        let entry = JournalEntry::Batch {
+            segment: SEGMENT,
+            batch: batch.clone(),
+        };
+        self.store.append(&[entry]).expect("room");
+        self.unsynced.push(batch);
+        self.last = end;
+    }
+
+    fn sync(&mut self) {
+        self.store.sync().expect("a good disk");
+        for batch in self.unsynced.drain(..) {
+            self.model.batches.insert(batch.batch().position(), batch);
+        }
+    }
+
+    fn announce(&mut self, floor_lag: u64, recycle: bool) {
+        let durable = self
+            .model
+            .batches
+            .keys()
+            .rev()
+            .find(|end| self.path.sees(**end))
+            .copied();
+        let durable = durable.unwrap_or(self.path.start());
+        self.floor = self
+            .floor
+            .max(Lsn::from_raw(durable.lsn.raw().saturating_sub(floor_lag)));
+        let horizon = Horizon {
+            path: self.path.clone(),
+            durable,
+            floor: Position::new(self.path.epoch(), self.floor),
+            recycle_through: if recycle { durable } else { Position::ZERO },
+        };
+        self.store.set_horizon(SEGMENT, horizon);
+    }
+
+    /// A new reign that leaves the last one at or above the floor.
+    fn branch(&mut self, back: u64) {
+        self.sync();
+        let lsn = Lsn::from_raw(self.last.lsn.raw().saturating_sub(10 * back))
+            .max(self.floor)
+            .max(self.path.start().lsn);
+        let parent = Position::new(self.path.epoch(), lsn);
+        let epoch = self.path.epoch().next();
+        self.path = self.path.extended(Branch { epoch, parent }).expect("a later reign");
+        let visible = self.model.batches.keys().rev().find(|end| self.path.sees(**end));
+        self.last = visible
+            .copied()
+            .unwrap_or(Position::ZERO)
+            .max(Position::new(parent.epoch, Lsn::ZERO));
+        self.last = Position::new(self.last.epoch, lsn);
+    }
+
+    fn restart(&mut self, torn: Option<usize>) {
+        if let Some(torn) = torn {
+            self.disk.cut_power(torn);
+        }
+        let Opened { store, segments } = open(&self.disk);
+        self.store = store;
+        let held = |batch: &EncodedBatch| {
+            let held = segments.iter().flat_map(|segment| &segment.batches);
+            held.into_iter().any(|one| one.position() == batch.batch().position())
+        };
+        // What was not synced may be there or not; if it is, it counts from now on.
+        let unsynced = std::mem::take(&mut self.unsynced);
+        for batch in unsynced {
+            if held(&batch) {
+                self.model.batches.insert(batch.batch().position(), batch);
+            }
+        }
+        assert!(segments.iter().all(|segment| segment.vouches), "nothing rotted");
+        let visible = self
+            .model
+            .batches
+            .keys()
+            .rev()
+            .find(|end| self.path.sees(**end))
+            .copied();
+        self.last = visible
+            .unwrap_or(self.path.start())
+            .max(Position::new(self.path.start().epoch, Lsn::ZERO));
+        if self.last.lsn < self.path.start().lsn {
+            self.last = self.path.start();
+        }
+    }
+
+    fn check(&self) {
+        for read_point in [
+            self.floor,
+            Lsn::from_raw(self.floor.raw().midpoint(self.last.lsn.raw())),
+            self.last.lsn,
+        ] {
+            let pages = self
+                .store
+                .read_pages(SEGMENT, &self.path, read_point, FORK.page(0), BLOCKS)
+                .expect("pages");
+            for (block, page) in pages.iter().enumerate() {
+                let expected = self.model.page(&self.path, read_point, block as u32);
+                assert!(
+                    page == &expected,
+                    "block {block} as of {read_point} (floor {})",
+                    self.floor
+                );
+            }
+            let entries = self
+                .store
+                .scan_catalog(SEGMENT, &self.path, read_point, None, 100)
+                .expect("the catalog");
+            let entries: Vec<_> = entries
+                .into_iter()
+                .map(|entry| (entry.key, entry.value.expect("a value")))
+                .collect();
+            assert_eq!(
+                entries,
+                self.model.catalog(&self.path, read_point),
+                "catalog as of {read_point}"
+            );
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<Vec<u8>>, u8),
+    Sync,
+    Announce(u64, bool),
+    Maintain,
+    WriteTables,
+    Branch(u64),
+    Restart,
+    PowerCut(usize),
+    Check,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let pair = prop_oneof![
+        30 => (0..BLOCKS as u8, 20..255u8).prop_map(|(block, byte)| vec![block, byte]),
+        1 => (0..BLOCKS as u8).prop_map(|from| vec![TRUNCATE, from]),
+    ];
+    let record =
+        prop_oneof![4 => pair.clone(), 1 => (0..3u8, 3..6u8).prop_map(|(one, other)| vec![one, 50, other, 60])];
+    let step = prop_oneof![
+        12 => (prop::collection::vec(record, 1..6), any::<u8>()).prop_map(|(records, catalog)| Step::Append(records, catalog)),
+        6 => Just(Step::Sync),
+        3 => (0..60u64, any::<bool>()).prop_map(|(lag, recycle)| Step::Announce(lag, recycle)),
+        3 => Just(Step::Maintain),
+        1 => Just(Step::WriteTables),
+        1 => (0..4u64).prop_map(Step::Branch),
+        1 => Just(Step::Restart),
+        1 => (0..200usize).prop_map(Step::PowerCut),
+        2 => Just(Step::Check),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_history_reads_as_the_model_says(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            match step {
+                Step::Append(records, catalog) => world.append(&records, catalog),
+                Step::Sync => world.sync(),
+                Step::Announce(lag, recycle) => world.announce(lag, recycle),
+                Step::Maintain => while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {},
+                Step::WriteTables => world.store.write_tables().expect("a good disk"),
+                Step::Branch(back) => world.branch(back),
+                Step::Restart => world.restart(None),
+                Step::PowerCut(torn) => world.restart(Some(torn)),
+                Step::Check => {
+                    world.sync();
+                    world.check();
+                }
+            }
+        }
+        world.sync();
+        world.check();
+        world.restart(Some(0));
+        world.check();
+    }
+}
+
+fn appended(world: &mut World, flushes: usize) {
+    for flush in 0..flushes {
+        world.append(&[vec![(flush % 6) as u8, 20 + (flush % 100) as u8]], flush as u8);
+        world.sync();
+    }
+}
+
+#[test]
+fn endless_updates_of_a_few_pages_take_bounded_space() {
+    let mut world = World::new();
+    let mut most = 0;
+    for _ in 0..60 {
+        appended(&mut world, 100);
+        world.announce(100, true);
+        while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+        most = most.max(world.disk.bytes_used());
+    }
+    world.check();
+    assert!(most < 400 << 10, "{most} bytes on the disk for six pages");
+}
+
+#[test]
+fn a_full_disk_refuses_appends_loses_nothing_and_goes_on_when_there_is_room() {
+    let mut world = World::new();
+    appended(&mut world, 20);
+    world.disk.set_capacity(Some(world.disk.bytes_used() + 20));
+    let end = Position::new(world.path.epoch(), world.last.lsn.advanced_by(10));
+    let refused = batch(end, world.last, &[vec![1, 77]], 1);
+    let entry = || JournalEntry::Batch {
+        segment: SEGMENT,
+        batch: refused.clone(),
+    };
+    assert!(matches!(world.store.append(&[entry()]), Err(AppendError::DiskFull)));
+    world.check();
+    world.disk.set_capacity(None);
+    world.append(&[vec![2, 88]], 3);
+    world.sync();
+    world.check();
+    world.restart(Some(0));
+    world.check();
+}
+
+#[test]
+fn a_failed_sync_closes_the_journal_until_the_next_start() {
+    let mut world = World::new();
+    appended(&mut world, 5);
+    world.append(&[vec![1, 99]], 1);
+    world.disk.fail_syncs(true);
+    assert!(matches!(world.store.sync(), Err(AppendError::Closed(_))));
+    world.disk.fail_syncs(false);
+    assert!(
+        matches!(world.store.sync(), Err(AppendError::Closed(_))),
+        "a later sync proves nothing"
+    );
+    let state = JournalEntry::State {
+        segment: SEGMENT,
+        bytes: Bytes::new(),
+    };
+    assert!(matches!(world.store.append(&[state]), Err(AppendError::Closed(_))));
+    world.restart(Some(0));
+    world.check();
+}
+
+fn newest_journal_file(disk: &MemoryDisk) -> String {
+    let names = disk.list("journal").expect("the folder");
+    format!("journal/{}", names.last().expect("a file"))
+}
+
+/// protocol.md, hole 5: what was acknowledged and rots must cost the segment its vote.
+#[test]
+fn rot_below_a_synced_offset_costs_the_vote() {
+    let mut world = World::new();
+    appended(&mut world, 10);
+    let file = newest_journal_file(&world.disk);
+    world.disk.flip_bit(&file, world.disk.length(&file).unwrap() / 2);
+    let segments = open(&world.disk).segments;
+    assert!(segments.iter().all(|segment| !segment.vouches));
+    assert!(segments[0].batches.len() < 10, "the damaged one is not given out");
+}
+
+#[test]
+fn a_damaged_last_entry_is_a_torn_tail() {
+    let mut world = World::new();
+    appended(&mut world, 10);
+    let file = newest_journal_file(&world.disk);
+    world.disk.flip_bit(&file, world.disk.length(&file).unwrap() - 3);
+    let segments = open(&world.disk).segments;
+    assert!(segments[0].vouches);
+    assert_eq!(segments[0].batches.len(), 9);
+}
+
+#[test]
+fn a_damaged_layer_is_an_error_never_a_wrong_page() {
+    let mut world = World::new();
+    appended(&mut world, 50);
+    world.announce(0, true);
+    world.store.write_tables().expect("a good disk");
+    let layer = format!("layers/{}", world.disk.list("layers").unwrap()[0]);
+    world.disk.flip_bit(&layer, 20);
+    let read = world
+        .store
+        .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(0), 1);
+    assert!(matches!(read, Err(ReadError::Corrupt { .. })), "{read:?}");
+}
+
+#[test]
+fn a_record_that_redo_cannot_apply_is_an_error_for_its_page_alone() {
+    let mut world = World::new();
+    world.append(&[vec![1, 50], vec![1, 13], vec![2, 60]], 1);
+    world.sync();
+    let read = |block| {
+        world
+            .store
+            .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(block), 1)
+    };
+    assert!(matches!(
+        read(1),
+        Err(ReadError::Engine(EngineError::Unsupported { .. }))
+    ));
+    assert!(read(2).is_ok());
+}
+
+#[test]
+fn a_long_record_counts_when_its_last_piece_is_there_even_over_a_restart() {
+    let mut world = World::new();
+    let end = Lsn::from_raw(30);
+    let piece = |flush_end: u64, previous: u64, offset: u32, bytes: &'static [u8]| {
+        let mut batch = (**batch(
+            Position::new(world.path.epoch(), Lsn::from_raw(flush_end)),
+            Position::new(world.path.epoch(), Lsn::from_raw(previous)),
+            &[],
+            1,
+        )
+        .batch())
+        .clone();
+        batch.items = vec![Item::Fragment {
+            end,
+            record_bytes: 4,
+            offset,
+            bytes: Bytes::from_static(bytes),
+        }];
+        JournalEntry::Batch {
+            segment: SEGMENT,
+            batch: EncodedBatch::new(batch),
+        }
+    };
+    let (first, second) = (piece(20, 0, 0, &[1, 50]), piece(30, 20, 2, &[2, 60]));
+    world.store.append(&[first]).unwrap();
+    world.store.sync().unwrap();
+    world.store.write_tables().unwrap();
+    world.store = open(&world.disk).store;
+    world.store.append(&[second]).unwrap();
+    world.store.sync().unwrap();
+    let pages = world
+        .store
+        .read_pages(SEGMENT, &world.path, end, FORK.page(1), 2)
+        .unwrap();
+    assert!(pages.iter().all(|page| !page.is_zeroed()));
+}
+
+#[test]
+fn batches_and_flush_headers_are_given_back() {
+    let mut world = World::new();
+    appended(&mut world, 300);
+    world.announce(0, false);
+    while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    world.restart(Some(0));
+    for (position, batch) in &world.model.batches {
+        assert_eq!(
+            world.store.read_batch(SEGMENT, *position).unwrap().as_ref(),
+            Some(batch)
+        );
+    }
+    let header = world.store.flush_header(SEGMENT, &world.path, world.last.lsn).unwrap();
+    assert_eq!(header.end, world.last);
+    assert_eq!(header.boundary, world.last.lsn);
+    assert_eq!(header.marks[..], world.last.lsn.raw().to_le_bytes());
+}
