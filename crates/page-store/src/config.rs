@@ -26,7 +26,7 @@ impl Default for StoreConfig {
             table_bytes_max: 24 << 20,
             cache_bytes_max: 32 << 20,
             journal_file_bytes: 32 << 20,
-            journal_retained_bytes_max: 512 << 20,
+            journal_retained_bytes_max: 96 << 20,
             chain_deltas_max: 32,
             chain_bytes_max: 16 << 10,
             merge_layers: 4,

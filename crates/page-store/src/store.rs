@@ -217,6 +217,11 @@ impl PageStore {
         Ok(())
     }
 
+    /// The segment's state as the journal has it.
+    pub fn last_state(&self, segment: SegmentId) -> Option<Bytes> {
+        locked(&self.journal).states.get(&segment).cloned()
+    }
+
     /// Indexes what was synced since the last time. Reads do it by themselves; doing it when there is time spares them.
     pub fn settle(&self) {
         let end = *locked(&self.handed_over);
@@ -421,7 +426,7 @@ impl PageStore {
     ) -> Result<(), ReadError> {
         let mut manifest = locked(&self.manifest);
         let mut next = manifest.clone();
-        let known = next.segments.entry(segment.id).or_insert_with(SegmentLayers::default);
+        let known = next.segments.entry(segment.id).or_default();
         known.layers = layers.iter().map(|layer| layer.number).collect();
         known.through_offset = known.through_offset.max(through_offset);
         next.store(&*self.disk)

@@ -104,7 +104,7 @@ fn batch(position: Position, previous: Position, records: &[Vec<u8>], catalog: u
             catalog: vec![CatalogEntry {
                 key: CatalogKey::Blob(format!("key/{}", catalog % 5)),
                 lsn: position.lsn,
-                value: (catalog % 7 != 0).then(|| Bytes::copy_from_slice(&[catalog])),
+                value: (!catalog.is_multiple_of(7)).then(|| Bytes::copy_from_slice(&[catalog])),
             }],
             page_flags: Vec::new(),
         }),

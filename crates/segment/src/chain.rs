@@ -68,6 +68,12 @@ impl Chain {
         self.links.insert(link.end, link);
     }
 
+    pub(crate) fn remove(&mut self, end: Position) {
+        if let Some(link) = self.links.remove(&end) {
+            self.after.remove(&(link.previous, end));
+        }
+    }
+
     pub(crate) fn forgotten(&self) -> Position {
         self.forgotten
     }
@@ -148,10 +154,9 @@ impl Chain {
         if let Some(last) = gone.iter().rev().find(|end| path.sees(**end)) {
             self.forgotten = *last;
         }
-        for end in gone.iter().filter(|end| end.lsn <= self.forgotten.lsn) {
-            if let Some(link) = self.links.remove(end) {
-                self.after.remove(&(link.previous, *end));
-            }
+        let forgotten = self.forgotten;
+        for end in gone.iter().filter(|end| end.lsn <= forgotten.lsn) {
+            self.remove(*end);
         }
         self.forgotten
     }

@@ -467,6 +467,17 @@ impl Segment {
         self.chain.forgotten()
     }
 
+    /// The journal did not take what the last steps asked for: back to `state`, the last one it has, and without these
+    /// batches. None of the answers of those steps may leave.
+    pub fn roll_back(&mut self, state: SegmentState, batches: &[Position]) {
+        for batch in batches {
+            self.chain.remove(*batch);
+        }
+        self.state = state;
+        self.complete = self.readable;
+        self.settle();
+    }
+
     /// The state as it would be journaled now.
     pub fn state(&self) -> Bytes {
         self.state.encode()

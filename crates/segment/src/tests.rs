@@ -491,3 +491,35 @@ fn a_state_of_another_version_is_an_error() {
     bytes[0] = 9;
     assert!(SegmentState::decode(bytes.into()).is_err());
 }
+
+#[test]
+fn what_the_journal_did_not_take_never_happened() {
+    let mut copy = Copy::new();
+    copy.flushes(1, Position::ZERO, &[10]);
+    let mut effects = Vec::new();
+    let append = |end, previous| Request::Append {
+        segment: id(1),
+        epoch: Epoch::from_raw(1),
+        durable: Position::ZERO,
+        batch: batch(1, end, previous),
+    };
+    copy.segment.request(&append(20, position(1, 10)), &mut effects);
+    let promise = Request::Promise {
+        segment: id(1),
+        epoch: Epoch::from_raw(5),
+        path: path(&[(1, 0)]),
+        above: Position::ZERO,
+    };
+    copy.segment.request(&promise, &mut effects);
+    let last = SegmentState::decode(copy.state.clone()).expect("the journaled state reads back");
+    copy.segment.roll_back(last, &[position(1, 20)]);
+    assert_eq!(
+        (copy.segment.complete(), copy.segment.promised()),
+        (position(1, 10), Epoch::from_raw(1))
+    );
+    assert_eq!(
+        copy.append(1, batch(1, 20, position(1, 10))),
+        appended(1, position(1, 20))
+    );
+    assert_eq!(copy.journal.len(), 2, "it is journaled this time");
+}

@@ -1,0 +1,90 @@
+//! What a storage node is told when it starts.
+
+use std::path::PathBuf;
+
+use page_store::StoreConfig;
+use serde::{Deserialize, Serialize};
+use wire_format::frame::PROTOCOL_VERSION;
+use wire_format::message::Hello;
+
+use crate::StorageError;
+
+/// Settings of one storage node, read from `DIR/config/NAME.json`. Unknown keys are refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    /// Name of the node, such as `storage-1`.
+    pub name: String,
+    /// Its failure domain: `a`, `b` or `c`.
+    pub zone: String,
+    /// Where its files live.
+    pub directory: PathBuf,
+    /// Where it listens, such as `127.0.0.1:7001`.
+    pub listen: String,
+    /// Identity of the cluster, 32 hexadecimal digits.
+    pub cluster: String,
+    /// File with the cluster's secret, 64 hexadecimal digits.
+    pub cluster_secret_file: PathBuf,
+    /// Memory that tables, caches and queues may take, in bytes. At least 64 MiB.
+    #[serde(default = "default_memory")]
+    pub memory_bytes: u64,
+    /// Journal kept for copies that are behind, in bytes; one that is further behind has to be replaced.
+    #[serde(default = "default_journal")]
+    pub journal_retained_bytes_max: u64,
+}
+
+fn default_memory() -> u64 {
+    256 << 20
+}
+
+fn default_journal() -> u64 {
+    StoreConfig::default().journal_retained_bytes_max
+}
+
+impl StorageConfig {
+    /// The page store's share: an eighth for tables (twice, while one is written out), an eighth for cached blocks. The
+    /// rest is for the journal's tail at start, messages on their way, and the links of batches.
+    pub(crate) fn store(&self) -> StoreConfig {
+        let share = usize::try_from(self.memory_bytes / 8).unwrap_or(usize::MAX);
+        StoreConfig {
+            table_bytes_max: share.min(StoreConfig::default().table_bytes_max),
+            cache_bytes_max: share,
+            journal_retained_bytes_max: self.journal_retained_bytes_max,
+            ..StoreConfig::default()
+        }
+    }
+
+    /// What the node says of itself in a handshake, and expects of its callers.
+    pub(crate) fn hello(&self) -> Result<Hello, StorageError> {
+        if self.memory_bytes < 64 << 20 {
+            return Err(StorageError::Config("memory_bytes must be at least 64 MiB".to_owned()));
+        }
+        let cluster = self
+            .cluster
+            .parse()
+            .map_err(|error| StorageError::Config(format!("cluster: {error}")))?;
+        let secret = secret(&self.cluster_secret_file).map_err(StorageError::Config)?;
+        Ok(Hello {
+            version: PROTOCOL_VERSION,
+            cluster,
+            secret,
+            name: self.name.clone(),
+        })
+    }
+}
+
+/// The cluster's secret in its file: 64 hexadecimal digits.
+pub fn secret(file: &std::path::Path) -> Result<[u8; 32], String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let digits = text.trim().as_bytes();
+    let mut secret = [0; 32];
+    let malformed = || format!("{}: not 64 hexadecimal digits", file.display());
+    if digits.len() != 64 {
+        return Err(malformed());
+    }
+    for (byte, pair) in secret.iter_mut().zip(digits.chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).map_err(|_| malformed())?;
+        *byte = u8::from_str_radix(pair, 16).map_err(|_| malformed())?;
+    }
+    Ok(secret)
+}

@@ -1,0 +1,121 @@
+//! A storage node: the shell around its segments.
+//!
+//! One thread owns the journal: it takes whatever is queued, lets the segments decide, writes everything at once, syncs once,
+//! and only then lets the answers go. Reads have threads of their own and never wait for a sync; background work has one
+//! more. The network runs on the thread that calls [`run`].
+//!
+//! | module | job |
+//! |---|---|
+//! | [`config`] | what the node is told when it starts |
+//! | `identity` | whose files these are |
+//! | `node` | the segments and the store, shared by all threads |
+//! | `turns` | the journal thread |
+//! | `reads` | the reading threads |
+//! | `network` | connections of instances and peers |
+//! | `peers` | questions to other nodes |
+//! | `upkeep` | the background thread |
+
+pub mod config;
+mod identity;
+mod network;
+mod node;
+mod peers;
+mod reads;
+mod turns;
+mod upkeep;
+
+use std::sync::Arc;
+use std::thread;
+
+use engine::Engine;
+use io::RealDisk;
+use page_store::PageStore;
+use tokio::sync::{mpsc, watch};
+
+pub use config::StorageConfig;
+pub use identity::{FORMAT_VERSION, IdentityError};
+use node::Node;
+
+/// Why a storage node could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Its configuration contradicts itself.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// Its directory is not its own, of another version, or cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its files cannot be opened.
+    #[error("open the page store: {0}")]
+    Store(#[from] page_store::OpenError),
+    /// A segment's state is not readable.
+    #[error("segment {segment}: {error}")]
+    State {
+        /// Which.
+        segment: units::SegmentId,
+        /// Why.
+        error: segment::StateError,
+    },
+    /// The address cannot be listened on.
+    #[error("listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Runs the node until `stop` says so. Everything acknowledged is on disk at any moment, so stopping needs no farewell.
+pub async fn run(
+    config: StorageConfig,
+    engine: Arc<dyn Engine>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), StorageError> {
+    let hello = config.hello()?;
+    let _lock = identity::take(&config.directory, &config)?;
+    let disk = Arc::new(RealDisk::new(&config.directory));
+    let opened = PageStore::open(disk, config.store(), engine)?;
+    let node = Arc::new(Node::new(&config, opened)?);
+    tracing::info!(node = %config.name, address = %config.listen, segments = node.segment_count(), "node.start");
+
+    let (work, work_queue) = mpsc::channel(turns::QUEUE_MAX);
+    let (reads, read_queue) = mpsc::channel(reads::QUEUE_MAX);
+    let (questions, question_queue) = mpsc::channel(peers::QUEUE_MAX);
+    let named = |name: &str| thread::Builder::new().name(name.to_owned());
+    {
+        let (node, questions) = (node.clone(), questions);
+        named("journal")
+            .spawn(move || turns::run(&node, work_queue, &questions))
+            .map_err(StorageError::Thread)?;
+    }
+    let read_queue = reads::shared(read_queue);
+    for _ in 0..reads::THREADS {
+        let (node, read_queue) = (node.clone(), read_queue.clone());
+        named("read")
+            .spawn(move || reads::run(&node, &read_queue))
+            .map_err(StorageError::Thread)?;
+    }
+    {
+        let (node, stop) = (node.clone(), stop.clone());
+        named("upkeep")
+            .spawn(move || upkeep::run(&node, &stop))
+            .map_err(StorageError::Thread)?;
+    }
+    let asking = tokio::spawn(peers::run(hello.clone(), question_queue, work.clone()));
+    let ticking = tokio::spawn(turns::tick(work.clone()));
+    let serving = network::serve(&config.listen, hello, node, work, reads);
+    let ended = tokio::select! {
+        ended = serving => ended,
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+    };
+    asking.abort();
+    ticking.abort();
+    ended
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! The segments and the store, shared by all threads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use page_store::{Opened, PageStore};
+use segment::{Link, Segment, SegmentState};
+use units::SegmentId;
+use wire_format::message::{NodeStatus, SegmentStatus};
+
+use crate::{StorageConfig, StorageError};
+
+/// Links of batches held in memory, at most, by all segments together; beyond it the oldest durable ones are forgotten.
+pub(crate) const LINKS_MAX: usize = 150_000;
+
+pub(crate) struct Node {
+    pub(crate) store: PageStore,
+    segments: Mutex<BTreeMap<SegmentId, Segment>>,
+    pub(crate) pages_read: AtomicU64,
+    /// Why it takes no more log.
+    stopped: Mutex<Option<String>>,
+    pub(crate) journal_retained_bytes_max: u64,
+    started: Instant,
+}
+
+impl Node {
+    pub(crate) fn new(config: &StorageConfig, opened: Opened) -> Result<Node, StorageError> {
+        let mut segments = BTreeMap::new();
+        for recovered in opened.segments {
+            let id = recovered.segment;
+            let state =
+                SegmentState::decode(recovered.state).map_err(|error| StorageError::State { segment: id, error })?;
+            let links = recovered.batches.iter().map(|batch| Link::of(batch)).collect();
+            if !recovered.vouches {
+                tracing::error!(segment = %id, "segment.damaged: it keeps serving as a source, but has no vote");
+            }
+            segments.insert(id, Segment::recover(state, links, recovered.vouches));
+        }
+        let node = Node {
+            store: opened.store,
+            segments: Mutex::new(segments),
+            pages_read: AtomicU64::new(0),
+            stopped: Mutex::default(),
+            journal_retained_bytes_max: config.journal_retained_bytes_max,
+            started: Instant::now(),
+        };
+        Ok(node)
+    }
+
+    /// Held for as long as segments decide, never over a write or a sync.
+    pub(crate) fn segments(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Segment>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments().len()
+    }
+
+    /// Time since the start, on a clock that only goes forward.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn stopped(&self) -> Option<String> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_stopped(&self, reason: Option<String>) {
+        *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    pub(crate) fn status(&self) -> NodeStatus {
+        let store = self.store.status();
+        let segments = self.segments();
+        let one = |segment: &Segment| {
+            let horizon = segment.horizon();
+            SegmentStatus {
+                segment: segment.id(),
+                volume: segment.volume(),
+                group: segment.group(),
+                promised: segment.promised(),
+                complete: segment.complete(),
+                durable: horizon.durable,
+                floor: horizon.floor,
+                layer_bytes: store.layer_bytes.get(&segment.id()).copied().unwrap_or(0),
+                vouches: segment.vouches(),
+            }
+        };
+        NodeStatus {
+            segments: segments.values().map(one).collect(),
+            journal_bytes: store.journal_bytes,
+            memory_table_bytes: store.table_bytes,
+            pages_read: self.pages_read.load(Ordering::Relaxed),
+            stopped: self.stopped(),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Real sockets, real files, and an engine that is no more than a toy.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use engine::{Engine, EngineError, Touch};
+use node_link::handshake;
+use timeline::{Branch, Path};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId, Zone};
+use wire_format::message::{Member, Refusal};
+use wire_format::{Batch, EncodedBatch, FlushHeader, Item, Request, Response};
+
+use crate::{StorageConfig, StorageError};
+
+const FORK: ForkKey = ForkKey {
+    relation: RelationKey {
+        tablespace: 1663,
+        database: 5,
+        relation: 16384,
+    },
+    fork: 0,
+};
+
+/// A record is one byte, which it writes to the first byte of block 0.
+struct Toy;
+
+impl Engine for Toy {
+    fn touches(&self, _record: &[u8], _end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+        touches.push(Touch::Page {
+            key: FORK.page(0),
+            from_nothing: false,
+        });
+        Ok(())
+    }
+
+    fn apply(&self, record: &[u8], _end: Lsn, _key: PageKey, page: &mut Page) -> Result<(), EngineError> {
+        page.bytes_mut()[0] = record[0];
+        Ok(())
+    }
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("borealis-storage-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("secret"), "ab".repeat(32)).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A leftover in the temporary folder harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+async fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn config(folder: &FilePath, copy: u8, address: &str) -> StorageConfig {
+    StorageConfig {
+        name: format!("storage-{copy}"),
+        zone: "a".to_owned(),
+        directory: folder.join(format!("storage-{copy}")),
+        listen: address.to_owned(),
+        cluster: "0123456789abcdef0123456789abcdef".to_owned(),
+        cluster_secret_file: folder.join("secret"),
+        memory_bytes: 64 << 20,
+        journal_retained_bytes_max: 64 << 20,
+    }
+}
+
+/// A node in a thread of its own, as a process would run it.
+struct Running {
+    stop: watch::Sender<bool>,
+    thread: Option<std::thread::JoinHandle<Result<(), StorageError>>>,
+}
+
+impl Running {
+    fn start(config: StorageConfig) -> Running {
+        let (stop, stopping) = watch::channel(false);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(crate::run(config, Arc::new(Toy), stopping))
+        });
+        Running {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn end(mut self) -> Result<(), StorageError> {
+        let _ = self.stop.send(true);
+        let ended = self.thread.take().unwrap().join().unwrap();
+        // The upkeep thread lets go of the directory within its pause.
+        std::thread::sleep(Duration::from_millis(150));
+        ended
+    }
+}
+
+struct Caller {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Caller {
+    async fn connect(config: &StorageConfig) -> Caller {
+        let hello = config.hello().unwrap();
+        for _ in 0..500 {
+            if let Ok(mut stream) = TcpStream::connect(&config.listen).await {
+                handshake::greet(&mut stream, &hello).await.unwrap();
+                return Caller {
+                    stream,
+                    buffer: BytesMut::new(),
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} does not listen on {}", config.name, config.listen);
+    }
+
+    async fn ask(&mut self, request: Request) -> Response {
+        for part in handshake::request_frame(7, &request) {
+            self.stream.write_all(&part).await.unwrap();
+        }
+        loop {
+            if let Some((number, response)) = handshake::take_response(&mut self.buffer).unwrap() {
+                assert_eq!(number, 7);
+                return response;
+            }
+            assert_ne!(self.stream.read_buf(&mut self.buffer).await.unwrap(), 0, "cut off");
+        }
+    }
+}
+
+fn segment(copy: u8) -> SegmentId {
+    SegmentId::from_bytes([copy; 16])
+}
+
+fn first_path() -> Path {
+    let branch = Branch {
+        epoch: Epoch::from_raw(1),
+        parent: Position::ZERO,
+    };
+    Path::new(vec![branch]).unwrap()
+}
+
+fn create(copy: u8, members: &[Member]) -> Request {
+    Request::CreateSegment {
+        volume: VolumeId::from_bytes([1; 16]),
+        group: GroupId::FIRST,
+        segment: segment(copy),
+        epoch: Epoch::from_raw(1),
+        path: first_path(),
+        members: members.to_vec(),
+    }
+}
+
+fn position(raw: u64) -> Position {
+    Position::new(Epoch::from_raw(1), Lsn::from_raw(raw))
+}
+
+fn append(copy: u8, end: u64, previous: Position, durable: Position) -> Request {
+    let batch = Batch {
+        volume: VolumeId::from_bytes([1; 16]),
+        group: GroupId::FIRST,
+        epoch: Epoch::from_raw(1),
+        end: Lsn::from_raw(end),
+        previous,
+        header: Some(FlushHeader {
+            groups: vec![GroupId::FIRST],
+            boundary: Lsn::from_raw(end),
+            written_at_us: 0,
+            marks: Bytes::from_static(b"marks"),
+            catalog: Vec::new(),
+            page_flags: Vec::new(),
+        }),
+        items: vec![Item::Record {
+            end: Lsn::from_raw(end),
+            bytes: Bytes::copy_from_slice(&[end as u8]),
+        }],
+    };
+    Request::Append {
+        segment: segment(copy),
+        epoch: Epoch::from_raw(1),
+        durable,
+        batch: EncodedBatch::new(batch),
+    }
+}
+
+fn read(copy: u8, at: u64) -> Request {
+    Request::ReadPages {
+        segment: segment(copy),
+        epoch: Epoch::from_raw(1),
+        read_point: Lsn::from_raw(at),
+        needed: position(at),
+        first: FORK.page(0),
+        count: 1,
+    }
+}
+
+fn appended(copy: u8, complete: u64) -> Response {
+    Response::Appended {
+        segment: segment(copy),
+        epoch: Epoch::from_raw(1),
+        complete: position(complete),
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_and_promised_is_there_after_a_restart() {
+    let folder = Folder::new("restart");
+    let config = config(&folder.0, 1, &free_address().await);
+    let node = Running::start(config.clone());
+    let mut caller = Caller::connect(&config).await;
+    assert_eq!(caller.ask(create(1, &[])).await, Response::SegmentCreated);
+    assert_eq!(
+        caller.ask(append(1, 10, Position::ZERO, Position::ZERO)).await,
+        appended(1, 10)
+    );
+    assert_eq!(
+        caller.ask(append(1, 20, position(10), Position::ZERO)).await,
+        appended(1, 20)
+    );
+    let promise = Request::Promise {
+        segment: segment(1),
+        epoch: Epoch::from_raw(2),
+        path: first_path(),
+        above: Position::ZERO,
+    };
+    let promised = caller.ask(promise.clone()).await;
+    assert!(
+        matches!(&promised, Response::Promised(promised) if promised.held.len() == 2),
+        "{promised:?}"
+    );
+    let second = Running::start(config.clone());
+    assert!(second.end().is_err(), "a second process in the same directory");
+    drop(caller);
+    node.end().unwrap();
+
+    let node = Running::start(config.clone());
+    let mut caller = Caller::connect(&config).await;
+    assert_eq!(caller.ask(promise).await, promised);
+    let fenced = caller.ask(append(1, 30, position(20), Position::ZERO)).await;
+    assert!(
+        matches!(fenced, Response::Refused(Refusal::StaleEpoch { .. })),
+        "{fenced:?}"
+    );
+    let Response::Pages(pages) = caller.ask(read(1, 20)).await else {
+        panic!("no page");
+    };
+    assert_eq!(pages[0].bytes()[0], 20);
+    let Response::FlushHeader { end, marks, .. } = caller
+        .ask(Request::ReadFlushHeader {
+            segment: segment(1),
+            epoch: Epoch::from_raw(1),
+            at: Lsn::from_raw(15),
+        })
+        .await
+    else {
+        panic!("no flush header");
+    };
+    assert_eq!((end, &marks[..]), (position(10), &b"marks"[..]));
+    node.end().unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_missed_log_gets_it_from_a_peer() {
+    let folder = Folder::new("peers");
+    let configs = [
+        config(&folder.0, 1, &free_address().await),
+        config(&folder.0, 2, &free_address().await),
+    ];
+    let members: Vec<Member> = (1..=2)
+        .map(|copy| Member {
+            segment: segment(copy),
+            node: configs[usize::from(copy) - 1].name.clone(),
+            address: configs[usize::from(copy) - 1].listen.clone(),
+            zone: Zone::A,
+        })
+        .collect();
+    let nodes = configs.clone().map(Running::start);
+    let mut one = Caller::connect(&configs[0]).await;
+    let mut other = Caller::connect(&configs[1]).await;
+    assert_eq!(one.ask(create(1, &members)).await, Response::SegmentCreated);
+    assert_eq!(other.ask(create(2, &members)).await, Response::SegmentCreated);
+    let mut previous = Position::ZERO;
+    for end in [10, 20, 30] {
+        assert_eq!(
+            one.ask(append(1, end, previous, Position::ZERO)).await,
+            appended(1, end)
+        );
+        previous = position(end);
+    }
+    let hole = other.ask(append(2, 30, position(20), position(20))).await;
+    assert!(
+        matches!(hole, Response::Appended { complete, .. } if complete == Position::ZERO),
+        "{hole:?}"
+    );
+    for attempt in 0.. {
+        let Response::Pages(pages) = other.ask(read(2, 30)).await else {
+            assert!(attempt < 200, "the hole is never filled");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        assert_eq!(pages[0].bytes()[0], 30);
+        break;
+    }
+    for node in nodes {
+        node.end().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_directory_of_another_node_or_version_is_refused() {
+    let folder = Folder::new("identity");
+    let first = config(&folder.0, 1, &free_address().await);
+    let node = Running::start(first.clone());
+    drop(Caller::connect(&first).await);
+    node.end().unwrap();
+    let mut foreign = config(&folder.0, 2, &first.listen);
+    foreign.directory = first.directory.clone();
+    let refused = Running::start(foreign).end().unwrap_err().to_string();
+    assert!(refused.contains("belongs to storage-1"), "{refused}");
+    let file = first.directory.join("node.json");
+    let newer = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("\"format_version\": 1", "\"format_version\": 99");
+    std::fs::write(&file, newer).unwrap();
+    let refused = Running::start(first).end().unwrap_err().to_string();
+    assert!(refused.contains("format version 99"), "{refused}");
+}

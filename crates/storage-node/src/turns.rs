@@ -1,0 +1,248 @@
+//! The journal thread: whatever is queued, one write, one sync, then the answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use page_store::{AppendError, Horizon, JournalEntry};
+use segment::{Effect, Segment, SegmentState};
+use tokio::sync::mpsc;
+use units::{Position, SegmentId};
+use wire_format::message::{Refusal, Request, Response};
+
+use crate::network::ReplyTo;
+use crate::node::{LINKS_MAX, Node};
+use crate::peers::Question;
+
+/// Requests waiting for the journal thread; beyond it connections are no longer read.
+pub(crate) const QUEUE_MAX: usize = 4096;
+/// Requests taken in one turn, at most.
+const TURN_MAX: usize = 1024;
+const TICK: Duration = Duration::from_millis(25);
+/// Ticks between two looks at what can be forgotten.
+const FORGET_TICKS: u64 = 20;
+
+/// What the journal thread is asked.
+pub(crate) enum Work {
+    Request {
+        reply: ReplyTo,
+        request: Request,
+    },
+    /// A peer answered a segment's question; `None`: it did not.
+    Fetched {
+        segment: SegmentId,
+        response: Option<Response>,
+    },
+    Tick,
+}
+
+/// Sends a tick now and then. One that finds the queue full is not needed: the thread is busy enough.
+pub(crate) async fn tick(work: mpsc::Sender<Work>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        interval.tick().await;
+        if let Err(mpsc::error::TrySendError::Closed(_)) = work.try_send(Work::Tick) {
+            return;
+        }
+    }
+}
+
+/// Everything that one turn collects.
+#[derive(Default)]
+struct Turn {
+    entries: Vec<JournalEntry>,
+    answers: Vec<(ReplyTo, Response)>,
+    /// Of several acknowledgements for one connection only the last says anything.
+    acknowledged: BTreeMap<(u64, SegmentId), (ReplyTo, Response)>,
+    questions: Vec<Question>,
+}
+
+impl Turn {
+    fn answer(&mut self, reply: ReplyTo, response: Response) {
+        match &response {
+            Response::Appended { segment, .. } if reply.is_posted() => {
+                self.acknowledged
+                    .insert((reply.connection(), *segment), (reply, response));
+            }
+            _ => self.answers.push((reply, response)),
+        }
+    }
+
+    /// Sorts a segment's effects. `reply` is where its answer goes.
+    fn take(&mut self, segment: SegmentId, effects: Vec<Effect>, reply: Option<ReplyTo>) {
+        for effect in effects {
+            match effect {
+                Effect::KeepState(bytes) => self.entries.push(JournalEntry::State { segment, bytes }),
+                Effect::KeepBatch(batch) => self.entries.push(JournalEntry::Batch { segment, batch }),
+                Effect::Fetch { peer, request } => self.questions.push(Question {
+                    segment,
+                    address: peer.address,
+                    request,
+                }),
+                Effect::Answer(response) => {
+                    if let Some(reply) = reply.clone() {
+                        self.answer(reply, response);
+                    }
+                }
+                Effect::Read(_) => unreachable!("reads are asked of the reading threads"),
+            }
+        }
+    }
+}
+
+/// Runs until nobody can ask any more.
+pub(crate) fn run(node: &Node, mut queue: mpsc::Receiver<Work>, questions: &mpsc::Sender<Question>) {
+    let mut ticks = 0;
+    while let Some(first) = queue.blocking_recv() {
+        let mut turn = Turn::default();
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(work) = next {
+            match work {
+                Work::Request { reply, request } => decide(node, &mut turn, reply, &request),
+                Work::Fetched { segment, response } => fetched(node, &mut turn, segment, response),
+                Work::Tick => {
+                    ticks += 1;
+                    tick_segments(node, &mut turn, ticks % FORGET_TICKS == 0);
+                }
+            }
+            taken += 1;
+            next = if taken < TURN_MAX { queue.try_recv().ok() } else { None };
+        }
+        finish(node, turn, questions);
+    }
+}
+
+fn decide(node: &Node, turn: &mut Turn, reply: ReplyTo, request: &Request) {
+    let Some(id) = request.segment() else {
+        turn.answer(reply, Response::Status(node.status()));
+        return;
+    };
+    let mut segments = node.segments();
+    let mut effects = Vec::new();
+    match (segments.get_mut(&id), request) {
+        (Some(segment), _) => segment.request(request, &mut effects),
+        (None, Request::CreateSegment { .. }) => match Segment::create(request, &mut effects) {
+            Ok(segment) => {
+                segments.insert(id, segment);
+            }
+            Err(refusal) => effects.push(Effect::Answer(Response::Refused(refusal))),
+        },
+        (None, _) => effects.push(Effect::Answer(Response::Refused(Refusal::UnknownSegment {
+            segment: id,
+        }))),
+    }
+    turn.take(id, effects, Some(reply));
+}
+
+fn fetched(node: &Node, turn: &mut Turn, id: SegmentId, response: Option<Response>) {
+    let mut segments = node.segments();
+    let Some(segment) = segments.get_mut(&id) else {
+        return;
+    };
+    let mut effects = Vec::new();
+    if let Err(refusal) = segment.fetched(node.now(), response, &mut effects) {
+        tracing::info!(segment = %id, %refusal, "segment.fetch: another peer is asked");
+    }
+    turn.take(id, effects, None);
+}
+
+fn tick_segments(node: &Node, turn: &mut Turn, forget: bool) {
+    let mut segments = node.segments();
+    let links: usize = segments.values().map(Segment::links_held).sum();
+    let journal_bytes = if forget { node.store.status().journal_bytes } else { 0 };
+    for (id, segment) in segments.iter_mut() {
+        let mut effects = Vec::new();
+        segment.tick(node.now(), &mut effects);
+        if forget {
+            let horizon = segment.horizon();
+            let crowded = LINKS_MAX < links || node.journal_retained_bytes_max < journal_bytes;
+            let through = if crowded { horizon.durable } else { horizon.all_complete };
+            let recycle_through = segment.forget(through, &mut effects);
+            let horizon = Horizon {
+                path: horizon.path,
+                durable: horizon.durable,
+                floor: horizon.floor,
+                recycle_through,
+            };
+            node.store.set_horizon(*id, horizon);
+        }
+        turn.take(*id, effects, None);
+    }
+}
+
+/// Journals, syncs, and only then lets anything out (DESIGN §4.8: a segment never acknowledges, and never promises, what a
+/// power cut can take away).
+fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) {
+    let journaled = if turn.entries.is_empty() {
+        Ok(())
+    } else {
+        node.store.append(&turn.entries).and_then(|()| node.store.sync())
+    };
+    match journaled {
+        Ok(()) => {
+            if !turn.entries.is_empty() {
+                node.segments().values_mut().for_each(Segment::synced);
+                if node.stopped().is_some() {
+                    tracing::info!("journal.resume");
+                    node.set_stopped(None);
+                }
+            }
+            for (reply, response) in turn.answers.into_iter().chain(turn.acknowledged.into_values()) {
+                reply.send(&response);
+            }
+        }
+        Err(error) => {
+            roll_back(node, &turn, &error);
+            let refusal = Response::Refused(Refusal::Stopped {
+                what: error.to_string(),
+            });
+            for (reply, _) in turn.answers.into_iter().chain(turn.acknowledged.into_values()) {
+                reply.send(&refusal);
+            }
+        }
+    }
+    for question in turn.questions {
+        // A question that finds the queue full is asked again by the segment's next tick.
+        let _ = questions.try_send(question);
+    }
+}
+
+fn roll_back(node: &Node, turn: &Turn, error: &AppendError) {
+    let reason = error.to_string();
+    if node.stopped().as_ref() != Some(&reason) {
+        tracing::error!(%error, "journal.stop: no more log is taken");
+        node.set_stopped(Some(reason));
+    }
+    let mut touched: BTreeMap<SegmentId, Vec<Position>> = BTreeMap::new();
+    for entry in &turn.entries {
+        match entry {
+            JournalEntry::State { segment, .. } => {
+                touched.entry(*segment).or_default();
+            }
+            JournalEntry::Batch { segment, batch } => {
+                touched.entry(*segment).or_default().push(batch.batch().position());
+            }
+        }
+    }
+    let mut segments = node.segments();
+    for (id, batches) in touched {
+        match node.store.last_state(id).map(SegmentState::decode) {
+            Some(Ok(state)) => {
+                if let Some(segment) = segments.get_mut(&id) {
+                    segment.roll_back(state, &batches);
+                }
+            }
+            // It was to be created in this turn.
+            None => {
+                segments.remove(&id);
+            }
+            Some(Err(error)) => {
+                tracing::error!(segment = %id, %error, "segment.damaged");
+                if let Some(segment) = segments.get_mut(&id) {
+                    segment.damaged();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The background thread: tables become layers, layers are merged, the journal is recycled.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use page_store::Progress;
+use tokio::sync::watch;
+
+use crate::node::Node;
+
+const IDLE_PAUSE: Duration = Duration::from_millis(100);
+/// The pause after work that failed: a full disk does not get emptier by trying.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// Keys merged between two short rests, so that a merge never takes a core for itself.
+const KEYS_PER_REST: u32 = 512;
+const REST: Duration = Duration::from_millis(1);
+
+/// Runs until the node stops.
+pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
+    let keys = Cell::new(0u32);
+    let pace = || {
+        keys.set(keys.get().wrapping_add(1));
+        if keys.get().is_multiple_of(KEYS_PER_REST) {
+            std::thread::sleep(REST);
+        }
+    };
+    while !*stop.borrow() {
+        match node.store.maintain(&pace) {
+            Ok(Progress::Idle) => std::thread::sleep(IDLE_PAUSE),
+            Ok(progress) => tracing::debug!(?progress, "store.maintain"),
+            Err(error) => {
+                tracing::error!(%error, "store.maintain");
+                std::thread::sleep(FAILURE_PAUSE);
+            }
+        }
+    }
+}
