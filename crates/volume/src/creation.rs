@@ -1,0 +1,45 @@
+//! Making a new volume: six segments, and the record that names them.
+
+use units::{Epoch, GroupId, Lsn, SegmentId, VolumeId};
+use wire_format::{Member, Request};
+
+use crate::record::{GroupRecord, MemberRecord, OpenedTimeline, RECORD_VERSION, VolumeRecord};
+
+/// The reign that imports the first content.
+pub const IMPORT_EPOCH: Epoch = Epoch::from_raw(1);
+
+/// The record of a volume that has nothing yet but its segments. Its first timeline is the import's.
+pub fn record(volume: VolumeId, members: Vec<MemberRecord>) -> VolumeRecord {
+    VolumeRecord {
+        format_version: RECORD_VERSION,
+        volume,
+        timelines: vec![OpenedTimeline {
+            epoch: IMPORT_EPOCH,
+            parent: Epoch::ZERO,
+            branch: Lsn::ZERO,
+            seal: None,
+        }],
+        groups: vec![GroupRecord {
+            group: GroupId::FIRST.raw(),
+            membership_version: 1,
+            members,
+            joining: None,
+        }],
+        floor: Lsn::ZERO,
+        log_floor: Lsn::ZERO,
+        pins: Vec::new(),
+    }
+}
+
+/// The request that makes one of the segments.
+pub fn create_segment(record: &VolumeRecord, segment: SegmentId) -> Result<Request, crate::record::RecordError> {
+    let members: Vec<Member> = record.members();
+    Ok(Request::CreateSegment {
+        volume: record.volume,
+        group: GroupId::FIRST,
+        segment,
+        epoch: IMPORT_EPOCH,
+        path: record.path()?,
+        members,
+    })
+}

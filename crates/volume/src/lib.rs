@@ -1,0 +1,22 @@
+//! The writer's view of the volume: what it sends, what is durable, and how the volume is opened.
+//!
+//! State machines without I/O. [`Shipper`] is the writer's side of the write path (DESIGN §4.3); [`Opening`] makes a new
+//! reign out of whatever the last one left (DESIGN §4.4); [`record`] is the one entry that a volume has in the metadata
+//! store.
+//!
+//! Invariants:
+//! - A flush, once sent, is never cut or linked differently; its bytes are encoded once.
+//! - The durable LSN stands at record ends only and never goes back.
+//! - Nothing of an opening counts before its compare-and-swap of the record has succeeded.
+
+pub mod creation;
+mod opening;
+pub mod record;
+mod shipper;
+
+pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
+pub use record::VolumeRecord;
+pub use shipper::{CopyStanding, FlushParts, Shipper, ShipperEffect, ShipperLimits};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! The volume's record: the one entry it has in the metadata store.
+//!
+//! Changed only by compare-and-swap on its revision, by the holder of the taken epoch. It is small JSON text, so that a
+//! person can read it in an emergency; ids and LSNs are strings as everywhere else.
+
+use serde::{Deserialize, Serialize};
+use timeline::{Branch, InvalidPath, Path};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
+use wire_format::Member;
+
+/// Version of the record.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Text that is no volume's record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// It cannot be understood.
+    #[error("the volume's record cannot be understood: {0}")]
+    Malformed(String),
+    /// It is of another build.
+    #[error("the volume's record has format version {found}, this build reads version {RECORD_VERSION}")]
+    Version {
+        /// The record's.
+        found: u32,
+    },
+    /// Its timelines contradict each other.
+    #[error("the volume's timelines are no tree: {0}")]
+    Timelines(#[from] InvalidPath),
+}
+
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'a, T: FromStr<Err: Display>, D: Deserializer<'a>>(input: D) -> Result<T, D::Error> {
+        String::deserialize(input)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+mod number {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use units::Epoch;
+
+    pub(super) fn serialize<S: Serializer>(value: &Epoch, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(value.raw())
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(input: D) -> Result<Epoch, D::Error> {
+        u64::deserialize(input).map(Epoch::from_raw)
+    }
+}
+
+/// A timeline that was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenedTimeline {
+    /// Its reign.
+    #[serde(with = "number")]
+    pub epoch: Epoch,
+    /// The reign it branched from; 0 for the first.
+    #[serde(with = "number")]
+    pub parent: Epoch,
+    /// Where it branched.
+    #[serde(with = "text")]
+    pub branch: Lsn,
+    /// Its recovered end, once a successor was opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
+}
+
+/// The recovered end of a timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Seal(#[serde(with = "text")] pub Lsn);
+
+/// A copy, as the record names it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberRecord {
+    /// Its identity.
+    #[serde(with = "text")]
+    pub segment: SegmentId,
+    /// The node that holds it.
+    pub node: String,
+    /// Where that node listens.
+    pub address: String,
+    /// The failure domain it stands in.
+    #[serde(with = "text")]
+    pub zone: Zone,
+}
+
+impl MemberRecord {
+    /// As messages name it.
+    pub fn member(&self) -> Member {
+        Member {
+            segment: self.segment,
+            node: self.node.clone(),
+            address: self.address.clone(),
+            zone: self.zone,
+        }
+    }
+}
+
+/// A protection group and its copies.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupRecord {
+    /// Its number.
+    pub group: u32,
+    /// Raised by every change of its members.
+    pub membership_version: u64,
+    /// The six.
+    pub members: Vec<MemberRecord>,
+    /// The list that is to follow, while a member is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joining: Option<Vec<MemberRecord>>,
+}
+
+/// Everything that the metadata store knows of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRecord {
+    /// [`RECORD_VERSION`].
+    pub format_version: u32,
+    /// Its identity.
+    #[serde(with = "text")]
+    pub volume: VolumeId,
+    /// Every timeline that was opened, oldest first.
+    pub timelines: Vec<OpenedTimeline>,
+    /// Its protection groups, group 0 first.
+    pub groups: Vec<GroupRecord>,
+    /// The granted floor: below it no version is needed. It may lag behind what the writer announces.
+    #[serde(with = "text")]
+    pub floor: Lsn,
+    /// Below it no record is needed.
+    #[serde(with = "text")]
+    pub log_floor: Lsn,
+    /// LSNs that something still needs: snapshots, clones. None yet.
+    pub pins: Vec<String>,
+}
+
+impl VolumeRecord {
+    /// The record in `text`.
+    pub fn parse(text: &str) -> Result<VolumeRecord, RecordError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let malformed = |error: serde_json::Error| RecordError::Malformed(error.to_string());
+        let found = serde_json::from_str::<Version>(text).map_err(malformed)?.format_version;
+        if found != RECORD_VERSION {
+            return Err(RecordError::Version { found });
+        }
+        let record: VolumeRecord = serde_json::from_str(text).map_err(malformed)?;
+        if record.groups.is_empty() {
+            return Err(RecordError::Malformed("it names no protection group".to_owned()));
+        }
+        record.path()?;
+        Ok(record)
+    }
+
+    /// Its text.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a record has only strings, numbers and lists")
+    }
+
+    /// The last opened timeline.
+    pub fn last(&self) -> Option<&OpenedTimeline> {
+        self.timelines.last()
+    }
+
+    /// The path from the root to the last opened timeline.
+    pub fn path(&self) -> Result<Path, RecordError> {
+        let mut branches = Vec::new();
+        let mut wanted = self.last().map(|timeline| timeline.epoch);
+        for timeline in self.timelines.iter().rev() {
+            if Some(timeline.epoch) == wanted {
+                branches.push(Branch {
+                    epoch: timeline.epoch,
+                    parent: Position::new(timeline.parent, timeline.branch),
+                });
+                wanted = Some(timeline.parent);
+            }
+        }
+        branches.reverse();
+        Ok(Path::new(branches)?)
+    }
+
+    /// Group 0's copies.
+    pub fn members(&self) -> Vec<Member> {
+        let group = self.groups.iter().find(|group| group.group == GroupId::FIRST.raw());
+        group.map_or(Vec::new(), |group| {
+            group.members.iter().map(MemberRecord::member).collect()
+        })
+    }
+
+    /// The record after `epoch` opened the volume at `branch`: the last timeline is sealed there, and a new one begins.
+    pub fn opened_by(&self, epoch: Epoch, branch: Lsn) -> VolumeRecord {
+        let mut next = self.clone();
+        let mut parent = Epoch::ZERO;
+        if let Some(last) = next.timelines.last_mut() {
+            last.seal = Some(Seal(branch));
+            parent = last.epoch;
+        }
+        next.timelines.push(OpenedTimeline {
+            epoch,
+            parent,
+            branch,
+            seal: None,
+        });
+        next
+    }
+}
