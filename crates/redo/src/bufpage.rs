@@ -1,0 +1,414 @@
+//! The standard page: header, line pointers, items. Follows `storage/page/bufpage.c` and `bufpage.h`.
+
+use units::{Lsn, PAGE_BYTES, Page};
+
+use crate::fault::{Applied, Fault};
+
+pub(crate) const HEADER_BYTES: usize = 24;
+pub(crate) const POINTER_BYTES: usize = 4;
+/// `PD_ALL_VISIBLE`.
+const ALL_VISIBLE: u16 = 0x0004;
+/// Layout version 4 and a size of 8192.
+const SIZE_AND_VERSION: u16 = 0x2004;
+
+const FLAGS_AT: usize = 10;
+const LOWER_AT: usize = 12;
+const UPPER_AT: usize = 14;
+const SPECIAL_AT: usize = 16;
+const SIZE_AT: usize = 18;
+const PRUNE_AT: usize = 20;
+
+/// What a line pointer says of its item.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum State {
+    Unused = 0,
+    Normal = 1,
+    Redirect = 2,
+    Dead = 3,
+}
+
+/// `ItemIdData`: where an item lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pointer {
+    pub(crate) offset: usize,
+    pub(crate) state: State,
+    pub(crate) bytes: usize,
+}
+
+impl Pointer {
+    fn decode(raw: u32) -> Pointer {
+        let state = match raw >> 15 & 3 {
+            0 => State::Unused,
+            1 => State::Normal,
+            2 => State::Redirect,
+            _ => State::Dead,
+        };
+        Pointer {
+            offset: (raw & 0x7FFF) as usize,
+            state,
+            bytes: (raw >> 17) as usize,
+        }
+    }
+
+    fn encode(self) -> u32 {
+        self.offset as u32 | (self.state as u32) << 15 | (self.bytes as u32) << 17
+    }
+
+    fn has_storage(self) -> bool {
+        self.bytes != 0
+    }
+}
+
+/// `MAXALIGN`.
+pub(crate) fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(8)
+}
+
+/// A page being changed.
+pub(crate) struct PageMut<'a>(&'a mut Page);
+
+impl<'a> PageMut<'a> {
+    pub(crate) fn new(page: &'a mut Page) -> PageMut<'a> {
+        PageMut(page)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8; PAGE_BYTES] {
+        self.0.bytes()
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8; PAGE_BYTES] {
+        self.0.bytes_mut()
+    }
+
+    pub(crate) fn u16(&self, at: usize) -> u16 {
+        u16::from_le_bytes([self.bytes()[at], self.bytes()[at + 1]])
+    }
+
+    pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
+        self.bytes_mut()[at..at + 2].copy_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn u32(&self, at: usize) -> u32 {
+        let bytes = &self.bytes()[at..at + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+
+    pub(crate) fn set_u32(&mut self, at: usize, value: u32) {
+        self.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn lower(&self) -> usize {
+        usize::from(self.u16(LOWER_AT))
+    }
+
+    pub(crate) fn upper(&self) -> usize {
+        usize::from(self.u16(UPPER_AT))
+    }
+
+    pub(crate) fn special(&self) -> usize {
+        usize::from(self.u16(SPECIAL_AT))
+    }
+
+    pub(crate) fn set_lower(&mut self, lower: usize) {
+        self.set_u16(LOWER_AT, lower as u16);
+    }
+
+    pub(crate) fn set_upper(&mut self, upper: usize) {
+        self.set_u16(UPPER_AT, upper as u16);
+    }
+
+    /// `PageIsNew`.
+    pub(crate) fn is_new(&self) -> bool {
+        self.upper() == 0
+    }
+
+    /// `PageInit`.
+    pub(crate) fn init(&mut self, special_bytes: usize) {
+        self.bytes_mut().fill(0);
+        let special = PAGE_BYTES - aligned(special_bytes);
+        self.set_lower(HEADER_BYTES);
+        self.set_upper(special);
+        self.set_u16(SPECIAL_AT, special as u16);
+        self.set_u16(SIZE_AT, SIZE_AND_VERSION);
+    }
+
+    /// `PageSetLSN`: the high half first.
+    pub(crate) fn set_lsn(&mut self, lsn: Lsn) {
+        self.set_u32(0, (lsn.raw() >> 32) as u32);
+        self.set_u32(4, lsn.raw() as u32);
+    }
+
+    pub(crate) fn set_all_visible(&mut self, visible: bool) {
+        let flags = self.u16(FLAGS_AT);
+        let flags = if visible {
+            flags | ALL_VISIBLE
+        } else {
+            flags & !ALL_VISIBLE
+        };
+        self.set_u16(FLAGS_AT, flags);
+    }
+
+    /// `PageSetPrunable`.
+    pub(crate) fn set_prunable(&mut self, transaction: u32) {
+        /// `TransactionIdIsNormal`.
+        const FIRST_NORMAL: u32 = 3;
+        let known = self.u32(PRUNE_AT);
+        let precedes = if transaction < FIRST_NORMAL || known < FIRST_NORMAL {
+            transaction < known
+        } else {
+            (transaction.wrapping_sub(known) as i32) < 0
+        };
+        if known == 0 || precedes {
+            self.set_u32(PRUNE_AT, transaction);
+        }
+    }
+
+    /// Whether header and special space can be believed.
+    pub(crate) fn check(&self) -> Applied {
+        let (lower, upper, special) = (self.lower(), self.upper(), self.special());
+        let sound = HEADER_BYTES <= lower
+            && lower <= upper
+            && upper <= special
+            && special <= PAGE_BYTES
+            && special.is_multiple_of(8)
+            && (lower - HEADER_BYTES).is_multiple_of(POINTER_BYTES);
+        if sound {
+            Ok(())
+        } else {
+            Err(Fault::Mismatch("the page's header is no page header"))
+        }
+    }
+
+    /// `PageGetMaxOffsetNumber`. The header must have been checked.
+    pub(crate) fn pointers(&self) -> u16 {
+        (self.lower().saturating_sub(HEADER_BYTES) / POINTER_BYTES) as u16
+    }
+
+    fn pointer_at(number: u16) -> usize {
+        HEADER_BYTES + POINTER_BYTES * (usize::from(number) - 1)
+    }
+
+    /// The line pointer of an item, counted from one.
+    pub(crate) fn pointer(&self, number: u16) -> Result<Pointer, Fault> {
+        if number == 0 || self.pointers() < number {
+            return Err(Fault::Mismatch("the page has no such line pointer"));
+        }
+        Ok(Pointer::decode(self.u32(PageMut::pointer_at(number))))
+    }
+
+    pub(crate) fn set_pointer(&mut self, number: u16, pointer: Pointer) {
+        self.set_u32(PageMut::pointer_at(number), pointer.encode());
+    }
+
+    /// Where an item with storage lies, checked.
+    pub(crate) fn stored(&self, number: u16) -> Result<Pointer, Fault> {
+        let pointer = self.pointer(number)?;
+        let within = pointer.has_storage()
+            && self.upper() <= pointer.offset
+            && pointer.offset + pointer.bytes <= self.special()
+            && pointer.offset.is_multiple_of(8);
+        if within {
+            Ok(pointer)
+        } else {
+            Err(Fault::Mismatch("a line pointer leads outside the page's items"))
+        }
+    }
+
+    pub(crate) fn item(&self, number: u16) -> Result<&[u8], Fault> {
+        let pointer = self.stored(number)?;
+        Ok(&self.bytes()[pointer.offset..pointer.offset + pointer.bytes])
+    }
+
+    /// `PageAddItemExtended` with a given offset number. `overwrite`: an unused line pointer is taken as it is (heap);
+    /// otherwise those from it on move up (indexes).
+    pub(crate) fn add_item(&mut self, item: &[u8], number: u16, overwrite: bool) -> Applied {
+        self.check()?;
+        let limit = self.pointers() + 1;
+        if number == 0 || limit < number {
+            return Err(Fault::Mismatch("an item would leave a gap in the line pointers"));
+        }
+        let reuses = overwrite && number < limit;
+        if reuses {
+            let pointer = self.pointer(number)?;
+            if pointer.state != State::Unused || pointer.has_storage() {
+                return Err(Fault::Mismatch("the line pointer of a new item is in use"));
+            }
+        }
+        let lower = self.lower() + if reuses { 0 } else { POINTER_BYTES };
+        let upper = self.upper().checked_sub(aligned(item.len()));
+        let upper = upper.filter(|upper| lower <= *upper);
+        let upper = upper.ok_or(Fault::Mismatch("the page has no room for the item"))?;
+        if !reuses && number < limit {
+            let from = PageMut::pointer_at(number);
+            let end = self.lower();
+            self.bytes_mut().copy_within(from..end, from + POINTER_BYTES);
+        }
+        self.set_lower(lower);
+        self.set_upper(upper);
+        let pointer = Pointer {
+            offset: upper,
+            state: State::Normal,
+            bytes: item.len(),
+        };
+        self.set_pointer(number, pointer);
+        self.bytes_mut()[upper..upper + item.len()].copy_from_slice(item);
+        Ok(())
+    }
+
+    /// `compactify_tuples`: items in the order of their line pointers, from the special space downwards.
+    fn compact(&mut self, items: &[(u16, Pointer)]) -> Applied {
+        let total: usize = items.iter().map(|(_, pointer)| aligned(pointer.bytes)).sum();
+        if self.special() - self.lower() < total {
+            return Err(Fault::Mismatch("the page's items are longer than the page"));
+        }
+        let before = *self.bytes();
+        let mut upper = self.special();
+        for (number, pointer) in items {
+            let bytes = aligned(pointer.bytes);
+            upper -= bytes;
+            let end = (pointer.offset + bytes).min(PAGE_BYTES);
+            let from = &before[pointer.offset..end];
+            self.bytes_mut()[upper..upper + from.len()].copy_from_slice(from);
+            self.set_pointer(
+                *number,
+                Pointer {
+                    offset: upper,
+                    ..*pointer
+                },
+            );
+        }
+        self.set_upper(upper);
+        Ok(())
+    }
+
+    /// `PageRepairFragmentation`, but for the hint that says whether there are unused line pointers.
+    pub(crate) fn repair_fragmentation(&mut self) -> Applied {
+        self.check()?;
+        let mut items = Vec::new();
+        let mut last_used = 0;
+        for number in 1..=self.pointers() {
+            let pointer = self.pointer(number)?;
+            if pointer.state == State::Unused {
+                self.set_pointer(number, UNUSED);
+                continue;
+            }
+            if pointer.has_storage() {
+                self.stored(number)?;
+                items.push((number, pointer));
+            }
+            last_used = number;
+        }
+        self.compact(&items)?;
+        self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(last_used));
+        Ok(())
+    }
+
+    /// `PageTruncateLinePointerArray`: unused line pointers at the end go, but for the first.
+    pub(crate) fn truncate_pointers(&mut self) -> Applied {
+        let mut left = self.pointers();
+        while 1 < left && self.pointer(left)?.state == State::Unused {
+            left -= 1;
+        }
+        self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(left));
+        Ok(())
+    }
+
+    /// `PageIndexTupleDelete`.
+    pub(crate) fn delete_index_tuple(&mut self, number: u16) -> Applied {
+        self.check()?;
+        let gone = self.stored(number)?;
+        let bytes = aligned(gone.bytes);
+        let (from, end) = (PageMut::pointer_at(number) + POINTER_BYTES, self.lower());
+        self.bytes_mut().copy_within(from..end, from - POINTER_BYTES);
+        let upper = self.upper();
+        self.bytes_mut().copy_within(upper..gone.offset, upper + bytes);
+        self.set_upper(upper + bytes);
+        self.set_lower(end - POINTER_BYTES);
+        self.shift_items(gone.offset, bytes as isize)
+    }
+
+    /// Items at or below `offset` were moved by so many bytes.
+    fn shift_items(&mut self, offset: usize, by: isize) -> Applied {
+        for number in 1..=self.pointers() {
+            let pointer = self.pointer(number)?;
+            if pointer.has_storage() && pointer.offset <= offset {
+                let moved = pointer
+                    .offset
+                    .checked_add_signed(by)
+                    .filter(|moved| *moved < PAGE_BYTES);
+                let offset = moved.ok_or(Fault::Mismatch("a line pointer leads outside the page's items"))?;
+                self.set_pointer(number, Pointer { offset, ..pointer });
+            }
+        }
+        Ok(())
+    }
+
+    /// `PageIndexMultiDelete`: `numbers` rise. Two or fewer are taken out one by one, which leaves another order.
+    pub(crate) fn delete_index_tuples(&mut self, numbers: &[u16]) -> Applied {
+        if numbers.len() <= 2 {
+            return numbers
+                .iter()
+                .rev()
+                .try_for_each(|number| self.delete_index_tuple(*number));
+        }
+        self.check()?;
+        let mut gone = numbers.iter().peekable();
+        let mut kept = Vec::new();
+        for number in 1..=self.pointers() {
+            let pointer = self.stored(number)?;
+            if gone.next_if_eq(&&number).is_none() {
+                kept.push((kept.len() as u16 + 1, pointer));
+            }
+        }
+        if gone.next().is_some() {
+            return Err(Fault::Mismatch("items to delete are not on the page, or out of order"));
+        }
+        self.set_lower(HEADER_BYTES + POINTER_BYTES * kept.len());
+        self.compact(&kept)
+    }
+
+    /// `PageIndexTupleOverwrite`.
+    pub(crate) fn overwrite_index_tuple(&mut self, number: u16, item: &[u8]) -> Applied {
+        self.check()?;
+        let old = self.stored(number)?;
+        let (old_bytes, new_bytes) = (aligned(old.bytes), aligned(item.len()));
+        if old_bytes + (self.upper() - self.lower()) < new_bytes {
+            return Err(Fault::Mismatch("the page has no room for the new version of an item"));
+        }
+        let by = old_bytes as isize - new_bytes as isize;
+        let upper = self.upper();
+        let moved = upper
+            .checked_add_signed(by)
+            .ok_or(Fault::Mismatch("the page has no room"))?;
+        if by != 0 {
+            self.bytes_mut().copy_within(upper..old.offset, moved);
+            self.set_upper(moved);
+            self.shift_items(old.offset, by)?;
+        }
+        let offset = old
+            .offset
+            .checked_add_signed(by)
+            .ok_or(Fault::Mismatch("the page has no room"))?;
+        let pointer = Pointer {
+            offset,
+            bytes: item.len(),
+            ..old
+        };
+        self.set_pointer(number, pointer);
+        self.bytes_mut()[offset..offset + item.len()].copy_from_slice(item);
+        Ok(())
+    }
+}
+
+/// `ItemIdSetUnused`.
+pub(crate) const UNUSED: Pointer = Pointer {
+    offset: 0,
+    state: State::Unused,
+    bytes: 0,
+};
+/// `ItemIdSetDead`.
+pub(crate) const DEAD: Pointer = Pointer {
+    offset: 0,
+    state: State::Dead,
+    bytes: 0,
+};

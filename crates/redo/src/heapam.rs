@@ -1,0 +1,385 @@
+//! The heap. Follows `heap_redo` and `heap2_redo` in `access/heap/heapam.c`.
+
+use units::{Lsn, PAGE_BYTES};
+use wal::{BlockReference, DecodedRecord};
+
+use crate::bufpage::{DEAD, PageMut, Pointer, State, UNUSED};
+use crate::fault::{Applied, Fault, slice_at, u8_at, u16_at, u16s_at, u32_at};
+use crate::heap_tuple::{NewTuple, Tuple, TupleId};
+use crate::maps;
+
+/// `SizeOfHeapHeader`: infomask2, infomask, hoff.
+const TUPLE_HEADER_BYTES: usize = 5;
+/// `SizeOfMultiInsertTuple`: its length before those three.
+const MULTI_TUPLE_HEADER_BYTES: usize = 7;
+/// `FrozenTransactionId`.
+const FROZEN: u32 = 2;
+
+const ALL_VISIBLE_CLEARED: u8 = 1 << 0;
+const ALL_FROZEN_SET: u8 = 1 << 5;
+
+pub(crate) fn redo(
+    record: &DecodedRecord<'_>,
+    end: Lsn,
+    block: &BlockReference<'_>,
+    page: &mut PageMut<'_>,
+) -> Applied {
+    match record.operation() & 0x70 {
+        0x00 => insert(record, block, page)?,
+        0x10 => delete(record, block, page)?,
+        0x20 => update(record, block, page, false)?,
+        0x40 => update(record, block, page, true)?,
+        0x50 => confirm(record, block, page)?,
+        0x60 => lock(record, block, page)?,
+        0x70 => inplace(record, block, page)?,
+        // A truncation is logged by the storage manager as well; this record is for logical decoding.
+        _ => return Ok(()),
+    }
+    page.set_lsn(end);
+    Ok(())
+}
+
+pub(crate) fn redo2(
+    record: &DecodedRecord<'_>,
+    end: Lsn,
+    block: &BlockReference<'_>,
+    page: &mut PageMut<'_>,
+) -> Applied {
+    match record.operation() & 0x70 {
+        0x10 => prune(record, block, page)?,
+        0x20 => vacuum(record, block, page)?,
+        0x30 => freeze(record, block, page)?,
+        0x40 => return visible(record, end, block, page),
+        0x50 => multi_insert(record, block, page)?,
+        0x60 => lock_updated(record, page)?,
+        _ => return Err(Fault::Unsupported),
+    }
+    page.set_lsn(end);
+    Ok(())
+}
+
+/// `xl_heap_header` at the head of a new tuple, and what follows.
+fn new_tuple(bytes: &[u8]) -> Result<(u16, u16, u8, &[u8]), Fault> {
+    let rest = bytes
+        .get(TUPLE_HEADER_BYTES..)
+        .ok_or(Fault::Mismatch("the record's tuple is too short"))?;
+    Ok((u16_at(bytes, 0)?, u16_at(bytes, 2)?, u8_at(bytes, 4)?, rest))
+}
+
+/// `heap_xlog_insert`.
+fn insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    let number = u16_at(record.data, 0)?;
+    let flags = u8_at(record.data, 2)?;
+    if block.will_init {
+        page.init(0);
+    }
+    let (infomask2, infomask, header_bytes, data) = new_tuple(block.data)?;
+    let tuple = NewTuple {
+        infomask2,
+        infomask,
+        header_bytes,
+        xmin: record.header.transaction,
+        xmax: 0,
+        ctid: TupleId {
+            block: block.key.block,
+            number,
+        },
+        data,
+    };
+    page.add_item(&tuple.encode(), number, true)?;
+    if flags & ALL_VISIBLE_CLEARED != 0 {
+        page.set_all_visible(false);
+    }
+    Ok(())
+}
+
+/// `heap_xlog_multi_insert`.
+fn multi_insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    let flags = u8_at(record.data, 0)?;
+    let count = usize::from(u16_at(record.data, 2)?);
+    if block.will_init {
+        page.init(0);
+    }
+    let mut at = 0usize;
+    for tuple in 0..count {
+        let number = if block.will_init {
+            tuple as u16 + 1
+        } else {
+            u16_at(record.data, 4 + 2 * tuple)?
+        };
+        at = at.next_multiple_of(2);
+        let bytes = usize::from(u16_at(block.data, at)?);
+        let data = slice_at(block.data, at + MULTI_TUPLE_HEADER_BYTES, bytes)?;
+        let new = NewTuple {
+            infomask2: u16_at(block.data, at + 2)?,
+            infomask: u16_at(block.data, at + 4)?,
+            header_bytes: u8_at(block.data, at + 6)?,
+            xmin: record.header.transaction,
+            xmax: 0,
+            ctid: TupleId {
+                block: block.key.block,
+                number,
+            },
+            data,
+        };
+        page.add_item(&new.encode(), number, true)?;
+        at += MULTI_TUPLE_HEADER_BYTES + bytes;
+    }
+    if at != block.data.len() {
+        return Err(Fault::Mismatch("its tuples are not as long as its data"));
+    }
+    if flags & ALL_VISIBLE_CLEARED != 0 {
+        page.set_all_visible(false);
+    }
+    if flags & ALL_FROZEN_SET != 0 {
+        page.set_all_visible(true);
+    }
+    Ok(())
+}
+
+/// `heap_xlog_delete`.
+fn delete(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    const IS_SUPER: u8 = 1 << 3;
+    const IS_PARTITION_MOVE: u8 = 1 << 4;
+    let xmax = u32_at(record.data, 0)?;
+    let number = u16_at(record.data, 4)?;
+    let (bits, flags) = (u8_at(record.data, 6)?, u8_at(record.data, 7)?);
+    let mut tuple = Tuple::of(page, number)?;
+    tuple.set_hot_updated(false);
+    tuple.set_xmax_bits(bits);
+    if flags & IS_SUPER == 0 {
+        tuple.set_xmax(xmax);
+    } else {
+        tuple.set_xmin(0);
+    }
+    tuple.clear_command();
+    tuple.set_ctid(if flags & IS_PARTITION_MOVE != 0 {
+        TupleId::MOVED_PARTITIONS
+    } else {
+        TupleId {
+            block: block.key.block,
+            number,
+        }
+    });
+    page.set_prunable(record.header.transaction);
+    if flags & ALL_VISIBLE_CLEARED != 0 {
+        page.set_all_visible(false);
+    }
+    Ok(())
+}
+
+/// `heap_xlog_update`: the page is the new version's, the old one's, or both.
+fn update(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>, hot: bool) -> Applied {
+    const NEW_ALL_VISIBLE_CLEARED: u8 = 1 << 1;
+    const PREFIX_FROM_OLD: u8 = 1 << 5;
+    const SUFFIX_FROM_OLD: u8 = 1 << 6;
+    let old_xmax = u32_at(record.data, 0)?;
+    let old_number = u16_at(record.data, 4)?;
+    let (bits, flags) = (u8_at(record.data, 6)?, u8_at(record.data, 7)?);
+    let new_xmax = u32_at(record.data, 8)?;
+    let new_number = u16_at(record.data, 12)?;
+    let new_block = record.block(0).ok_or(Fault::Mismatch("the record names no new page"))?;
+    let ctid = TupleId {
+        block: new_block.key.block,
+        number: new_number,
+    };
+    let same_page = record.block(1).is_none();
+    let is_old = same_page || block.id == 1;
+    let is_new = block.id == 0;
+    let mut old_data = Vec::new();
+    let mut old_whole = Vec::new();
+    if is_old {
+        let mut tuple = Tuple::of(page, old_number)?;
+        tuple.set_hot_updated(hot);
+        tuple.set_xmax_bits(bits);
+        tuple.set_xmax(old_xmax);
+        tuple.clear_command();
+        tuple.set_ctid(ctid);
+        if flags & (PREFIX_FROM_OLD | SUFFIX_FROM_OLD) != 0 {
+            old_data = tuple.data()?;
+            old_whole = tuple.whole().to_vec();
+        }
+        page.set_prunable(record.header.transaction);
+        if flags & ALL_VISIBLE_CLEARED != 0 {
+            page.set_all_visible(false);
+        }
+    }
+    if !is_new {
+        return Ok(());
+    }
+    if new_block.will_init && !same_page {
+        page.init(0);
+    }
+    let mut at = 0;
+    let mut shared = |flag: u8| -> Result<usize, Fault> {
+        if flags & flag == 0 {
+            return Ok(0);
+        }
+        at += 2;
+        Ok(usize::from(u16_at(new_block.data, at - 2)?))
+    };
+    let prefix = shared(PREFIX_FROM_OLD)?;
+    let suffix = shared(SUFFIX_FROM_OLD)?;
+    let rest = new_block
+        .data
+        .get(at..)
+        .ok_or(Fault::Mismatch("the record's tuple is too short"))?;
+    let (infomask2, infomask, header_bytes, logged) = new_tuple(rest)?;
+    let short = Fault::Mismatch("the old version is shorter than what the new one takes from it");
+    let mut data = Vec::with_capacity(logged.len() + prefix + suffix);
+    if prefix == 0 {
+        data.extend_from_slice(logged);
+    } else {
+        // The null bitmap and what fills it up come from the record; the prefix stands behind them.
+        let bitmap = usize::from(header_bytes).checked_sub(crate::heap_tuple::HEADER_BYTES);
+        let bitmap = bitmap.filter(|bitmap| *bitmap <= logged.len());
+        let (bitmap, logged) = logged.split_at(bitmap.ok_or(Fault::Mismatch("the record's tuple is too short"))?);
+        data.extend_from_slice(bitmap);
+        data.extend_from_slice(old_data.get(..prefix).ok_or(short)?);
+        data.extend_from_slice(logged);
+    }
+    let suffix_at = old_whole.len().checked_sub(suffix).ok_or(short)?;
+    data.extend_from_slice(&old_whole[suffix_at..]);
+    if PAGE_BYTES < data.len() {
+        return Err(Fault::Mismatch("the new version is longer than a page"));
+    }
+    let tuple = NewTuple {
+        infomask2,
+        infomask,
+        header_bytes,
+        xmin: record.header.transaction,
+        xmax: new_xmax,
+        ctid,
+        data: &data,
+    };
+    page.add_item(&tuple.encode(), new_number, true)?;
+    if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
+        page.set_all_visible(false);
+    }
+    Ok(())
+}
+
+/// `heap_xlog_confirm`.
+fn confirm(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    let number = u16_at(record.data, 0)?;
+    Tuple::of(page, number)?.set_ctid(TupleId {
+        block: block.key.block,
+        number,
+    });
+    Ok(())
+}
+
+/// `heap_xlog_lock`.
+fn lock(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    let xmax = u32_at(record.data, 0)?;
+    let number = u16_at(record.data, 4)?;
+    let mut tuple = Tuple::of(page, number)?;
+    tuple.set_xmax_bits(u8_at(record.data, 6)?);
+    if tuple.is_locked_only() {
+        tuple.set_hot_updated(false);
+        tuple.set_ctid(TupleId {
+            block: block.key.block,
+            number,
+        });
+    }
+    tuple.set_xmax(xmax);
+    tuple.clear_command();
+    Ok(())
+}
+
+/// `heap_xlog_lock_updated`.
+fn lock_updated(record: &DecodedRecord<'_>, page: &mut PageMut<'_>) -> Applied {
+    let mut tuple = Tuple::of(page, u16_at(record.data, 4)?)?;
+    tuple.set_xmax_bits(u8_at(record.data, 6)?);
+    tuple.set_xmax(u32_at(record.data, 0)?);
+    Ok(())
+}
+
+/// `heap_xlog_inplace`.
+fn inplace(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    let mut tuple = Tuple::of(page, u16_at(record.data, 0)?)?;
+    let data = tuple.data_mut()?;
+    if data.len() != block.data.len() {
+        return Err(Fault::Mismatch("the tuple's length is another"));
+    }
+    data.copy_from_slice(block.data);
+    Ok(())
+}
+
+/// `heap_xlog_prune` and `heap_page_prune_execute`.
+fn prune(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    page.check()?;
+    let redirected = usize::from(u16_at(record.data, 4)?);
+    let dead = usize::from(u16_at(record.data, 6)?);
+    let numbers: Vec<u16> = u16s_at(block.data, 0, block.data.len() / 2)?.collect();
+    let (redirects, rest) = numbers
+        .split_at_checked(2 * redirected)
+        .ok_or(Fault::Mismatch("the record is too short"))?;
+    let (dead, unused) = rest
+        .split_at_checked(dead)
+        .ok_or(Fault::Mismatch("the record is too short"))?;
+    for pair in redirects.chunks_exact(2) {
+        page.pointer(pair[0])?;
+        let redirect = Pointer {
+            offset: usize::from(pair[1]) & 0x7FFF,
+            state: State::Redirect,
+            bytes: 0,
+        };
+        page.set_pointer(pair[0], redirect);
+    }
+    for (numbers, pointer) in [(dead, DEAD), (unused, UNUSED)] {
+        for number in numbers {
+            page.pointer(*number)?;
+            page.set_pointer(*number, pointer);
+        }
+    }
+    page.repair_fragmentation()
+}
+
+/// `heap_xlog_vacuum`.
+fn vacuum(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    page.check()?;
+    let count = usize::from(u16_at(record.data, 0)?);
+    for number in u16s_at(block.data, 0, count)? {
+        page.pointer(number)?;
+        page.set_pointer(number, UNUSED);
+    }
+    page.truncate_pointers()
+}
+
+/// `heap_xlog_freeze_page` and `heap_execute_freeze_tuple`.
+fn freeze(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    const FREEZE_XVAC: u8 = 0x02;
+    const INVALID_XVAC: u8 = 0x04;
+    /// `sizeof(xl_heap_freeze_tuple)`.
+    const TUPLE_BYTES: usize = 12;
+    let count = usize::from(u16_at(record.data, 4)?);
+    let tuples = slice_at(block.data, 0, TUPLE_BYTES * count)?;
+    for frozen in tuples.chunks_exact(TUPLE_BYTES) {
+        let mut tuple = Tuple::of(page, u16_at(frozen, 4)?)?;
+        tuple.set_xmax(u32_at(frozen, 0)?);
+        if frozen[10] & FREEZE_XVAC != 0 {
+            tuple.set_xvac(FROZEN);
+        }
+        if frozen[10] & INVALID_XVAC != 0 {
+            tuple.set_xvac(0);
+        }
+        tuple.set_infomask2(u16_at(frozen, 6)?);
+        tuple.set_infomask(u16_at(frozen, 8)?);
+    }
+    Ok(())
+}
+
+/// `heap_xlog_visible`: block 0 is the map's page, block 1 the heap's, whose LSN stays (no checksums, no logged hints).
+fn visible(record: &DecodedRecord<'_>, end: Lsn, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    if block.id == 1 {
+        page.check()?;
+        page.set_all_visible(true);
+        return Ok(());
+    }
+    let heap = record
+        .block(1)
+        .ok_or(Fault::Mismatch("the record names no heap page"))?;
+    maps::set_visibility(page, heap.key.block, u8_at(record.data, 4)?, end);
+    Ok(())
+}

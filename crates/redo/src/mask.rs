@@ -1,0 +1,76 @@
+//! What may differ between a page as PostgreSQL has it and the same page made by redo: hints, command ids, unused space.
+//! Follows `access/common/bufmask.c` and the `rm_mask` functions. Used by oracles, never by redo.
+
+use units::Page;
+use wal::resource_manager;
+
+use crate::bufpage::{PageMut, Pointer, State, aligned};
+use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
+use crate::nbtree;
+
+const MARKER: u8 = 0;
+/// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`, `PD_ALL_VISIBLE`.
+const HINTS: u16 = 0x0007;
+
+/// Masks a page that a record of this resource manager changed. A page that is no page stays as it is.
+pub fn mask(page: &mut Page, block: u32, manager: u8) {
+    let mut page = PageMut::new(page);
+    if page.is_new() || page.check().is_err() {
+        return;
+    }
+    page.bytes_mut()[..10].fill(MARKER);
+    let (lower, upper) = (page.lower(), page.upper());
+    page.bytes_mut()[lower..upper].fill(MARKER);
+    if matches!(manager, resource_manager::SEQUENCE | resource_manager::GENERIC) {
+        return;
+    }
+    let flags = page.u16(10);
+    page.set_u16(10, flags & !HINTS);
+    page.set_u32(20, 0);
+    match manager {
+        resource_manager::HEAP | resource_manager::HEAP2 => mask_heap(&mut page, block),
+        resource_manager::BTREE => mask_btree(&mut page),
+        _ => {}
+    }
+}
+
+fn mask_heap(page: &mut PageMut<'_>, block: u32) {
+    const XACT_MASK: u16 = 0xFFF0;
+    const XMIN_FROZEN: u16 = 0x0300;
+    const SPECULATIVE: u16 = 0xFFFE;
+    for number in 1..=page.pointers() {
+        let Ok(pointer) = page.stored(number) else {
+            continue;
+        };
+        let at = pointer.offset;
+        if pointer.state == State::Normal && 23 <= pointer.bytes {
+            let infomask = page.u16(at + 20);
+            let masked = if infomask & XMIN_FROZEN == XMIN_FROZEN {
+                infomask & !(XMAX_INVALID | XMAX_COMMITTED)
+            } else {
+                infomask & !XACT_MASK
+            };
+            page.set_u16(at + 20, masked);
+            page.set_u32(at + 8, 0);
+            if page.u16(at + 16) == SPECULATIVE {
+                let own = TupleId { block, number };
+                page.bytes_mut()[at + 12..at + 18].copy_from_slice(&own.encode());
+            }
+        }
+        page.bytes_mut()[at + pointer.bytes..at + aligned(pointer.bytes)].fill(MARKER);
+    }
+}
+
+fn mask_btree(page: &mut PageMut<'_>) {
+    if nbtree::is_leaf(page) {
+        for number in 1..=page.pointers() {
+            if let Ok(pointer) = page.pointer(number)
+                && pointer.state != State::Unused
+            {
+                let state = State::Unused;
+                page.set_pointer(number, Pointer { state, ..pointer });
+            }
+        }
+    }
+    nbtree::mask_opaque(page);
+}

@@ -1,0 +1,214 @@
+//! Redo against PostgreSQL itself: with `wal_consistency_checking` every record carries the page as PostgreSQL left it.
+
+mod stock;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use engine::{Engine, Touch};
+use redo::PostgreSql;
+use redo::mask::mask;
+use units::{Lsn, PAGE_BYTES, Page, PageKey, RelationKey, fork};
+use wal::{DecodedRecord, StreamDecoder};
+
+const WAL_FILE_BYTES: u64 = 16 << 20;
+const SETTINGS: &str = "
+wal_consistency_checking = 'all'
+full_page_writes = off
+shared_buffers = 4MB
+fsync = off
+autovacuum_naptime = 1s
+autovacuum_vacuum_threshold = 20
+autovacuum_freeze_max_age = 100000
+vacuum_freeze_min_age = 10
+max_prepared_transactions = 10
+track_commit_timestamp = on
+checkpoint_timeout = 1h
+max_wal_size = 20GB
+wal_keep_size = 20GB
+bgwriter_lru_maxpages = 0
+";
+/// What the workload must have reached, so that the test cannot pass by reaching nothing.
+const EXPECTED: &[&str] = &[
+    "Heap/INSERT",
+    "Heap/INSERT+INIT",
+    "Heap/DELETE",
+    "Heap/UPDATE",
+    "Heap/UPDATE+INIT",
+    "Heap/HOT_UPDATE",
+    "Heap/HEAP_CONFIRM",
+    "Heap/LOCK",
+    "Heap/INPLACE",
+    "Heap2/PRUNE",
+    "Heap2/VACUUM",
+    "Heap2/FREEZE_PAGE",
+    "Heap2/VISIBLE",
+    "Heap2/MULTI_INSERT",
+    "Heap2/MULTI_INSERT+INIT",
+    "Btree/INSERT_LEAF",
+    "Btree/INSERT_UPPER",
+    "Btree/INSERT_POST",
+    "Btree/SPLIT_L",
+    "Btree/SPLIT_R",
+    "Btree/DEDUP",
+    "Btree/DELETE",
+    "Btree/VACUUM",
+    "Btree/MARK_PAGE_HALFDEAD",
+    "Btree/UNLINK_PAGE",
+    "Btree/NEWROOT",
+    "Sequence/LOG",
+];
+
+#[derive(Default, Debug)]
+struct Tally {
+    applied: u64,
+    compared: u64,
+    different: u64,
+}
+
+fn status_files(data: &Path, pages: &mut HashMap<PageKey, Page>) {
+    for (folder, array) in [
+        ("pg_xact", RelationKey::TRANSACTION_STATUS),
+        ("pg_multixact/offsets", RelationKey::MULTIXACT_OFFSETS),
+        ("pg_multixact/members", RelationKey::MULTIXACT_MEMBERS),
+        ("pg_commit_ts", RelationKey::COMMIT_TIMESTAMPS),
+    ] {
+        for entry in std::fs::read_dir(data.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let segment = u32::from_str_radix(path.file_name().unwrap().to_str().unwrap(), 16).unwrap();
+            for (at, bytes) in std::fs::read(&path).unwrap().chunks_exact(PAGE_BYTES).enumerate() {
+                let key = array.fork(fork::MAIN).page(segment * 32 + at as u32);
+                pages.insert(key, Page::from_bytes(bytes).unwrap());
+            }
+        }
+    }
+}
+
+fn wal_file_name(start: Lsn) -> String {
+    let number = start.raw() / WAL_FILE_BYTES;
+    format!("00000001{:08X}{:08X}", number / 256, number % 256)
+}
+
+#[test]
+fn every_page_is_what_postgresql_made_of_it() {
+    let stock = stock::Stock::start("oracle", SETTINGS);
+    stock.query("SELECT pg_switch_wal()");
+    stock.query("CHECKPOINT");
+    let start: Lsn = stock.query("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
+    let start = Lsn::from_raw(start.raw() - start.raw() % WAL_FILE_BYTES);
+    let mut pages = HashMap::new();
+    status_files(&stock.data(), &mut pages);
+    stock.file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
+    stock.pgbench(&["-i", "-q", "-s", "1", "--foreign-keys"]);
+    stock.pgbench(&["-n", "-c", "4", "-j", "2", "-t", "500"]);
+    let end: Lsn = stock.query("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
+    stock.stop();
+
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+    let mut worst = Vec::new();
+    let mut decoder = StreamDecoder::new(start, None, WAL_FILE_BYTES);
+    let mut at = start;
+    while at < end {
+        let bytes = std::fs::read(stock.data().join("pg_wal").join(wal_file_name(at))).expect("a WAL file");
+        let take = (end.raw() - at.raw()).min(WAL_FILE_BYTES) as usize;
+        decoder.push(at, &bytes[..take]).expect("WAL follows WAL");
+        at = at.advanced_by(WAL_FILE_BYTES);
+        while let Some(record) = decoder.next_record().expect("sound WAL") {
+            replay(&record, &mut pages, &mut tallies, &mut worst);
+        }
+    }
+    for (kind, tally) in &tallies {
+        println!(
+            "{kind:32} applied {:7} compared {:7} different {}",
+            tally.applied, tally.compared, tally.different
+        );
+    }
+    let different: u64 = tallies.values().map(|tally| tally.different).sum();
+    assert_eq!(different, 0, "first differences:\n{}", worst.join("\n"));
+    let missing: Vec<_> = EXPECTED
+        .iter()
+        .filter(|kind| tallies.get(**kind).is_none_or(|tally| tally.compared == 0))
+        .collect();
+    assert!(missing.is_empty(), "the workload did not reach {missing:?}");
+
+    // What was written to files by the clean stop.
+    let mut files = HashMap::new();
+    status_files(&stock.data(), &mut files);
+    let mut compared = 0;
+    for (key, page) in &files {
+        let ours = pages.get(key).map_or(Page::zeroed(), Clone::clone);
+        let first = ours
+            .bytes()
+            .iter()
+            .zip(page.bytes())
+            .position(|(one, other)| one != other);
+        assert_eq!(first, None, "{key} differs from PostgreSQL's file");
+        compared += 1;
+    }
+    println!("{compared} transaction-status pages are equal");
+}
+
+fn replay(
+    record: &wal::Record,
+    pages: &mut HashMap<PageKey, Page>,
+    tallies: &mut BTreeMap<String, Tally>,
+    worst: &mut Vec<String>,
+) {
+    let decoded = DecodedRecord::decode(&record.bytes).expect("a record");
+    let kind = decoded.kind().expect("a known kind").to_string();
+    let mut touches = Vec::new();
+    PostgreSql
+        .touches(&record.bytes, record.end, &mut touches)
+        .expect("its pages");
+    let tally = tallies.entry(kind.clone()).or_default();
+    for touch in touches {
+        match touch {
+            Touch::Truncate { fork, from_block } => {
+                pages.retain(|key, _| key.fork != fork || key.block < from_block);
+            }
+            Touch::DropDatabase { tablespace, database } => {
+                pages.retain(|key, _| {
+                    (key.fork.relation.tablespace, key.fork.relation.database) != (tablespace, database)
+                });
+            }
+            Touch::Page { key, from_nothing } => {
+                let block = decoded.blocks().find(|block| block.key == key);
+                let after = block.and_then(|block| block.image).filter(|image| !image.apply);
+                let after = after.map(|image| redo::restore(&image).expect("an image"));
+                let known = from_nothing || key.fork.relation.is_status_array() || pages.contains_key(&key);
+                if !known {
+                    // It existed before the log began: from here on it is known.
+                    pages.extend(after.map(|after| (key, after)));
+                    continue;
+                }
+                let page = pages.entry(key).or_insert_with(Page::zeroed);
+                if let Err(error) = PostgreSql.apply(&record.bytes, record.end, key, page) {
+                    tally.different += 1;
+                    worst.push(error.to_string());
+                    pages.remove(&key);
+                    continue;
+                }
+                tally.applied += 1;
+                if let Some(mut after) = after {
+                    let mut ours = page.clone();
+                    let manager = decoded.header.resource_manager;
+                    mask(&mut ours, key.block, manager);
+                    mask(&mut after, key.block, manager);
+                    tally.compared += 1;
+                    let first = ours
+                        .bytes()
+                        .iter()
+                        .zip(after.bytes())
+                        .position(|(one, other)| one != other);
+                    if let Some(first) = first {
+                        tally.different += 1;
+                        if worst.len() < 20 {
+                            worst.push(format!("{kind} ending at {}: {key}, first at byte {first}", record.end));
+                        }
+                        pages.insert(key, after);
+                    }
+                }
+            }
+        }
+    }
+}

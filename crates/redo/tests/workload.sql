@@ -1,0 +1,76 @@
+-- Reaches every kind of record that redo knows. Sizes are small: shared_buffers are, too.
+CREATE EXTENSION pageinspect;
+CREATE TABLE plain (id int PRIMARY KEY, filler text, other int);
+INSERT INTO plain SELECT i, repeat('x', i % 200), i FROM generate_series(1, 3000) i;
+INSERT INTO plain VALUES (-1, NULL, NULL), (-2, 'a', NULL);
+UPDATE plain SET filler = filler || 'longer and longer' WHERE id % 7 = 0;
+UPDATE plain SET other = other + 1 WHERE id % 3 = 0;
+UPDATE plain SET id = id + 100000 WHERE id % 11 = 0;
+DELETE FROM plain WHERE id % 5 = 0;
+VACUUM plain;
+INSERT INTO plain SELECT i, 'again', i FROM generate_series(200000, 201000) i;
+VACUUM FREEZE plain;
+UPDATE plain SET other = 1 WHERE id % 50 = 1;
+SELECT count(*) FROM plain WHERE id IN (SELECT id FROM plain WHERE id % 50 = 2) ;
+-- Locks, savepoints, multixacts.
+BEGIN; SELECT count(*) FROM (SELECT * FROM plain WHERE id < 100 FOR SHARE) s; COMMIT;
+BEGIN; SELECT count(*) FROM (SELECT * FROM plain WHERE id < 100 FOR KEY SHARE) s;
+SAVEPOINT a; UPDATE plain SET other = other - 1 WHERE id < 100; ROLLBACK TO a;
+SAVEPOINT b; UPDATE plain SET filler = 'b' WHERE id < 50; SAVEPOINT c;
+SELECT count(*) FROM (SELECT * FROM plain WHERE id < 60 FOR UPDATE) s; COMMIT;
+BEGIN; UPDATE plain SET other = 0; ROLLBACK;
+DO $$ BEGIN FOR i IN 1..200 LOOP BEGIN INSERT INTO plain VALUES (300000 + i, 'sub', i);
+  IF i % 3 = 0 THEN RAISE EXCEPTION 'no'; END IF; EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$;
+-- Speculative insertion, also one that finds its row.
+INSERT INTO plain VALUES (1, 'conflict', 1), (400000, 'new', 2) ON CONFLICT (id) DO UPDATE SET filler = 'updated';
+INSERT INTO plain SELECT i, 'c', i FROM generate_series(1, 20) i ON CONFLICT DO NOTHING;
+-- COPY and COPY FREEZE: multi-insert.
+COPY (SELECT i, md5(i::text), i % 10 FROM generate_series(1, 20000) i) TO '/tmp/borealis-redo-copy.csv' CSV;
+CREATE TABLE copied (id int, hash text, few int);
+COPY copied FROM '/tmp/borealis-redo-copy.csv' CSV;
+BEGIN; CREATE TABLE frozen (id int, hash text, few int); COPY frozen FROM '/tmp/borealis-redo-copy.csv' CSV FREEZE; COMMIT;
+DELETE FROM frozen WHERE id % 9 = 0; VACUUM frozen;
+-- Btrees: building, splits, duplicates and posting lists, deletion of pages, internal levels.
+CREATE INDEX few ON copied (few);
+CREATE INDEX hash ON copied (hash);
+INSERT INTO copied SELECT i, md5(i::text), i % 10 FROM generate_series(30000, 45000) i;
+INSERT INTO copied SELECT i, md5((i % 40)::text), 3 FROM generate_series(50000, 53000) i;
+CREATE TABLE keys (k text); CREATE INDEX ON keys (k);
+INSERT INTO keys SELECT repeat(chr(97 + i % 20), 200) || i FROM generate_series(1, 6000) i;
+INSERT INTO keys SELECT 'same' FROM generate_series(1, 4000);
+DELETE FROM keys WHERE k LIKE 'b%' OR k LIKE 'c%' OR k LIKE 'd%' OR k LIKE 'e%'; VACUUM keys;
+DELETE FROM keys WHERE k = 'same' AND ctid IN (SELECT ctid FROM keys WHERE k = 'same' LIMIT 3000); VACUUM keys;
+INSERT INTO keys SELECT repeat('c', 200) || i FROM generate_series(1, 500) i;
+DELETE FROM keys WHERE k > 'f'; VACUUM keys; VACUUM keys;
+CREATE TABLE churn (id int PRIMARY KEY, v int, pad text) WITH (fillfactor = 60);
+CREATE INDEX ON churn (v);
+INSERT INTO churn SELECT i, i % 5, repeat('p', 50) FROM generate_series(1, 2000) i;
+DO $$ BEGIN FOR i IN 1..12 LOOP UPDATE churn SET v = (v + i) % 5 WHERE id % 4 = i % 4; END LOOP; END $$;
+SELECT count(*) FROM churn WHERE v = 1; SET enable_seqscan = off; SELECT count(v) FROM churn WHERE v = 2; RESET enable_seqscan;
+UPDATE churn SET v = v + 1; UPDATE churn SET pad = 'q' WHERE id % 2 = 0;
+VACUUM churn;
+-- Ascending deletion empties whole subtrees.
+CREATE TABLE deep (k int, pad text); INSERT INTO deep SELECT i, '' FROM generate_series(1, 120000) i;
+CREATE INDEX deep_k ON deep (k) WITH (fillfactor = 30);
+DELETE FROM deep WHERE k < 110000; VACUUM deep; VACUUM deep;
+INSERT INTO deep SELECT i, '' FROM generate_series(1, 2000) i;
+REINDEX INDEX deep_k; CLUSTER deep USING deep_k;
+-- Sequences, in-place updates, toast.
+CREATE SEQUENCE s; SELECT nextval('s') FROM generate_series(1, 100); SELECT setval('s', 5000); SELECT nextval('s');
+CREATE TABLE toasted (id serial, t text); ALTER TABLE toasted ALTER t SET STORAGE EXTERNAL;
+INSERT INTO toasted (t) SELECT repeat(md5(i::text), 500) FROM generate_series(1, 40) i; UPDATE toasted SET t = t || 'x' WHERE id % 3 = 0;
+ANALYZE; VACUUM ANALYZE;
+-- Two-phase.
+BEGIN; INSERT INTO plain VALUES (500001, 'p', 1); SAVEPOINT x; INSERT INTO plain VALUES (500002, 'p', 1); PREPARE TRANSACTION 'one'; COMMIT PREPARED 'one';
+BEGIN; INSERT INTO plain VALUES (500003, 'p', 1); PREPARE TRANSACTION 'two'; ROLLBACK PREPARED 'two';
+-- Partitions: rows that move.
+CREATE TABLE parts (id int, p int) PARTITION BY LIST (p);
+CREATE TABLE part1 PARTITION OF parts FOR VALUES IN (1); CREATE TABLE part2 PARTITION OF parts FOR VALUES IN (2);
+INSERT INTO parts SELECT i, 1 FROM generate_series(1, 100) i; UPDATE parts SET p = 2 WHERE id % 2 = 0;
+-- Truncation in mid-relation, by vacuum.
+DELETE FROM copied WHERE id > 20000; VACUUM (TRUNCATE) copied;
+TRUNCATE keys; INSERT INTO keys VALUES ('after'); CREATE TABLE gone (i int); INSERT INTO gone VALUES (1); DROP TABLE gone;
+ALTER TABLE plain ADD COLUMN added int DEFAULT 7; ALTER TABLE plain ALTER other TYPE bigint; VACUUM FULL plain;
+CREATE DATABASE copy_of TEMPLATE template0 STRATEGY wal_log; DROP DATABASE copy_of;
+SET wal_compression = pglz; CREATE INDEX c1 ON plain (filler); SET wal_compression = lz4; CREATE INDEX c2 ON plain (other);
+SET wal_compression = zstd; CREATE INDEX c3 ON plain (id, other); RESET wal_compression;
