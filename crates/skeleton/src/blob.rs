@@ -1,0 +1,91 @@
+//! Names of the small values that the volume's catalog keeps for PostgreSQL.
+
+/// `pg_control` as `initdb` left it; what changes comes from the marks.
+pub const CONTROL_FILE: &str = "control";
+
+/// A relation map. The shared one has database zero.
+pub fn relation_map(tablespace: u32, database: u32) -> String {
+    format!("relmap/{tablespace}/{database}")
+}
+
+/// A database's directory: the value is its `PG_VERSION`.
+pub fn database(tablespace: u32, database: u32) -> String {
+    format!("database/{tablespace}/{database}")
+}
+
+/// A prepared transaction: the value is its file, less the checksum.
+pub fn two_phase(transaction: u32) -> String {
+    format!("twophase/{transaction:08X}")
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Blob {
+    /// See [`CONTROL_FILE`].
+    ControlFile,
+    /// See [`relation_map`].
+    RelationMap {
+        /// Tablespace.
+        tablespace: u32,
+        /// Database.
+        database: u32,
+    },
+    /// See [`database`].
+    Database {
+        /// Tablespace.
+        tablespace: u32,
+        /// Database.
+        database: u32,
+    },
+    /// See [`two_phase`].
+    TwoPhase {
+        /// The transaction.
+        transaction: u32,
+    },
+}
+
+impl Blob {
+    /// What `name` stands for; `None`: not one of ours.
+    pub fn parse(name: &str) -> Option<Blob> {
+        let pair = |rest: &str| {
+            let (tablespace, database) = rest.split_once('/')?;
+            Some((tablespace.parse().ok()?, database.parse().ok()?))
+        };
+        if name == CONTROL_FILE {
+            return Some(Blob::ControlFile);
+        }
+        let (kind, rest) = name.split_once('/')?;
+        match kind {
+            "relmap" => pair(rest).map(|(tablespace, database)| Blob::RelationMap { tablespace, database }),
+            "database" => pair(rest).map(|(tablespace, database)| Blob::Database { tablespace, database }),
+            "twophase" => u32::from_str_radix(rest, 16)
+                .ok()
+                .map(|transaction| Blob::TwoPhase { transaction }),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        let (tablespace, database) = (1663, 5);
+        assert_eq!(
+            Blob::parse(&relation_map(1663, 5)),
+            Some(Blob::RelationMap { tablespace, database })
+        );
+        assert_eq!(
+            Blob::parse(&super::database(1663, 5)),
+            Some(Blob::Database { tablespace, database })
+        );
+        assert_eq!(
+            Blob::parse(&two_phase(0x2F1)),
+            Some(Blob::TwoPhase { transaction: 0x2F1 })
+        );
+        assert_eq!(Blob::parse(CONTROL_FILE), Some(Blob::ControlFile));
+        assert_eq!(Blob::parse("relmap/x/5"), None);
+    }
+}

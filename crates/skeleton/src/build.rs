@@ -1,0 +1,245 @@
+//! A data directory that starts without recovery.
+
+use std::collections::BTreeMap;
+
+use units::{Lsn, Page, PageKey, RelationKey};
+use wal::{LONG_HEADER_BYTES, Marks, PageHeader, PageWriter, WAL_PAGE_BYTES, page_flag, record_end, record_start};
+
+use crate::ControlFile;
+use crate::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
+use crate::status_files;
+
+/// What `PG_VERSION` says.
+const VERSION: &[u8] = b"15\n";
+
+/// The directories of a data directory.
+pub const DIRECTORIES: &[&str] = &[
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical/mappings",
+    "pg_logical/snapshots",
+    "pg_multixact/members",
+    "pg_multixact/offsets",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal/archive_status",
+    "pg_xact",
+];
+
+/// What a skeleton is made from, all as of the end of the log.
+#[derive(Debug)]
+pub struct SkeletonInputs {
+    /// The control file of the import.
+    pub control: ControlFile,
+    /// The engine's counters.
+    pub marks: Marks,
+    /// The page on which the log ends, from its beginning up to the end. Empty if the log ends at a page's end.
+    pub last_page: Vec<u8>,
+    /// (tablespace, database) of every database; the shared one has zero.
+    pub databases: Vec<(u32, u32)>,
+    /// (tablespace, database, content).
+    pub relation_maps: Vec<(u32, u32, Vec<u8>)>,
+    /// (transaction, file less its checksum).
+    pub prepared: Vec<(u32, Vec<u8>)>,
+    /// Transaction-status pages: [`status_files::needed`] and [`status_files::needed_members`].
+    pub status_pages: BTreeMap<PageKey, Page>,
+    /// INIT forks with their pages: unlogged relations begin anew as them.
+    pub init_forks: Vec<(RelationKey, Vec<Page>)>,
+    /// Seconds since 1970.
+    pub time: i64,
+}
+
+/// The record that the skeleton's log ends with. It has to be shipped before PostgreSQL starts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CheckpointRecord {
+    /// Where it begins.
+    pub start: Lsn,
+    /// Its LSN.
+    pub end: Lsn,
+    /// The record.
+    pub bytes: Vec<u8>,
+}
+
+/// A part of a WAL file; the rest of the file is zeros.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WalPiece {
+    /// Path of the file.
+    pub path: String,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Where the piece stands in it.
+    pub offset: u64,
+    /// The piece.
+    pub bytes: Vec<u8>,
+}
+
+/// A data directory, less the settings.
+#[derive(Debug)]
+pub struct Skeleton {
+    /// Directories to make.
+    pub directories: Vec<String>,
+    /// Files to write.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// The log.
+    pub wal: Vec<WalPiece>,
+    /// Its last record.
+    pub checkpoint: CheckpointRecord,
+}
+
+/// Why no skeleton can be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A database stands in a tablespace of its own.
+    #[error("database {database} has files in tablespace {tablespace}: tablespaces are not supported yet")]
+    Tablespace {
+        /// Which.
+        tablespace: u32,
+        /// Whose.
+        database: u32,
+    },
+    /// The last page is not the one on which the log ends.
+    #[error("{found} bytes were given of the last WAL page, which ends at {end}")]
+    LastPage {
+        /// The end of the log.
+        end: Lsn,
+        /// How many bytes there are.
+        found: usize,
+    },
+}
+
+fn folder(tablespace: u32, database: u32) -> Result<String, BuildError> {
+    match (tablespace, database) {
+        (GLOBAL_TABLESPACE, 0) => Ok("global".to_owned()),
+        (DEFAULT_TABLESPACE, database) => Ok(format!("base/{database}")),
+        (tablespace, database) => Err(BuildError::Tablespace { tablespace, database }),
+    }
+}
+
+fn wal_file(timeline: u32, start: Lsn, file_bytes: u64) -> String {
+    let number = start.raw() / file_bytes;
+    let per_id = (1u64 << 32) / file_bytes;
+    format!("pg_wal/{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id)
+}
+
+impl Skeleton {
+    /// Makes it. PostgreSQL then finds itself shut down at a checkpoint and goes on right behind it.
+    pub fn build(inputs: SkeletonInputs) -> Result<Skeleton, BuildError> {
+        let marks = &inputs.marks;
+        let file_bytes = inputs.control.wal_file_bytes();
+        let checkpoint = checkpoint(marks, file_bytes, inputs.time);
+        let state = marks.shutdown_checkpoint(checkpoint.start, inputs.time);
+        let mut directories: Vec<String> = DIRECTORIES.iter().map(|name| (*name).to_owned()).collect();
+        let mut files = vec![("PG_VERSION".to_owned(), VERSION.to_vec())];
+        for (tablespace, database) in &inputs.databases {
+            let folder = folder(*tablespace, *database)?;
+            files.push((format!("{folder}/PG_VERSION"), VERSION.to_vec()));
+            directories.push(folder);
+        }
+        for (tablespace, database, map) in &inputs.relation_maps {
+            let folder = folder(*tablespace, *database)?;
+            files.push((format!("{folder}/pg_filenode.map"), map.clone()));
+        }
+        for (transaction, payload) in &inputs.prepared {
+            let checksum = crc32c::crc32c(payload).to_le_bytes();
+            let content = [&payload[..], &checksum].concat();
+            files.push((format!("pg_twophase/{transaction:08X}"), content));
+        }
+        for (relation, pages) in &inputs.init_forks {
+            let folder = folder(relation.tablespace, relation.database)?;
+            let content = pages.iter().flat_map(|page| page.bytes().iter().copied()).collect();
+            files.push((format!("{folder}/{}", relation.relation), content));
+        }
+        files.extend(status_files::files(&inputs.status_pages));
+        let control = inputs
+            .control
+            .shut_down_at(checkpoint.start, &state, &marks.parameters, inputs.time);
+        // Last: a directory without it is no data directory yet.
+        files.push(("global/pg_control".to_owned(), control));
+        let wal = wal_pieces(&inputs, &checkpoint)?;
+        Ok(Skeleton {
+            directories,
+            files,
+            wal,
+            checkpoint,
+        })
+    }
+}
+
+/// The shutdown-checkpoint record right behind the end of the log.
+fn checkpoint(marks: &Marks, file_bytes: u64, time: i64) -> CheckpointRecord {
+    let start = record_start(marks.end, file_bytes);
+    let bytes = marks
+        .shutdown_checkpoint(start, time)
+        .shutdown_record(marks.last_record);
+    CheckpointRecord {
+        start,
+        end: record_end(start, bytes.len() as u64, file_bytes),
+        bytes,
+    }
+}
+
+/// The last page as it was, the checkpoint behind it, and the header of each file's first page, without which no reader of
+/// WAL takes a file for one.
+fn wal_pieces(inputs: &SkeletonInputs, checkpoint: &CheckpointRecord) -> Result<Vec<WalPiece>, BuildError> {
+    let marks = &inputs.marks;
+    let end = marks.end;
+    if inputs.last_page.len() as u64 != end.raw() % WAL_PAGE_BYTES {
+        return Err(BuildError::LastPage {
+            end,
+            found: inputs.last_page.len(),
+        });
+    }
+    let file_bytes = inputs.control.wal_file_bytes();
+    let timeline = marks.state.timeline;
+    let system = inputs.control.system_identifier();
+    let mut writer = PageWriter::new(end, timeline, system, file_bytes, &[]);
+    let appended = writer.append(checkpoint.start, &checkpoint.bytes);
+    appended.expect("the checkpoint begins where the log ends");
+    let page_start = end.raw() - inputs.last_page.len() as u64;
+    let bytes = [&inputs.last_page[..], &writer.into_bytes()].concat();
+    let mut pieces = Vec::new();
+    let first_file = page_start - page_start % file_bytes;
+    if first_file != page_start {
+        let header = PageHeader {
+            flags: page_flag::LONG_HEADER | page_flag::IMAGES_REMOVABLE,
+            timeline,
+            address: Lsn::from_raw(first_file),
+            remaining_bytes: 0,
+        };
+        let mut header = header.encode().to_vec();
+        header.extend_from_slice(&system.to_le_bytes());
+        header.extend_from_slice(&(file_bytes as u32).to_le_bytes());
+        header.extend_from_slice(&(WAL_PAGE_BYTES as u32).to_le_bytes());
+        assert_eq!(header.len() as u64, LONG_HEADER_BYTES);
+        pieces.push(WalPiece {
+            path: wal_file(timeline, Lsn::from_raw(first_file), file_bytes),
+            file_bytes,
+            offset: 0,
+            bytes: header,
+        });
+    }
+    let mut at = page_start;
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let room = file_bytes - at % file_bytes;
+        let (here, later) = rest.split_at(rest.len().min(room as usize));
+        pieces.push(WalPiece {
+            path: wal_file(timeline, Lsn::from_raw(at), file_bytes),
+            file_bytes,
+            offset: at % file_bytes,
+            bytes: here.to_vec(),
+        });
+        at += here.len() as u64;
+        rest = later;
+    }
+    Ok(pieces)
+}

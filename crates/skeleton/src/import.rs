@@ -1,0 +1,134 @@
+//! Taking the directory apart that `initdb` made.
+
+use units::{ForkKey, RelationKey, fork};
+
+use crate::{blob, status_files};
+
+/// `RELSEG_SIZE`: blocks in one file of a fork.
+pub const BLOCKS_PER_FILE: u32 = 131_072;
+/// `DEFAULTTABLESPACE_OID` and `GLOBALTABLESPACE_OID`.
+pub const DEFAULT_TABLESPACE: u32 = 1663;
+/// See [`DEFAULT_TABLESPACE`].
+pub const GLOBAL_TABLESPACE: u32 = 1664;
+
+/// What a file of the directory is to the volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ImportedFile {
+    /// Pages of a fork, from this block on.
+    Fork {
+        /// Which fork.
+        fork: ForkKey,
+        /// The file's first block.
+        first_block: u32,
+    },
+    /// Pages of a status array, from this one on.
+    Status {
+        /// Which array.
+        array: RelationKey,
+        /// The file's first page.
+        first_page: u32,
+    },
+    /// A value of the catalog under this name.
+    Blob(String),
+    /// Not kept: made anew with every skeleton, or of no use to anybody.
+    Ignored,
+}
+
+/// A file that nobody knows how to keep.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not known as part of a fresh data directory")]
+pub struct UnknownFile(pub String);
+
+/// What the file at this relative path is.
+pub fn classify(path: &str) -> Result<ImportedFile, UnknownFile> {
+    let unknown = || UnknownFile(path.to_owned());
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    if let Some(array) = status_files::array_of_folder(folder) {
+        let number = u32::from_str_radix(name, 16).map_err(|_| unknown())?;
+        return Ok(ImportedFile::Status {
+            array,
+            first_page: number * status_files::PAGES_PER_FILE,
+        });
+    }
+    let (tablespace, database) = match folder {
+        "global" => (GLOBAL_TABLESPACE, 0),
+        _ => match folder.strip_prefix("base/").map(str::parse) {
+            Some(Ok(database)) => (DEFAULT_TABLESPACE, database),
+            Some(Err(_)) => return Err(unknown()),
+            // Log, settings, caches, statistics, subtransactions: all of it comes anew.
+            None => return Ok(ImportedFile::Ignored),
+        },
+    };
+    match name {
+        "pg_control" => Ok(ImportedFile::Blob(blob::CONTROL_FILE.to_owned())),
+        "pg_filenode.map" => Ok(ImportedFile::Blob(blob::relation_map(tablespace, database))),
+        "PG_VERSION" => Ok(ImportedFile::Blob(blob::database(tablespace, database))),
+        "pg_internal.init" => Ok(ImportedFile::Ignored),
+        _ => fork_file(name, tablespace, database).ok_or_else(unknown),
+    }
+}
+
+/// `16384`, `16384_fsm`, `16384.1`, `16384_vm.2`.
+fn fork_file(name: &str, tablespace: u32, database: u32) -> Option<ImportedFile> {
+    let (name, segment) = match name.split_once('.') {
+        Some((name, segment)) => (name, segment.parse::<u32>().ok()?),
+        None => (name, 0),
+    };
+    let (number, fork) = match name.split_once('_') {
+        None => (name, fork::MAIN),
+        Some((number, "fsm")) => (number, fork::FREE_SPACE),
+        Some((number, "vm")) => (number, fork::VISIBILITY),
+        Some((number, "init")) => (number, fork::INIT),
+        Some(_) => return None,
+    };
+    let relation = RelationKey {
+        tablespace,
+        database,
+        relation: number.parse().ok()?,
+    };
+    Some(ImportedFile::Fork {
+        fork: relation.fork(fork),
+        first_block: segment.checked_mul(BLOCKS_PER_FILE)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_file_is_told_apart() {
+        let relation = |tablespace, database, relation| RelationKey {
+            tablespace,
+            database,
+            relation,
+        };
+        let fork = |fork, first_block| Ok(ImportedFile::Fork { fork, first_block });
+        assert_eq!(classify("base/5/1259"), fork(relation(1663, 5, 1259).fork(0), 0));
+        assert_eq!(classify("base/5/1259_fsm"), fork(relation(1663, 5, 1259).fork(1), 0));
+        assert_eq!(
+            classify("global/1262_vm.1"),
+            fork(relation(1664, 0, 1262).fork(2), 131_072)
+        );
+        assert_eq!(
+            classify("global/pg_control"),
+            Ok(ImportedFile::Blob("control".to_owned()))
+        );
+        assert_eq!(
+            classify("global/pg_filenode.map"),
+            Ok(ImportedFile::Blob("relmap/1664/0".to_owned()))
+        );
+        assert_eq!(
+            classify("base/1/PG_VERSION"),
+            Ok(ImportedFile::Blob("database/1663/1".to_owned()))
+        );
+        let status = Ok(ImportedFile::Status {
+            array: RelationKey::TRANSACTION_STATUS,
+            first_page: 0,
+        });
+        assert_eq!(classify("pg_xact/0000"), status);
+        assert_eq!(classify("pg_wal/000000010000000000000001"), Ok(ImportedFile::Ignored));
+        assert!(classify("base/5/strange").is_err());
+        assert!(classify("base/other/1259").is_err());
+    }
+}
