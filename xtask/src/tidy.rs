@@ -55,7 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("control-plane", &["units", "timeline", "volume", "telemetry"]),
+    ("control-plane", &[]),
     (
         "compute",
         &[

@@ -1,0 +1,83 @@
+//! What the control process is asked, and what it answers: one line of JSON each.
+
+use serde::{Deserialize, Serialize};
+
+/// A question or an order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// The volume as it stands.
+    Read,
+    /// Make the volume, unless there is one. The epoch that imports it counts as taken.
+    Create {
+        /// Its record.
+        record: String,
+    },
+    /// Take the next epoch: from now on only its holder changes the record.
+    TakeEpoch,
+    /// Replace the record, if it is still at this revision and this epoch is the taken one.
+    CompareAndSwap {
+        /// Whose change it is.
+        epoch: u64,
+        /// What the change is based on.
+        revision: u64,
+        /// The new record.
+        record: String,
+    },
+    /// Name the instance that is to be the writer.
+    SetWriter {
+        /// Its name.
+        name: String,
+        /// Where its PostgreSQL listens.
+        address: String,
+    },
+    /// Who is the writer?
+    Writer,
+    /// An instance reports the durable position, for whoever is curious. Kept in memory only.
+    ReportDurable {
+        /// Its epoch.
+        epoch: u64,
+        /// The LSN.
+        lsn: String,
+    },
+    /// Forget everything that was only reported.
+    Forget,
+}
+
+/// The volume in the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StoredVolume {
+    /// Raised by every change.
+    pub revision: u64,
+    /// The taken epoch.
+    pub epoch: u64,
+    /// The record; `None` before the volume is made.
+    pub record: Option<String>,
+    /// The durable position that was last reported: advisory.
+    pub reported_durable: Option<(u64, String)>,
+}
+
+/// The designated writer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Writer {
+    /// Its name.
+    pub name: String,
+    /// Where its PostgreSQL listens.
+    pub address: String,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlAnswer {
+    /// The volume, after the change if one was asked for.
+    Volume(StoredVolume),
+    /// The record was changed meanwhile, or another epoch was taken: nothing was done.
+    Refused(StoredVolume),
+    /// The writer, if one was named.
+    Writer(Option<Writer>),
+    /// Done.
+    Done,
+    /// It could not be done.
+    Failed(String),
+}
