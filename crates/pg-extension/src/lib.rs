@@ -8,11 +8,26 @@
 //! - A page of a permanent relation is never written to a file of the cluster (but for `borealis.compare`).
 //! - This is the only crate with `unsafe`; every block says why it is sound.
 
-mod errors;
-mod life;
 mod self_check;
-mod settings;
 mod storage_manager;
+
+mod broker_client;
+mod last_written;
+mod overlay;
+mod sizes;
+
+mod compare;
+mod counters;
+mod errors;
+mod fixed_table;
+mod function_table;
+mod life;
+mod log_position;
+mod overlay_partition;
+mod page;
+mod readahead;
+mod settings;
+mod shared_memory;
 
 use pgrx::pg_sys;
 
@@ -32,7 +47,48 @@ pub extern "C-unwind" fn _PG_init() {
         pgrx::log!("borealis: borealis.broker_socket is empty, so relations stay in the files of this cluster");
         return;
     }
+    if !settings::start_lsn_is_valid() {
+        errors::die(
+            "borealis.start_lsn is not a log position such as 16/B374D848".to_owned(),
+            "",
+        );
+    }
     life::tie_to_instance_process();
     let table = self_check::find_storage_manager();
+    overlay::create_spill_file();
+    hook_shared_memory();
     storage_manager::install(table);
+}
+
+static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
+
+fn hook_shared_memory() {
+    // SAFETY: hooks are plain variables, and this is the postmaster with its one thread.
+    unsafe {
+        PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request_shared_memory);
+        PREVIOUS_STARTUP = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(create_shared_memory);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request_shared_memory() {
+    // SAFETY: set in `hook_shared_memory`; whoever hooked before expects to be called.
+    if let Some(previous) = unsafe { PREVIOUS_REQUEST } {
+        // SAFETY: as above.
+        unsafe { previous() };
+    }
+    shared_memory::request();
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn create_shared_memory() {
+    // SAFETY: as in `request_shared_memory`.
+    if let Some(previous) = unsafe { PREVIOUS_STARTUP } {
+        // SAFETY: as above.
+        unsafe { previous() };
+    }
+    shared_memory::create();
 }

@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use crate::errors;
-use crate::storage_manager::Table;
+use crate::function_table::Table;
 
 // The functions are never called by these declarations: they only name addresses.
 #[rustfmt::skip]

@@ -1,62 +1,403 @@
 //! PostgreSQL's storage manager, answered from the volume.
+//!
+//! Whose page is it? Temporary relations stay with md, PostgreSQL's own manager. So do unlogged ones, which the flag of the
+//! page's buffer tells (`BM_PERMANENT`), and for pages outside shared buffers the INIT fork. Everything else is permanent:
+//! it is written to the overlay, read from there or from the volume, and md keeps only an empty file.
+//!
+//! Invariants:
+//! - A page is in the overlay before the size says that it exists.
+//! - Its last-written LSN is noted before the overlay may forget it.
+//! - `truncate` (critical section) and `unlink` (after commit) ask nobody.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::cell::RefCell;
+use std::ffi::c_char;
+use std::sync::OnceLock;
 
-use pgrx::pg_sys::{BlockNumber, ForkNumber, RelFileNodeBackend, SMgrRelation};
+use pgrx::pg_sys::{self, BlockNumber, ForkNumber, RelFileNode, RelFileNodeBackend, SMgrRelation};
+use pgrx::{PgSqlErrorCode, pg_guard};
+use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey, fork};
 
-use crate::errors;
+use crate::counters::count;
+use crate::function_table::{self, Table};
+use crate::overlay_partition::Keep;
+use crate::page::{self, PageBytes};
+use crate::readahead::Readahead;
+use crate::sizes::SizeEntry;
+use crate::{broker_client, compare, errors, last_written, log_position, overlay, settings, shared_memory, sizes};
 
-/// PostgreSQL's table of storage manager functions (`f_smgr` in smgr.c), which no header declares.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Table {
-    pub init: unsafe extern "C-unwind" fn(),
-    pub shutdown: *mut c_void,
-    pub open: unsafe extern "C-unwind" fn(SMgrRelation),
-    pub close: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type),
-    pub create: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, bool),
-    pub exists: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type) -> bool,
-    pub unlink: unsafe extern "C-unwind" fn(RelFileNodeBackend, ForkNumber::Type, bool),
-    pub extend: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber, *mut c_char, bool),
-    pub prefetch: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber) -> bool,
-    pub read: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber, *mut c_char),
-    pub write: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber, *mut c_char, bool),
-    pub writeback: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber, BlockNumber),
-    pub blocks: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type) -> BlockNumber,
-    pub truncate: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type, BlockNumber, BlockNumber),
-    pub sync_now: unsafe extern "C-unwind" fn(SMgrRelation, ForkNumber::Type),
-}
+static MD: OnceLock<Md> = OnceLock::new();
 
-const _: () = assert!(size_of::<Table>() == 15 * size_of::<usize>());
+/// PostgreSQL's own functions.
+struct Md(Table);
 
-/// Changes entries of the server's table, in the postmaster: its children inherit them.
-pub fn change_table(table: *mut Table, change: impl FnOnce(&mut Table)) {
-    make_writable(table, true);
-    // SAFETY: `self_check` found the server's table there, it was just made writable, and this process has one thread.
-    change(unsafe { &mut *table });
-    make_writable(table, false);
-}
+// SAFETY: addresses of functions and one null pointer.
+unsafe impl Send for Md {}
+// SAFETY: as above.
+unsafe impl Sync for Md {}
 
-/// The table lies in memory that the loader made read-only after relocation.
-fn make_writable(table: *mut Table, writable: bool) {
-    // SAFETY: `sysconf` touches no memory.
-    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    let start = table as usize & !(page_bytes - 1);
-    let bytes = (table as usize + size_of::<Table>()).next_multiple_of(page_bytes) - start;
-    let access: c_int = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-    // SAFETY: whole pages of the server's own data, which stay mapped and readable.
-    if unsafe { libc::mprotect(start as *mut c_void, bytes, access) } != 0 {
-        errors::die(
-            format!(
-                "cannot change the storage manager's table: {}",
-                std::io::Error::last_os_error()
-            ),
-            "",
-        );
-    }
+thread_local! {
+    static READAHEAD: RefCell<Readahead> = const { RefCell::new(Readahead::new()) };
 }
 
 /// Puts our functions into the server's table.
 pub fn install(table: *mut Table) {
-    change_table(table, |_| {});
+    function_table::change_table(table, |table| {
+        MD.get_or_init(|| Md(*table));
+        table.create = create;
+        table.exists = exists;
+        table.unlink = unlink;
+        table.extend = extend;
+        table.prefetch = prefetch;
+        table.read = read;
+        table.write = write;
+        table.writeback = writeback;
+        table.blocks = blocks;
+        table.truncate = truncate;
+        table.sync_now = sync_now;
+    });
+}
+
+/// Calls one of md's functions; an error of PostgreSQL passes through our frames as a panic, which `pg_guard` turns back.
+macro_rules! md {
+    ($function:ident($($argument:expr),*)) => {{
+        let function = MD.get().expect("installed before relations are used").0.$function;
+        // SAFETY: PostgreSQL's own function, with the arguments that PostgreSQL gave us for it.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| function($($argument),*)) }
+    }};
+}
+
+fn relation_key(node: RelFileNode) -> RelationKey {
+    RelationKey {
+        tablespace: node.spcNode.to_u32(),
+        database: node.dbNode.to_u32(),
+        relation: node.relNode.to_u32(),
+    }
+}
+
+/// The fork; `None` if it is one of a temporary relation.
+fn fork_key(node: RelFileNodeBackend, number: ForkNumber::Type) -> Option<ForkKey> {
+    (node.backend == pg_sys::InvalidBackendId).then(|| relation_key(node.node).fork(number as u8))
+}
+
+fn fork_of(relation: SMgrRelation, number: ForkNumber::Type) -> Option<ForkKey> {
+    // SAFETY: PostgreSQL gives its open relation.
+    fork_key(unsafe { (*relation).smgr_rnode }, number)
+}
+
+/// What is known about the fork; asks the volume if nothing is.
+fn known(fork: ForkKey) -> SizeEntry {
+    sizes::get(fork).unwrap_or_else(|| sizes::note_from_volume(fork, broker_client::fork_blocks(fork)))
+}
+
+/// Whether a page in shared buffers belongs to a permanent relation; `None` if it does not lie there. The flag is set
+/// before the page is read or extended, and stays while it is pinned.
+fn is_permanent_buffer(page: *const c_char) -> Option<bool> {
+    // SAFETY: the buffers were allocated before any relation was used; the index is checked; the state is one aligned word
+    // that others change atomically.
+    unsafe {
+        let distance = (page as usize).checked_sub(pg_sys::BufferBlocks as usize)?;
+        let index = distance / PAGE_BYTES;
+        if index >= pg_sys::NBuffers as usize {
+            return None;
+        }
+        let state = &raw const (*pg_sys::BufferDescriptors.add(index)).bufferdesc.state.value;
+        Some(state.read_volatile() & pg_sys::BM_PERMANENT != 0)
+    }
+}
+
+/// Whether the page belongs into a file of the cluster.
+fn is_local(fork: ForkKey, page: *const c_char) -> bool {
+    if fork.fork == fork::INIT {
+        return false;
+    }
+    match is_permanent_buffer(page) {
+        Some(true) => false,
+        Some(false) => {
+            sizes::set_local(fork);
+            true
+        }
+        None => known(fork).local,
+    }
+}
+
+fn is_known_local(fork: ForkKey) -> bool {
+    sizes::get(fork).is_some_and(|entry| entry.local)
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::Type, is_redo: bool) {
+    let Some(fork) = fork_of(relation, number) else {
+        return md!(create(relation, number, is_redo));
+    };
+    if fork.fork == fork::INIT {
+        for other in [fork::MAIN, fork::FREE_SPACE, fork::VISIBILITY] {
+            move_to_files(relation, fork.relation.fork(other));
+        }
+    } else if sizes::is_known_unlogged(fork) {
+        sizes::set_local(fork);
+        return md!(create(relation, number, is_redo));
+    }
+    if !is_redo {
+        let entry = known(fork);
+        if entry.local {
+            return md!(create(relation, number, is_redo));
+        }
+        if entry.blocks.is_some() {
+            errors::raise(
+                PgSqlErrorCode::ERRCODE_DUPLICATE_FILE,
+                format!("{fork} exists already in the volume"),
+                "Try again.",
+            );
+        }
+    }
+    // An empty file: `smgrimmedsync` goes to md directly, and PostgreSQL looks for free file numbers among the files.
+    md!(create(relation, number, is_redo));
+    last_written::note_fork(fork, log_position::inserted());
+    sizes::set(fork, Some(0), false);
+}
+
+/// A relation turns out to be unlogged (an index gets its INIT fork after it was built): its pages move to md's file.
+fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
+    let Some(SizeEntry {
+        blocks: Some(blocks),
+        local: false,
+        ..
+    }) = sizes::get(fork)
+    else {
+        return;
+    };
+    let number = ForkNumber::Type::from(fork.fork);
+    let mut page: PageBytes = [0; PAGE_BYTES];
+    let in_file = md!(blocks(relation, number));
+    for block in 0..blocks {
+        if !overlay::read(&fork.page(block), &mut page) {
+            page.fill(0);
+        }
+        let bytes = page.as_mut_ptr().cast();
+        match block < in_file {
+            true => md!(write(relation, number, block, bytes, true)),
+            false => md!(extend(relation, number, block, bytes, true)),
+        }
+    }
+    overlay::remove_blocks(fork, 0, Some(blocks));
+    sizes::set_local(fork);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn exists(relation: SMgrRelation, number: ForkNumber::Type) -> bool {
+    match fork_of(relation, number).map(known) {
+        Some(SizeEntry {
+            local: false, blocks, ..
+        }) => blocks.is_some(),
+        _ => md!(exists(relation, number)),
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn unlink(node: RelFileNodeBackend, number: ForkNumber::Type, is_redo: bool) {
+    let every = number == ForkNumber::InvalidForkNumber;
+    let numbers = if every {
+        0..=ForkNumber::INIT_FORKNUM
+    } else {
+        number..=number
+    };
+    for fork in numbers.filter_map(|number| fork_key(node, number)) {
+        let entry = sizes::get(fork);
+        if entry.is_none_or(|entry| !entry.local) {
+            overlay::remove_blocks(fork, 0, entry.map(|entry| entry.blocks.unwrap_or(0)));
+        }
+        sizes::forget(fork);
+    }
+    md!(unlink(node, number, is_redo));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn extend(
+    relation: SMgrRelation,
+    number: ForkNumber::Type,
+    block: BlockNumber,
+    bytes: *mut c_char,
+    skip_sync: bool,
+) {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+        return md!(extend(relation, number, block, bytes, skip_sync));
+    };
+    if block == pg_sys::InvalidBlockNumber {
+        errors::raise(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("cannot extend {fork} beyond {} blocks", pg_sys::InvalidBlockNumber),
+            "",
+        );
+    }
+    let key = fork.page(block);
+    count(&shared_memory::counters().pages_extended);
+    keep(&key, bytes, true);
+    sizes::grow(fork, block + 1);
+    if settings::compare() {
+        md!(extend(relation, number, block, bytes, skip_sync));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn write(
+    relation: SMgrRelation,
+    number: ForkNumber::Type,
+    block: BlockNumber,
+    bytes: *mut c_char,
+    skip_sync: bool,
+) {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+        return md!(write(relation, number, block, bytes, skip_sync));
+    };
+    count(&shared_memory::counters().pages_written);
+    keep(&fork.page(block), bytes, false);
+    if settings::compare() {
+        md!(write(relation, number, block, bytes, skip_sync));
+    }
+}
+
+/// Notes the page's last-written LSN and puts it into the overlay.
+fn keep(key: &PageKey, bytes: *const c_char, extends: bool) {
+    // Copied first: others may set hints in a shared buffer while it is written, and a page must not change under our eyes.
+    // SAFETY: PostgreSQL gives a whole page.
+    let page: PageBytes = unsafe { bytes.cast::<PageBytes>().read() };
+    if extends && page::is_zeroed(&page) {
+        // Needs no room: what the volume does not know reads as zeros, and truncation noted what the volume must know.
+        overlay::remove(key);
+        return;
+    }
+    // The visibility map and this flag change without a new LSN on the page that would tell.
+    let silent = key.fork.fork == fork::VISIBILITY
+        || (key.fork.fork == fork::MAIN && page::is_heap(&page) && page::is_all_visible(&page));
+    let written = if silent {
+        page::lsn(&page).max(log_position::inserted())
+    } else {
+        page::lsn(&page)
+    };
+    last_written::note_page(key, written);
+    let keep: Keep = overlay::keep_for(key, &page, written);
+    // SAFETY: a plain variable of this process.
+    let is_checkpointer = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_CHECKPOINTER;
+    overlay::store(*key, &page, keep, !is_checkpointer);
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn read(
+    relation: SMgrRelation,
+    number: ForkNumber::Type,
+    block: BlockNumber,
+    bytes: *mut c_char,
+) {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+        return md!(read(relation, number, block, bytes));
+    };
+    let key = fork.page(block);
+    // SAFETY: PostgreSQL gives room for a whole page, which nobody else looks at before it is read.
+    let page = unsafe { &mut *bytes.cast::<PageBytes>() };
+    let from_volume = !overlay::read(&key, page);
+    if from_volume {
+        read_from_volume(&key, page);
+    } else {
+        count(&shared_memory::counters().pages_read_from_overlay);
+    }
+    if settings::compare() {
+        let mut in_file: PageBytes = [0; PAGE_BYTES];
+        md!(read(relation, number, block, in_file.as_mut_ptr().cast()));
+        compare::check(&key, page, &in_file, from_volume);
+    }
+}
+
+fn read_from_volume(key: &PageKey, page: &mut PageBytes) {
+    let blocks = known(key.fork).blocks.unwrap_or(0);
+    if key.block >= blocks {
+        errors::raise(
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            format!("cannot read {key}: the fork has only {blocks} blocks"),
+            "",
+        );
+    }
+    let needed: Lsn = last_written::needed(key);
+    if needed > log_position::flushed() {
+        log_position::flush(needed);
+    }
+    let soon = READAHEAD.with_borrow_mut(|readahead| readahead.wanted_soon(*key, blocks, settings::readahead_blocks()));
+    let found = broker_client::read_page(*key, needed, soon, page);
+    let counters = shared_memory::counters();
+    count(if found {
+        &counters.pages_read_from_volume
+    } else {
+        &counters.pages_read_as_zeros
+    });
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn prefetch(relation: SMgrRelation, number: ForkNumber::Type, block: BlockNumber) -> bool {
+    match fork_of(relation, number) {
+        Some(fork) if !is_known_local(fork) => true,
+        _ => md!(prefetch(relation, number, block)),
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn writeback(
+    relation: SMgrRelation,
+    number: ForkNumber::Type,
+    block: BlockNumber,
+    count: BlockNumber,
+) {
+    if fork_of(relation, number).is_none_or(is_known_local) {
+        md!(writeback(relation, number, block, count));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn blocks(relation: SMgrRelation, number: ForkNumber::Type) -> BlockNumber {
+    match fork_of(relation, number).map(|fork| (fork, known(fork))) {
+        Some((
+            _,
+            SizeEntry {
+                local: false,
+                blocks: Some(blocks),
+                ..
+            },
+        )) => blocks,
+        Some((
+            fork,
+            SizeEntry {
+                local: false,
+                blocks: None,
+                ..
+            },
+        )) => errors::raise(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
+            format!("{fork} does not exist in the volume"),
+            "",
+        ),
+        _ => md!(blocks(relation, number)),
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn truncate(
+    relation: SMgrRelation,
+    number: ForkNumber::Type,
+    old_blocks: BlockNumber,
+    new_blocks: BlockNumber,
+) {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_known_local(*fork)) else {
+        return md!(truncate(relation, number, old_blocks, new_blocks));
+    };
+    last_written::note_fork(fork, log_position::inserted());
+    sizes::set(fork, Some(new_blocks), false);
+    overlay::remove_blocks(fork, new_blocks, Some(old_blocks));
+    if settings::compare() {
+        md!(truncate(relation, number, old_blocks, new_blocks));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn sync_now(relation: SMgrRelation, number: ForkNumber::Type) {
+    if fork_of(relation, number).is_none_or(is_known_local) {
+        md!(sync_now(relation, number));
+    }
 }

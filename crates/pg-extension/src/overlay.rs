@@ -1,0 +1,239 @@
+//! Pages that the volume does not have yet, or that redo would not give back as they are.
+//!
+//! PostgreSQL evicts a page once its log is flushed *here*; the volume may have it later. And some things are in no log at
+//! all: command ids of running transactions, cycle ids of a running VACUUM, the free space map, pages of an index that
+//! is being built. Such pages stay here until that no longer matters.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
+
+use crate::counters::count;
+use crate::fixed_table::Hashed;
+use crate::overlay_partition::{Keep, Spill, StoreError, Usage};
+use crate::page::{self, PageBytes};
+use crate::{errors, log_position, settings, shared_memory};
+
+/// A writer that finds no memory waits this often for the volume before it uses the spill file, this long each time.
+const WAITS_MAX: u32 = 10;
+const WAIT: Duration = Duration::from_millis(1);
+/// A fork with more blocks than this is purged by looking at every entry instead of every block.
+const BLOCKS_PURGED_SINGLY_MAX: u32 = 256;
+
+static SPILL: OnceLock<io::Result<SpillFile>> = OnceLock::new();
+
+struct SpillFile(File);
+
+impl Spill for SpillFile {
+    fn read(&self, block: u32, page: &mut PageBytes) -> io::Result<()> {
+        self.0.read_exact_at(page, u64::from(block) * PAGE_BYTES as u64)
+    }
+
+    fn write(&self, block: u32, page: &PageBytes) -> io::Result<()> {
+        self.0.write_all_at(page, u64::from(block) * PAGE_BYTES as u64)
+    }
+}
+
+/// Creates an empty spill file. What an earlier server left there is worthless.
+pub fn create_spill_file() {
+    if let Err(error) = File::create(settings::spill_file()) {
+        errors::die(
+            format!("cannot create {}: {error}", settings::spill_file()),
+            "Check borealis.spill_file.",
+        );
+    }
+}
+
+/// The spill file, opened by each process for itself when it first needs it.
+fn spill_file() -> Result<&'static SpillFile, &'static io::Error> {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(settings::spill_file())
+            .map(SpillFile)
+    };
+    SPILL.get_or_init(open).as_ref()
+}
+
+/// A spill file that failed to open answers every use with that.
+struct OpenedSpill;
+
+impl Spill for OpenedSpill {
+    fn read(&self, block: u32, page: &mut PageBytes) -> io::Result<()> {
+        spill_file().map_err(again)?.read(block, page)
+    }
+
+    fn write(&self, block: u32, page: &PageBytes) -> io::Result<()> {
+        spill_file().map_err(again)?.write(block, page)
+    }
+}
+
+fn again(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+/// What decides whether a page may be forgotten, looked up at most once.
+struct Judge {
+    durable: Lsn,
+    oldest_xid: Option<u32>,
+    vacuum: Option<bool>,
+}
+
+impl Judge {
+    fn new() -> Judge {
+        Judge {
+            durable: log_position::durable(),
+            oldest_xid: None,
+            vacuum: None,
+        }
+    }
+
+    fn may_forget(&mut self, keep: &Keep) -> bool {
+        !keep.forever
+            && keep.lsn <= self.durable.raw()
+            && (keep.xid == 0 || page::precedes(keep.xid, *self.oldest_xid.get_or_insert_with(oldest_running_xid)))
+            && !(keep.vacuum && *self.vacuum.get_or_insert_with(is_vacuum_running))
+    }
+}
+
+fn oldest_running_xid() -> u32 {
+    // SAFETY: needs shared memory and a server out of recovery, the only kind that writes. Takes ProcArrayLock and
+    // XidGenLock for a moment; nobody holds those while using relations.
+    pg_sys::TransactionId::into_inner(unsafe { pg_sys::GetOldestActiveTransactionId() })
+}
+
+/// Whether any process runs a VACUUM (`PROC_IN_VACUUM`), as `GetCurrentVirtualXIDs` looks at it.
+fn is_vacuum_running() -> bool {
+    const PROC_ARRAY_LOCK: usize = 4;
+    const PROC_IN_VACUUM: u8 = 0x02;
+    // SAFETY: `statusFlags` is as long as there are process slots, and stable while ProcArrayLock is held.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        let processes = pg_sys::ProcGlobal;
+        let flags = std::slice::from_raw_parts((*processes).statusFlags, (*processes).allProcCount as usize);
+        let running = flags.iter().any(|flags| flags & PROC_IN_VACUUM != 0);
+        pg_sys::LWLockRelease(lock);
+        running
+    }
+}
+
+/// Until when a page has to stay, once it was written with this last-written LSN.
+pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
+    let map = matches!(key.fork.fork, fork::FREE_SPACE | fork::VISIBILITY);
+    let main = key.fork.fork == fork::MAIN;
+    let next_xid = || {
+        // SAFETY: needs shared memory only.
+        unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
+    };
+    Keep {
+        lsn: written.raw(),
+        xid: if main {
+            page::latest_command_xid(page, next_xid()).unwrap_or(0)
+        } else {
+            0
+        },
+        vacuum: main && page::has_cycle_id(page),
+        forever: map || page::lsn(page) < page::LOWEST_REAL_LSN || (main && page::is_sequence(page)),
+    }
+}
+
+/// Copies the page out, if it is kept.
+pub fn read(key: &PageKey, page: &mut PageBytes) -> bool {
+    match shared_memory::with_overlay(key.hashed(), |partition| partition.read(key, page, &OpenedSpill)) {
+        Ok(found) => found,
+        Err(error) => errors::raise(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("cannot read {key} from {}: {error}", settings::spill_file()),
+            "",
+        ),
+    }
+}
+
+/// Keeps a page until the volume gives it back as it is. A page that could be forgotten at once replaces an older one, and
+/// is kept as a cache only if `as_cache`.
+pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
+    if !as_cache && Judge::new().may_forget(&keep) {
+        remove(&key);
+        count(&shared_memory::counters().pages_dropped_at_once);
+        return;
+    }
+    let mut waits = 0;
+    let error = loop {
+        let spill: Option<&dyn Spill> = if waits == WAITS_MAX { Some(&OpenedSpill) } else { None };
+        let mut judge = Judge::new();
+        let stored = shared_memory::with_overlay(key.hashed(), |partition| {
+            partition.store(key, page, keep, spill, &mut |keep| judge.may_forget(keep))
+        });
+        match stored {
+            Ok(()) => return,
+            Err(StoreError::NoMemory) if may_wait(&judge, &keep) => {
+                count(&shared_memory::counters().writer_waits);
+                std::thread::sleep(WAIT);
+                waits += 1;
+            }
+            Err(StoreError::NoMemory) => waits = WAITS_MAX,
+            Err(error) => break error,
+        }
+    };
+    let reason = match error {
+        StoreError::NoMemory | StoreError::Full => "it is full".to_owned(),
+        StoreError::Spill(error) => error.to_string(),
+    };
+    errors::raise(
+        PgSqlErrorCode::ERRCODE_DISK_FULL,
+        format!("cannot keep {key} in {}: {reason}", settings::spill_file()),
+        "Make room for the file, raise borealis.spill_size_max, or end long transactions.",
+    );
+}
+
+/// Waiting helps only if the volume lags, and hurts where the whole server waits for us.
+fn may_wait(judge: &Judge, keep: &Keep) -> bool {
+    // SAFETY: a plain counter of this process.
+    let critical = unsafe { pg_sys::CritSectionCount } != 0;
+    !critical && judge.durable.raw() < keep.lsn.max(log_position::flushed().raw())
+}
+
+/// Forgets a page.
+pub fn remove(key: &PageKey) {
+    shared_memory::with_overlay(key.hashed(), |partition| partition.remove(key));
+}
+
+/// Forgets the blocks of a fork from `first` on, up to `end` if its size is known.
+pub fn remove_blocks(fork: ForkKey, first: u32, end: Option<u32>) {
+    match end {
+        Some(end) if end.saturating_sub(first) <= BLOCKS_PURGED_SINGLY_MAX => {
+            (first..end).for_each(|block| remove(&fork.page(block)));
+        }
+        _ => shared_memory::for_all_overlay(|partition| {
+            partition.remove_all(&|key| key.fork == fork && key.block >= first);
+        }),
+    }
+}
+
+/// Forgets all pages of a database.
+pub fn remove_database(database: u32) {
+    shared_memory::for_all_overlay(|partition| {
+        partition.remove_all(&|key| key.fork.relation.database == database);
+    });
+}
+
+/// How full it is.
+pub fn usage() -> Usage {
+    let mut total = Usage::default();
+    shared_memory::for_all_overlay(|partition| {
+        let usage = partition.usage();
+        total.entries += usage.entries;
+        total.spilled += usage.spilled;
+        total.forever += usage.forever;
+        total.commands += usage.commands;
+        total.vacuum += usage.vacuum;
+    });
+    total
+}
