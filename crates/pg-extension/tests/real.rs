@@ -1,0 +1,137 @@
+//! Stock PostgreSQL with the library, against what stock PostgreSQL would have in its files.
+
+mod support;
+
+use support::Cluster;
+
+const COMPARED: &[&str] = &[
+    "borealis.broker_socket={dir}/broker",
+    "borealis.compare=on",
+    "borealis.overlay_size=256kB",
+    "shared_buffers=1MB",
+    "max_connections=20",
+    "autovacuum_naptime=1s",
+];
+
+/// Without a broker the server is as it was.
+#[test]
+fn passes_through_without_a_broker() {
+    let cluster = Cluster::start("through", 6201, &[]);
+    assert_eq!(
+        cluster.sql("create table t as select generate_series(1, 1000) a; select count(*) from t"),
+        "1000"
+    );
+    assert!(cluster.log().contains("relations stay in the files"));
+}
+
+/// With few buffers and a tiny overlay, nearly every page goes out and comes back, and is compared each time.
+#[test]
+fn pages_come_back_as_they_were() {
+    let cluster = Cluster::start("bench", 6202, COMPARED);
+    cluster.pgbench(&["-i", "-q", "-s", "5"]);
+    cluster.pgbench(&["-n", "-c", "4", "-T", "5"]);
+    let balances = "select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)";
+    assert_eq!(cluster.sql(balances), "t");
+    cluster.sql("vacuum full pgbench_accounts; reindex index concurrently pgbench_accounts_pkey; vacuum analyze");
+    assert_eq!(cluster.sql("select count(*) from pgbench_accounts"), "500000");
+    cluster.stop();
+    assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
+}
+
+/// What only this instance knows while a transaction runs: its own command ids.
+#[test]
+fn a_cursor_does_not_see_later_changes_of_its_transaction() {
+    let cluster = Cluster::start("cursor", 6203, COMPARED);
+    let seen = cluster.sql(
+        "create table t (a int, filler text);
+         begin;
+         insert into t select i, repeat('x', 500) from generate_series(1, 5000) i;
+         declare c cursor for select count(*) from t;
+         insert into t select i, repeat('y', 500) from generate_series(1, 5000) i;
+         insert into t select -a, filler from t;
+         declare d scroll cursor for select count(*) from t;
+         delete from t where a < 0;
+         update t set a = a + 1;
+         fetch c; fetch d; select count(*) from t;
+         commit;
+         select count(*) from t",
+    );
+    assert_eq!(seen, "5000\n20000\n10000\n10000");
+    cluster.stop();
+}
+
+/// Sequences do not jump, and unlogged and temporary relations keep their pages.
+#[test]
+fn sequences_unlogged_and_temporary_relations() {
+    let cluster = Cluster::start("kinds", 6204, COMPARED);
+    let filler = "select count(*) from (select i, md5(i::text) from generate_series(1, 20000) i order by 2) x";
+    cluster.sql(&format!(
+        "create sequence s; create table big as select i, repeat('x', 1000) f from generate_series(1, 5000) i;
+         create unlogged table u (a int primary key, f text);
+         insert into u select i, repeat('u', 400) from generate_series(1, 5000) i; {filler}"
+    ));
+    for expected in 1..=5 {
+        assert_eq!(cluster.sql("select nextval('s')"), expected.to_string());
+        assert_eq!(cluster.sql("select count(*) from big"), "5000");
+    }
+    assert_eq!(cluster.sql("select count(*), sum(a) from u"), "5000|12502500");
+    assert_eq!(
+        cluster.sql("create index u2 on u (f, a); set enable_seqscan = off; select count(*) from u where f > 'a'"),
+        "5000"
+    );
+    assert_eq!(
+        cluster.sql("alter table u set logged; select count(*) from big; select sum(a) from u"),
+        "5000\n12502500"
+    );
+    assert_eq!(
+        cluster.sql("alter table u set unlogged; select count(*) from big; select sum(a) from u"),
+        "5000\n12502500"
+    );
+    let temporary = "create temp table v as select i a from generate_series(1, 50000) i; update v set a = a + 1; select sum(a) from v";
+    assert_eq!(cluster.sql(temporary), "1250075000");
+    cluster.stop();
+}
+
+/// Sizes follow truncation, and what was cut off does not come back.
+#[test]
+fn truncated_pages_are_gone() {
+    let cluster = Cluster::start("truncate", 6205, COMPARED);
+    cluster.sql("create table t as select i a, repeat('x', 500) f from generate_series(1, 10000) i");
+    assert_eq!(
+        cluster.sql("delete from t where a > 100; vacuum t; select count(*) from t"),
+        "100"
+    );
+    assert_eq!(
+        cluster.sql("insert into t select i, 'y' from generate_series(1, 30000) i; select count(*) from t"),
+        "30100"
+    );
+    assert_eq!(cluster.sql("truncate t; select count(*) from t"), "0");
+    assert_eq!(cluster.sql("begin; create table u as select * from pg_class; truncate u; insert into u select * from pg_class limit 7; commit; select count(*) from u"), "7");
+    cluster.stop();
+}
+
+/// Databases are copied through the log, and many relations fit into one transaction.
+#[test]
+fn databases_and_many_relations() {
+    let cluster = Cluster::start("many", 6206, COMPARED);
+    cluster.sql("create database other");
+    assert_eq!(
+        cluster.sql_in(
+            "other",
+            "create table t as select generate_series(1, 1000) a; select count(*) from t"
+        ),
+        "1000"
+    );
+    cluster.sql("create database copy template other");
+    assert_eq!(cluster.sql_in("copy", "select count(*) from t"), "1000");
+    cluster.sql("drop database other; drop database copy");
+    let many = "do $$ begin for i in 1..400 loop execute format('create table many_%s (a int primary key, b text)', i); end loop; end $$";
+    cluster.sql(many);
+    assert_eq!(
+        cluster.sql("select count(*) from pg_class where relname ~ '^many_\\d+$'"),
+        "400"
+    );
+    cluster
+        .sql("do $$ begin for i in 1..400 loop execute format('drop table many_%s', i); end loop; end $$; checkpoint");
+    cluster.stop();
+}
