@@ -4,5 +4,7 @@
 
 pub mod handshake;
 pub mod link;
+mod secret;
 
 pub use link::{CallError, LinkEvent, NodeLink};
+pub use secret::read_secret;

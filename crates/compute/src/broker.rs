@@ -1,0 +1,353 @@
+//! The page broker: one for the instance, asked by every backend over a unix socket.
+//!
+//! A backend asks one question at a time and waits. What a sequential scan will want next is read ahead into a bounded
+//! cache; a page from there is given only if it was read at or after the LSN the backend needs, so it is never staler
+//! than a fresh read may be.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey};
+use wire_format::broker::{AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, REQUEST_BYTES, Status};
+
+use crate::pages::{PageSource, ReadPagesError};
+
+/// The most pages one read-ahead request asks a storage node for.
+const READAHEAD_BATCH_PAGES_MAX: u16 = 64;
+
+/// What is known of a fork in the volume.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForkInfo {
+    /// Its size, `None` if it does not exist.
+    pub blocks: Option<u32>,
+    /// Whether its relation has an INIT fork, which makes it an unlogged one.
+    pub unlogged: bool,
+}
+
+/// The broker's view of the volume.
+pub struct Broker {
+    source: Rc<PageSource>,
+    forks: Box<dyn Fn(ForkKey) -> ForkInfo>,
+    ahead: RefCell<ReadAhead>,
+    arrived: Notify,
+    backends: Cell<usize>,
+    backends_max: usize,
+    wal_file_bytes: u64,
+    /// Pages given to backends out of the read-ahead cache.
+    pub pages_read_ahead: Cell<u64>,
+}
+
+/// Pages that were read ahead, oldest first, and those on their way.
+struct ReadAhead {
+    pages: BTreeMap<PageKey, (Lsn, Page)>,
+    order: VecDeque<PageKey>,
+    pages_max: usize,
+    on_the_way: BTreeSet<PageKey>,
+}
+
+impl ReadAhead {
+    /// The page, if it was read at or after `needed`. Leaves the cache either way: a page is asked for once.
+    fn take(&mut self, key: PageKey, needed: Lsn) -> Option<Page> {
+        let (read_at, page) = self.pages.remove(&key)?;
+        (needed <= read_at).then_some(page)
+    }
+
+    fn put(&mut self, key: PageKey, read_at: Lsn, page: Page) {
+        if self.pages.insert(key, (read_at, page)).is_none() {
+            self.order.push_back(key);
+        }
+        while self.pages_max < self.pages.len() || 2 * self.pages_max < self.order.len() {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.pages.remove(&oldest);
+        }
+    }
+}
+
+impl Broker {
+    /// A broker over `source`; `forks` answers from the catalog of the log as far as it was received.
+    pub fn new(
+        source: Rc<PageSource>,
+        forks: Box<dyn Fn(ForkKey) -> ForkInfo>,
+        readahead_pages_max: usize,
+        backends_max: usize,
+        wal_file_bytes: u64,
+    ) -> Rc<Broker> {
+        let ahead = ReadAhead {
+            pages: BTreeMap::new(),
+            order: VecDeque::new(),
+            pages_max: readahead_pages_max,
+            on_the_way: BTreeSet::new(),
+        };
+        Rc::new(Broker {
+            source,
+            forks,
+            ahead: RefCell::new(ahead),
+            arrived: Notify::new(),
+            backends: Cell::new(0),
+            backends_max,
+            wal_file_bytes,
+            pages_read_ahead: Cell::new(0),
+        })
+    }
+
+    /// Listens on `socket` and serves backends until the task is dropped.
+    pub async fn serve(self: Rc<Broker>, socket: &Path) -> io::Result<()> {
+        match std::fs::remove_file(socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(socket)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            if self.backends_max <= self.backends.get() {
+                tracing::warn!(
+                    limit = self.backends_max,
+                    "broker.refuse: more backends than `backends_max`"
+                );
+                continue;
+            }
+            let broker = self.clone();
+            tokio::task::spawn_local(async move {
+                broker.backends.set(broker.backends.get() + 1);
+                if let Err(error) = broker.serve_backend(stream).await {
+                    tracing::debug!(%error, "broker.disconnect");
+                }
+                broker.backends.set(broker.backends.get() - 1);
+            });
+        }
+    }
+
+    async fn serve_backend(self: &Rc<Broker>, mut stream: UnixStream) -> io::Result<()> {
+        let mut hello = [0; 8];
+        stream.read_exact(&mut hello).await?;
+        let version = u32::from_le_bytes([hello[0], hello[1], hello[2], hello[3]]);
+        let mut answer = [0; 8];
+        answer[..4].copy_from_slice(&BROKER_VERSION.to_le_bytes());
+        answer[4..].copy_from_slice(&std::process::id().to_le_bytes());
+        stream.write_all(&answer).await?;
+        if version != BROKER_VERSION {
+            tracing::error!(
+                theirs = version,
+                ours = BROKER_VERSION,
+                "broker.refuse: library of another version"
+            );
+            return Ok(());
+        }
+        let mut bytes = [0; REQUEST_BYTES];
+        let mut out = Vec::with_capacity(16 + PAGE_BYTES);
+        loop {
+            match stream.read_exact(&mut bytes).await {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                other => other?,
+            };
+            let request = BrokerRequest::decode(&bytes).map_err(io::Error::other)?;
+            out.clear();
+            match request.question {
+                BrokerQuestion::ForkBlocks { fork } => self.answer_fork(request.number, fork, &mut out),
+                BrokerQuestion::ReadPage { key, needed, count } => {
+                    self.answer_page(request.number, key, needed, count, &mut out).await;
+                }
+            }
+            stream.write_all(&out).await?;
+        }
+    }
+
+    fn answer_fork(&self, number: u32, fork: ForkKey, out: &mut Vec<u8>) {
+        let info = (self.forks)(fork);
+        let status = if info.blocks.is_some() {
+            Status::Ok
+        } else {
+            Status::Absent
+        };
+        let value = info.blocks.unwrap_or(0);
+        out.extend_from_slice(
+            &AnswerHeader {
+                number,
+                status,
+                value,
+                payload_bytes: 1,
+            }
+            .encode(),
+        );
+        out.push(u8::from(info.unlogged));
+    }
+
+    async fn answer_page(self: &Rc<Broker>, number: u32, key: PageKey, needed: Lsn, count: u16, out: &mut Vec<u8>) {
+        let needed = without_page_header(needed, self.wal_file_bytes);
+        match self.page(key, needed, count).await {
+            Ok(page) => {
+                let payload_bytes = PAGE_BYTES as u32;
+                out.extend_from_slice(
+                    &AnswerHeader {
+                        number,
+                        status: Status::Ok,
+                        value: 0,
+                        payload_bytes,
+                    }
+                    .encode(),
+                );
+                out.extend_from_slice(page.bytes());
+            }
+            Err(error) => {
+                tracing::error!(page = %key, %needed, %error, "page.read");
+                let status = match &error {
+                    ReadPagesError::Unreachable { .. } => Status::ReadFailed,
+                    ReadPagesError::Wrong { .. } => Status::Corrupt,
+                    ReadPagesError::Fenced { .. } => Status::Fenced,
+                };
+                let mut text = error.to_string().into_bytes();
+                text.truncate(PAGE_BYTES);
+                let payload_bytes = text.len() as u32;
+                out.extend_from_slice(
+                    &AnswerHeader {
+                        number,
+                        status,
+                        value: 0,
+                        payload_bytes,
+                    }
+                    .encode(),
+                );
+                out.extend_from_slice(&text);
+            }
+        }
+    }
+
+    async fn page(self: &Rc<Broker>, key: PageKey, needed: Lsn, count: u16) -> Result<Page, ReadPagesError> {
+        loop {
+            let arriving = self.arrived.notified();
+            tokio::pin!(arriving);
+            arriving.as_mut().enable();
+            if let Some(page) = self.ahead.borrow_mut().take(key, needed) {
+                self.pages_read_ahead.set(self.pages_read_ahead.get() + 1);
+                self.read_ahead(key, count);
+                return Ok(page);
+            }
+            if !self.ahead.borrow().on_the_way.contains(&key) {
+                break;
+            }
+            arriving.await;
+        }
+        self.read_ahead(key, count);
+        let (_, mut pages) = self.source.read(key, 1, needed).await?;
+        pages.pop().ok_or_else(|| ReadPagesError::Wrong {
+            key,
+            what: "a storage node answered no page".into(),
+        })
+    }
+
+    /// Starts reading the `count - 1` pages after `key`, except those that are here or on their way, once half of a batch
+    /// is missing.
+    fn read_ahead(self: &Rc<Broker>, key: PageKey, count: u16) {
+        let count = count.min(READAHEAD_BATCH_PAGES_MAX);
+        let end = (self.forks)(key.fork)
+            .blocks
+            .unwrap_or(0)
+            .min(key.block.saturating_add(u32::from(count)));
+        let first = {
+            let ahead = self.ahead.borrow();
+            let known = |block: &u32| {
+                let key = key.fork.page(*block);
+                ahead.pages.contains_key(&key) || ahead.on_the_way.contains(&key)
+            };
+            (key.block + 1..end).find(|block| !known(block))
+        };
+        let Some(first) = first else { return };
+        let missing = end - first;
+        if count < 2 || missing < u32::from(count / 2) {
+            return;
+        }
+        let keys: Vec<PageKey> = (first..end).map(|block| key.fork.page(block)).collect();
+        self.ahead.borrow_mut().on_the_way.extend(keys.iter().copied());
+        let broker = self.clone();
+        tokio::task::spawn_local(async move {
+            let read = broker.source.read(keys[0], missing, Lsn::ZERO).await;
+            {
+                let mut ahead = broker.ahead.borrow_mut();
+                for key in &keys {
+                    ahead.on_the_way.remove(key);
+                }
+                match read {
+                    Ok((read_at, pages)) => {
+                        keys.iter()
+                            .zip(pages)
+                            .for_each(|(key, page)| ahead.put(*key, read_at, page));
+                    }
+                    // Nobody was promised these pages; whoever asks for one gets the error of its own read.
+                    Err(error) => tracing::debug!(%error, "page.read_ahead"),
+                }
+            }
+            broker.arrived.notify_waiters();
+        });
+    }
+}
+
+/// PostgreSQL's insert position may stand just behind the header of a WAL page, where no record ever ends: the record
+/// before it ends at the page's beginning.
+fn without_page_header(lsn: Lsn, wal_file_bytes: u64) -> Lsn {
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    let at = lsn.raw();
+    let behind_long_header = at % wal_file_bytes == LONG_HEADER;
+    let behind_short_header = at % PAGE_BYTES as u64 == SHORT_HEADER && SHORT_HEADER < at % wal_file_bytes;
+    match (behind_long_header, behind_short_header) {
+        (true, _) => Lsn::from_raw(at - LONG_HEADER),
+        (_, true) => Lsn::from_raw(at - SHORT_HEADER),
+        _ => lsn,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_read_ahead_is_given_once_and_only_if_new_enough() {
+        let fork = units::RelationKey {
+            tablespace: 1663,
+            database: 5,
+            relation: 9,
+        }
+        .fork(0);
+        let mut ahead = ReadAhead {
+            pages: BTreeMap::new(),
+            order: VecDeque::new(),
+            pages_max: 2,
+            on_the_way: BTreeSet::new(),
+        };
+        let at = Lsn::from_raw;
+        ahead.put(fork.page(1), at(100), Page::zeroed());
+        assert!(ahead.take(fork.page(1), at(101)).is_none(), "older than needed");
+        assert!(
+            ahead.take(fork.page(1), at(100)).is_none(),
+            "a stale page must not stay"
+        );
+        for block in 0..10 {
+            ahead.put(fork.page(block), at(100), Page::zeroed());
+        }
+        assert_eq!(ahead.pages.len(), 2, "bounded");
+        assert!(ahead.take(fork.page(9), at(50)).is_some());
+        assert!(ahead.take(fork.page(9), at(50)).is_none());
+    }
+
+    #[test]
+    fn an_lsn_behind_a_page_header_is_the_page_boundary() {
+        const FILE: u64 = 16 << 20;
+        let check = |at: u64, expected: u64| {
+            assert_eq!(
+                without_page_header(Lsn::from_raw(at), FILE),
+                Lsn::from_raw(expected),
+                "at {at}"
+            );
+        };
+        check(8192 + 24, 8192);
+        check(8192 + 32, 8192 + 32);
+        check(FILE + 40, FILE);
+        check(8192 + 40, 8192 + 40); // a record may well end there: only the first page of a file has the long header
+    }
+}

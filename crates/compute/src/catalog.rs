@@ -1,0 +1,193 @@
+//! The volume's catalog as the writer knows it: kept in step with the log it ships.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use skeleton::blob;
+use units::{ForkKey, Lsn, RelationKey, fork};
+use wal::StateChange;
+use wire_format::{CatalogEntry, CatalogKey};
+
+use crate::broker::ForkInfo;
+
+/// Content of a database's `PG_VERSION`.
+const VERSION: &[u8] = b"15\n";
+
+/// Sizes of forks and small values, as of the last record that was looked at.
+#[derive(Default, Debug)]
+pub(crate) struct Catalog {
+    forks: BTreeMap<ForkKey, u32>,
+    blobs: BTreeMap<String, Bytes>,
+    blocks: u64,
+}
+
+impl Catalog {
+    /// Takes over an entry that the volume has, or one that is about to be shipped.
+    pub(crate) fn take(&mut self, key: &CatalogKey, value: Option<&Bytes>) {
+        match key {
+            CatalogKey::ForkBlocks(fork) => {
+                let blocks = value
+                    .and_then(|value| value.first_chunk::<4>())
+                    .map(|four| u32::from_le_bytes(*four));
+                let before = match blocks {
+                    Some(blocks) => self.forks.insert(*fork, blocks),
+                    None => self.forks.remove(fork),
+                };
+                self.blocks = self.blocks - u64::from(before.unwrap_or(0)) + u64::from(blocks.unwrap_or(0));
+            }
+            CatalogKey::Blob(name) => match value {
+                Some(value) => drop(self.blobs.insert(name.clone(), value.clone())),
+                None => drop(self.blobs.remove(name)),
+            },
+        }
+    }
+
+    /// What the broker needs to know of a fork.
+    pub(crate) fn fork(&self, fork: ForkKey) -> ForkInfo {
+        ForkInfo {
+            blocks: self.forks.get(&fork).copied(),
+            unlogged: self.forks.contains_key(&fork.relation.fork(fork::INIT)),
+        }
+    }
+
+    /// Bytes of all forks.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.blocks * units::PAGE_BYTES as u64
+    }
+
+    /// The small values, by name.
+    pub(crate) fn blobs(&self) -> &BTreeMap<String, Bytes> {
+        &self.blobs
+    }
+
+    /// Relations that begin anew with every start, with the size of the fork they begin as.
+    pub(crate) fn init_forks(&self) -> impl Iterator<Item = (RelationKey, u32)> + '_ {
+        let forks = self.forks.iter().filter(|(key, _)| key.fork == fork::INIT);
+        forks.map(|(key, blocks)| (key.relation, *blocks))
+    }
+
+    /// Carries out what a record does, and appends the entries that say so.
+    pub(crate) fn apply(&mut self, change: &StateChange<'_>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        match change {
+            StateChange::ForkCreated { fork } if !self.forks.contains_key(fork) => {
+                self.set_fork(*fork, Some(0), lsn, entries)
+            }
+            StateChange::ForkExtended {
+                fork,
+                blocks,
+                if_exists,
+            } => match self.forks.get(fork) {
+                Some(before) if *blocks <= *before => {}
+                None if *if_exists => {}
+                _ => self.set_fork(*fork, Some(*blocks), lsn, entries),
+            },
+            StateChange::ForkTruncated { fork, blocks }
+                if self.forks.get(fork).is_some_and(|before| blocks < before) =>
+            {
+                self.set_fork(*fork, Some(*blocks), lsn, entries);
+            }
+            StateChange::ForkDropped { fork } if self.forks.contains_key(fork) => {
+                self.set_fork(*fork, None, lsn, entries)
+            }
+            StateChange::DatabaseCreated { tablespace, database } => {
+                let name = blob::database(*tablespace, *database);
+                self.set_blob(name, Some(Bytes::from_static(VERSION)), lsn, entries);
+            }
+            StateChange::DatabaseDropped { tablespace, database } => {
+                let within =
+                    |key: &&ForkKey| (key.relation.tablespace, key.relation.database) == (*tablespace, *database);
+                let gone: Vec<ForkKey> = self.forks.keys().filter(within).copied().collect();
+                gone.into_iter()
+                    .for_each(|fork| self.set_fork(fork, None, lsn, entries));
+                for name in [
+                    blob::database(*tablespace, *database),
+                    blob::relation_map(*tablespace, *database),
+                ] {
+                    if self.blobs.contains_key(&name) {
+                        self.set_blob(name, None, lsn, entries);
+                    }
+                }
+            }
+            StateChange::RelationMapUpdated {
+                tablespace,
+                database,
+                bytes,
+            } => {
+                let name = blob::relation_map(*tablespace, *database);
+                self.set_blob(name, Some(Bytes::copy_from_slice(bytes)), lsn, entries);
+            }
+            StateChange::Prepared { transaction, payload } => {
+                let name = blob::two_phase(*transaction);
+                self.set_blob(name, Some(Bytes::copy_from_slice(payload)), lsn, entries);
+            }
+            StateChange::PreparedFinished { transaction } => {
+                self.set_blob(blob::two_phase(*transaction), None, lsn, entries);
+            }
+            // Counters are marks; tablespaces and copied databases are refused before they are logged; the rest outlives
+            // no start.
+            _ => {}
+        }
+    }
+
+    fn set_fork(&mut self, fork: ForkKey, blocks: Option<u32>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        let value = blocks.map(|blocks| Bytes::copy_from_slice(&blocks.to_le_bytes()));
+        self.change(CatalogKey::ForkBlocks(fork), value, lsn, entries);
+    }
+
+    fn set_blob(&mut self, name: String, value: Option<Bytes>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        self.change(CatalogKey::Blob(name), value, lsn, entries);
+    }
+
+    fn change(&mut self, key: CatalogKey, value: Option<Bytes>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        self.take(&key, value.as_ref());
+        entries.push(CatalogEntry { key, lsn, value });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_log() {
+        let relation = RelationKey {
+            tablespace: 1663,
+            database: 5,
+            relation: 16384,
+        };
+        let (main, map) = (relation.fork(fork::MAIN), relation.fork(fork::VISIBILITY));
+        let mut catalog = Catalog::default();
+        let mut entries = Vec::new();
+        let lsn = Lsn::from_raw(100);
+        for change in [
+            StateChange::ForkCreated { fork: main },
+            StateChange::ForkExtended {
+                fork: main,
+                blocks: 7,
+                if_exists: false,
+            },
+            StateChange::ForkExtended {
+                fork: main,
+                blocks: 3,
+                if_exists: false,
+            },
+            StateChange::ForkExtended {
+                fork: map,
+                blocks: 1,
+                if_exists: true,
+            },
+            StateChange::ForkCreated { fork: main },
+        ] {
+            catalog.apply(&change, lsn, &mut entries);
+        }
+        assert_eq!(catalog.fork(main).blocks, Some(7));
+        assert_eq!(catalog.fork(map).blocks, None, "clearing bits makes no map");
+        assert_eq!((entries.len(), catalog.size_bytes()), (2, 7 * 8192));
+        let dropped = StateChange::DatabaseDropped {
+            tablespace: 1663,
+            database: 5,
+        };
+        catalog.apply(&dropped, lsn, &mut entries);
+        assert_eq!((catalog.fork(main).blocks, catalog.size_bytes()), (None, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! Connections to the six copies: one for the log, one for reads, so that pages never queue behind log.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use node_link::{LinkEvent, NodeLink};
+use tokio::sync::mpsc;
+use units::{Position, SegmentId};
+use wire_format::frame::encode_request;
+use wire_format::message::Hello;
+use wire_format::{Member, Request};
+
+use crate::pages::Copy;
+
+/// Something happened on a log connection.
+pub(crate) struct LogEvent {
+    pub(crate) segment: SegmentId,
+    pub(crate) event: LinkEvent,
+}
+
+/// All connections of one reign. Dropping them closes all.
+pub(crate) struct Copies {
+    log: BTreeMap<SegmentId, NodeLink>,
+    pub(crate) reads: Vec<Rc<Copy>>,
+    pub(crate) events: mpsc::UnboundedReceiver<LogEvent>,
+    pub(crate) bytes_sent: Rc<Cell<u64>>,
+}
+
+impl Copies {
+    /// Starts connecting to every member.
+    pub(crate) fn connect(members: &[Member], hello: &Hello, bytes_sent: Rc<Cell<u64>>) -> Copies {
+        // Bounded by what the shipper has in flight: every event answers a message, or is one of a connection's two ends.
+        let (sender, events) = mpsc::unbounded_channel();
+        let mut log = BTreeMap::new();
+        let mut reads = Vec::new();
+        for member in members {
+            let segment = member.segment;
+            let sender = sender.clone();
+            let heard = move |event| {
+                // Nobody listens any more: the reign is over.
+                let _ = sender.send(LogEvent { segment, event });
+            };
+            let link = NodeLink::start(member.address.clone(), hello.clone(), bytes_sent.clone(), heard);
+            log.insert(segment, link);
+            let read = NodeLink::start(member.address.clone(), hello.clone(), Rc::default(), |_| ());
+            reads.push(Rc::new(Copy {
+                segment,
+                node: member.node.clone(),
+                link: read,
+                complete: Cell::new(Position::ZERO),
+            }));
+        }
+        Copies {
+            log,
+            reads,
+            events,
+            bytes_sent,
+        }
+    }
+
+    /// Sends without waiting; the answer comes as an event. `false`: not taken.
+    pub(crate) fn post(&self, segment: SegmentId, request: &Request) -> bool {
+        self.log
+            .get(&segment)
+            .is_some_and(|link| link.post(encode_request(0, request)))
+    }
+
+    /// Copies whose log connection is up.
+    pub(crate) fn connected(&self) -> Vec<SegmentId> {
+        let up = self.log.iter().filter(|(_, link)| link.is_connected());
+        up.map(|(segment, _)| *segment).collect()
+    }
+}

@@ -1,0 +1,258 @@
+//! A new volume: six segments, and the pages of a fresh cluster as its first log.
+//!
+//! The volume's record is made last: an attempt that dies on the way leaves segments that nobody names, and no volume.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path as FilePath;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use control_plane::{Client, ControlError};
+use skeleton::import::{ImportedFile, classify};
+use skeleton::{ControlFile, blob};
+use units::{ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
+use volume::record::MemberRecord;
+use volume::{FlushParts, Shipper, ShipperLimits, VolumeRecord, creation};
+use wal::{Marks, record_end};
+use wire_format::message::Hello;
+use wire_format::{CatalogEntry, CatalogKey, Item, Response};
+
+use crate::InstanceConfig;
+use crate::copies::Copies;
+use crate::import::{self, ImportError};
+use crate::reign::{Ended, broken};
+use crate::replication::now_us;
+use crate::shipping::Shipping;
+use crate::status::SharedStatus;
+
+/// Pages in one flush of the import.
+const PAGES_PER_FLUSH: usize = 128;
+/// How long the storage nodes may take to be there.
+const NODES_LIMIT: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn random<const COUNT: usize>() -> Result<[u8; COUNT], Ended> {
+    let mut bytes = [0; COUNT];
+    getrandom::fill(&mut bytes).map_err(|error| broken("random bytes", &error))?;
+    Ok(bytes)
+}
+
+/// Makes the cluster, the segments, the first log and the record, in this order.
+pub(crate) async fn create(
+    config: &InstanceConfig,
+    hello: &Hello,
+    control: &Client,
+    status: &SharedStatus,
+) -> Result<(), Ended> {
+    let told = |what: &str| {
+        tracing::info!(what, "volume.create");
+        status.borrow_mut().activity = what.to_owned();
+    };
+    told("creating the volume: running initdb");
+    // Blocking is harmless here: nothing else has begun.
+    let data = import::make_cluster(config).map_err(|error| broken("make the first cluster", &error))?;
+    let contents = Contents::read(&data).map_err(|error| broken("import the first cluster", &error))?;
+    told("creating the volume: waiting for the storage nodes");
+    let record = new_record(config)?;
+    let copies = Copies::connect(&record.members(), hello, Rc::new(Cell::new(0)));
+    create_segments(&record, &copies).await?;
+    told("creating the volume: importing the first pages");
+    ship(&record, copies, contents, status).await?;
+    match control.create(record.to_text()).await {
+        Ok(_) => {}
+        Err(ControlError::Refused(_)) => {
+            return Err(Ended::Broken("somebody else made the volume meanwhile".to_owned()));
+        }
+        Err(error) => return Err(broken("record the new volume", &error)),
+    }
+    if let Err(error) = std::fs::remove_dir_all(&data) {
+        tracing::warn!(folder = %data.display(), %error, "volume.create: the scratch directory stays");
+    }
+    told("the volume is made");
+    Ok(())
+}
+
+fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
+    let mut members = Vec::new();
+    for node in &config.storage {
+        members.push(MemberRecord {
+            segment: SegmentId::from_bytes(random()?),
+            node: node.name.clone(),
+            address: node.address.clone(),
+            zone: node
+                .zone
+                .parse()
+                .map_err(|error| broken("the zone of a storage node", &error))?,
+        });
+    }
+    Ok(creation::record(VolumeId::from_bytes(random()?), members))
+}
+
+async fn create_segments(record: &VolumeRecord, copies: &Copies) -> Result<(), Ended> {
+    let deadline = tokio::time::Instant::now() + NODES_LIMIT;
+    for copy in &copies.reads {
+        let request =
+            creation::create_segment(record, copy.segment).map_err(|error| broken("the new volume", &error))?;
+        loop {
+            match copy.link.call(request.clone()).await {
+                Ok(Response::SegmentCreated) => break,
+                Ok(Response::Refused(refusal)) => return Err(broken(&copy.node, &refusal)),
+                Ok(_) => return Err(Ended::Broken(format!("{}: an answer to another question", copy.node))),
+                Err(error) if deadline < tokio::time::Instant::now() => return Err(broken(&copy.node, &error)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of a cluster's directory the volume keeps.
+struct Contents {
+    pages: Vec<(PageKey, Page)>,
+    forks: BTreeMap<ForkKey, u32>,
+    blobs: BTreeMap<String, Bytes>,
+    control: ControlFile,
+}
+
+impl Contents {
+    fn read(data: &FilePath) -> Result<Contents, ImportError> {
+        let mut pages = Vec::new();
+        let mut forks = BTreeMap::new();
+        let mut blobs = BTreeMap::new();
+        for path in import::files(data)? {
+            let what = classify(&path).map_err(|error| ImportError::File {
+                path: path.clone(),
+                what: error.to_string(),
+            })?;
+            if what == ImportedFile::Ignored {
+                continue;
+            }
+            let bytes = std::fs::read(data.join(&path)).map_err(|source| ImportError::Io {
+                what: format!("read {path}"),
+                source,
+            })?;
+            match what {
+                ImportedFile::Fork { fork, first_block } => {
+                    let blocks = first_block + (bytes.len() / units::PAGE_BYTES) as u32;
+                    let known = forks.entry(fork).or_insert(0);
+                    *known = blocks.max(*known);
+                    pages.extend(import::pages(fork.page(first_block), &path, &bytes)?);
+                }
+                ImportedFile::Status { array, first_page } => {
+                    pages.extend(import::pages(array.fork(fork::MAIN).page(first_page), &path, &bytes)?);
+                }
+                ImportedFile::Blob(name) => drop(blobs.insert(name, Bytes::from(bytes))),
+                ImportedFile::Ignored => {}
+            }
+        }
+        let malformed = |what: String| ImportError::File {
+            path: "global/pg_control".to_owned(),
+            what,
+        };
+        let control = blobs
+            .get(blob::CONTROL_FILE)
+            .ok_or_else(|| malformed("it is missing".to_owned()))?;
+        let control = ControlFile::parse(control).map_err(|error| malformed(error.to_string()))?;
+        if !control.is_shut_down() {
+            return Err(malformed("the cluster was not shut down".to_owned()));
+        }
+        Ok(Contents {
+            pages,
+            forks,
+            blobs,
+            control,
+        })
+    }
+
+    /// The marks at the end of the cluster's log: its shutdown checkpoint.
+    fn marks(&self) -> Marks {
+        let (start, checkpoint) = (self.control.checkpoint_start(), self.control.checkpoint());
+        let bytes = checkpoint.shutdown_record(Lsn::ZERO).len() as u64;
+        let end = record_end(start, bytes, self.control.wal_file_bytes());
+        Marks::from_checkpoint(&checkpoint, self.control.parameters(), start, end)
+    }
+
+    fn catalog(&self, lsn: Lsn) -> Vec<CatalogEntry> {
+        let forks = self.forks.iter().map(|(fork, blocks)| {
+            let value = Bytes::copy_from_slice(&blocks.to_le_bytes());
+            (CatalogKey::ForkBlocks(*fork), value)
+        });
+        let blobs = self
+            .blobs
+            .iter()
+            .map(|(name, value)| (CatalogKey::Blob(name.clone()), value.clone()));
+        let entry = |(key, value)| CatalogEntry {
+            key,
+            lsn,
+            value: Some(value),
+        };
+        forks.chain(blobs).map(entry).collect()
+    }
+}
+
+/// The pages as flushes at the lowest LSNs, far below where PostgreSQL's log begins; the last one stands at its end and
+/// carries the catalog and the marks.
+async fn ship(record: &VolumeRecord, copies: Copies, contents: Contents, status: &SharedStatus) -> Result<(), Ended> {
+    let path = record.path().map_err(|error| broken("the new volume", &error))?;
+    let limits = ShipperLimits {
+        window_bytes_max: 64,
+        retained_bytes_max: 256 << 20,
+    };
+    let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);
+    let mut shipping = Shipping::new(shipper, copies)?;
+    let marks = contents.marks();
+    let mut encoded = Vec::new();
+    marks.encode(&mut encoded);
+    let encoded = Bytes::from(encoded);
+    let flushes = contents.pages.chunks(PAGES_PER_FLUSH).count();
+    let mut parts: Vec<FlushParts> = Vec::with_capacity(flushes + 1);
+    for (pages, end) in contents.pages.chunks(PAGES_PER_FLUSH).zip(1..) {
+        let end = Lsn::from_raw(end);
+        let image = |(key, page): &(PageKey, Page)| Item::Image {
+            end,
+            key: *key,
+            page: page.clone(),
+        };
+        parts.push(FlushParts {
+            end,
+            boundary: end,
+            items: pages.iter().map(image).collect(),
+            marks: encoded.clone(),
+            catalog: Vec::new(),
+            page_flags: Vec::new(),
+            written_at_us: now_us().unsigned_abs(),
+        });
+    }
+    parts.push(FlushParts {
+        end: marks.end,
+        boundary: marks.end,
+        items: Vec::new(),
+        marks: encoded,
+        catalog: contents.catalog(marks.end),
+        page_flags: Vec::new(),
+        written_at_us: now_us().unsigned_abs(),
+    });
+    let mut ticks = tokio::time::interval(PAUSE);
+    let count = parts.len();
+    let mut parts = parts.into_iter().enumerate().peekable();
+    // Every copy, not only four: a new volume begins with all it can have.
+    while shipping.shipper.all_complete() < marks.end {
+        while shipping.shipper.can_submit()
+            && let Some((at, flush)) = parts.next()
+        {
+            status.borrow_mut().activity =
+                format!("creating the volume: importing the first pages, {} %", 100 * at / count);
+            shipping.submit(flush)?;
+        }
+        tokio::select! {
+            event = shipping.copies.events.recv() => {
+                let event = event.ok_or_else(|| Ended::Broken("every connection was closed".to_owned()))?;
+                shipping.event(event)?;
+            }
+            _ = ticks.tick() => shipping.tick()?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! From the stream of WAL to flushes.
+//!
+//! Invariants:
+//! - A flush ends at a record's end, or holds nothing but a piece of one record: its boundary is then the record end before.
+//! - Marks and catalog entries of a flush are as of its boundary, in the order of the log.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use units::Lsn;
+use volume::FlushParts;
+use wal::{DecodedRecord, Marks, Record, StreamDecoder, StreamError};
+use wire_format::{CatalogEntry, Item};
+
+use crate::catalog::Catalog;
+
+/// WAL that is not what it should be: PostgreSQL and this build do not understand each other.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FlushError {
+    #[error("the log cannot be read: {0}")]
+    Stream(#[from] StreamError),
+    #[error("the record ending at {end} cannot be read: {what}")]
+    Record { end: Lsn, what: String },
+}
+
+/// Turns WAL into flushes of a bounded size.
+pub(crate) struct FlushBuilder {
+    decoder: StreamDecoder,
+    marks: Marks,
+    catalog: Rc<RefCell<Catalog>>,
+    flush_bytes_max: usize,
+    items: Vec<Item>,
+    entries: Vec<CatalogEntry>,
+    flags: Vec<(Lsn, u16)>,
+    bytes: usize,
+    /// A record that is being cut: it, and how much of it is sent.
+    long: Option<(Record, usize)>,
+}
+
+impl FlushBuilder {
+    /// Goes on right behind the record that `marks` are as of.
+    pub(crate) fn new(
+        marks: Marks,
+        catalog: Rc<RefCell<Catalog>>,
+        wal_file_bytes: u64,
+        flush_bytes_max: usize,
+    ) -> FlushBuilder {
+        FlushBuilder {
+            decoder: StreamDecoder::new(marks.end, Some(marks.last_record), wal_file_bytes),
+            marks,
+            catalog,
+            flush_bytes_max,
+            items: Vec::new(),
+            entries: Vec::new(),
+            flags: Vec::new(),
+            bytes: 0,
+            long: None,
+        }
+    }
+
+    /// Takes WAL. Call [`FlushBuilder::next`] until it has nothing more before the next push.
+    pub(crate) fn push(&mut self, start: Lsn, bytes: Bytes) -> Result<(), FlushError> {
+        Ok(self.decoder.push(start, &bytes)?)
+    }
+
+    /// The next flush, as long as there is a whole record. `written_at_us`: the wall clock.
+    pub(crate) fn next(&mut self, written_at_us: u64) -> Result<Option<FlushParts>, FlushError> {
+        if self.long.is_some() {
+            return self.piece(written_at_us).map(Some);
+        }
+        while self.bytes < self.flush_bytes_max {
+            let Some(record) = self.decoder.next_record()? else {
+                break;
+            };
+            if self.flush_bytes_max < record.bytes.len() {
+                self.long = Some((record, 0));
+                // What came before it is a flush of its own.
+                return if self.items.is_empty() {
+                    self.piece(written_at_us).map(Some)
+                } else {
+                    Ok(Some(self.take(self.marks.end, written_at_us)))
+                };
+            }
+            self.pass(&record)?;
+            self.bytes += record.bytes.len();
+            self.items.push(Item::Record {
+                end: record.end,
+                bytes: record.bytes,
+            });
+        }
+        Ok((!self.items.is_empty()).then(|| self.take(self.marks.end, written_at_us)))
+    }
+
+    /// The log as of which catalog and marks are.
+    pub(crate) fn end(&self) -> Lsn {
+        self.marks.end
+    }
+
+    fn pass(&mut self, record: &Record) -> Result<(), FlushError> {
+        let end = record.end;
+        let unreadable = |what: String| FlushError::Record { end, what };
+        let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| unreadable(error.to_string()))?;
+        let mut changes = Vec::new();
+        wal::state_changes(&decoded, &mut changes).map_err(|error| unreadable(error.to_string()))?;
+        let mut catalog = self.catalog.borrow_mut();
+        for change in &changes {
+            catalog.apply(change, end, &mut self.entries);
+        }
+        let passed = self.marks.advance(&decoded, record.start, end);
+        passed.map_err(|error| unreadable(error.to_string()))
+    }
+
+    fn take(&mut self, end: Lsn, written_at_us: u64) -> FlushParts {
+        let mut marks = Vec::with_capacity(64);
+        self.marks.encode(&mut marks);
+        self.flags.extend(self.decoder.take_page_flags());
+        self.bytes = 0;
+        FlushParts {
+            end,
+            boundary: self.marks.end,
+            items: std::mem::take(&mut self.items),
+            marks: marks.into(),
+            catalog: std::mem::take(&mut self.entries),
+            page_flags: std::mem::take(&mut self.flags),
+            written_at_us,
+        }
+    }
+
+    /// The next piece of a long record. Its flush is named as if the record ended with it, counted back from the end.
+    fn piece(&mut self, written_at_us: u64) -> Result<FlushParts, FlushError> {
+        let (record, sent) = self.long.take().expect("called while a record is being cut");
+        let whole = record.bytes.len();
+        let next = whole.min(sent + self.flush_bytes_max);
+        self.items.push(Item::Fragment {
+            end: record.end,
+            record_bytes: whole as u32,
+            offset: sent as u32,
+            bytes: record.bytes.slice(sent..next),
+        });
+        let end = Lsn::from_raw(record.end.raw() - (whole - next) as u64);
+        if next == whole {
+            self.pass(&record)?;
+        } else {
+            self.long = Some((record, next));
+        }
+        Ok(self.take(end, written_at_us))
+    }
+}

@@ -1,0 +1,133 @@
+//! The instance process: one PostgreSQL, its log shipper and its page broker.
+//!
+//! It lives in reigns (DESIGN §4.2): each takes an epoch, opens the volume, makes a skeleton, starts PostgreSQL on it and
+//! ships its log until something breaks. Then PostgreSQL is killed to the last process and the next reign begins. A reign
+//! that finds a later one in its place ends the process.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`config`], [`settings`] | what it is told, and what PostgreSQL is told |
+//! | `reign` | one reign from its epoch to its end |
+//! | `copies` | connections to the six copies |
+//! | `open` | the volume's opening, carried out |
+//! | `creation`, [`import`] | a new volume |
+//! | `state` | PostgreSQL's state as of the volume's end |
+//! | `data_directory` | the skeleton on disk |
+//! | `postgresql` | the process tree |
+//! | `replication` | the connection to the walsender |
+//! | `flush`, `catalog` | from WAL to flushes, and what it does to the catalog |
+//! | [`broker`], [`pages`] | pages for backends |
+//! | [`status`] | what the instance tells about itself |
+
+pub mod broker;
+mod catalog;
+pub mod config;
+mod copies;
+mod creation;
+mod data_directory;
+mod flush;
+pub mod import;
+mod open;
+pub mod pages;
+mod postgresql;
+mod reign;
+mod replication;
+pub mod settings;
+mod shipping;
+mod state;
+pub mod status;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use config::InstanceConfig;
+use reign::Ended;
+use status::{InstanceStatus, SharedStatus};
+
+/// The first pause after a reign that broke young; doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A reign that lasted so long was sound: the next begins at once.
+const SOUND_AFTER: Duration = Duration::from_secs(5);
+
+/// Why an instance process ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// Another instance is the writer. Exit code 3: nobody shall start this one again.
+    #[error("{0}: this instance is over, and what it had not committed is gone")]
+    Replaced(String),
+    /// It cannot work at all.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// Runs the instance until `stop` says so. Must be called on the process's main thread: the parent-death signal of
+/// PostgreSQL follows it.
+pub async fn run(config: InstanceConfig, stop: watch::Receiver<bool>) -> Result<(), InstanceError> {
+    let fatal = |what: &str, error: &dyn std::fmt::Display| InstanceError::Fatal(format!("{what}: {error}"));
+    postgresql::become_reaper().map_err(|error| fatal("become the reaper of orphaned processes", &error))?;
+    for folder in [config.instance_directory(), config.socket_directory()] {
+        std::fs::create_dir_all(&folder).map_err(|error| fatal(&folder.display().to_string(), &error))?;
+    }
+    let status: SharedStatus = Rc::new(RefCell::new(InstanceStatus {
+        name: config.name.clone(),
+        state: "starting".to_owned(),
+        process_pid: std::process::id(),
+        address: format!("{}:{}", config.listen_address, config.port),
+        ..InstanceStatus::default()
+    }));
+    let serving = tokio::task::spawn_local({
+        let (socket, status) = (config.status_socket(), status.clone());
+        async move {
+            if let Err(error) = status::serve(&socket, status).await {
+                tracing::error!(%error, "status.serve");
+            }
+        }
+    });
+    let ended = reigns(&config, &status, stop).await;
+    serving.abort();
+    ended
+}
+
+async fn reigns(
+    config: &InstanceConfig,
+    status: &SharedStatus,
+    stop: watch::Receiver<bool>,
+) -> Result<(), InstanceError> {
+    let mut pause = Duration::ZERO;
+    loop {
+        let began = Instant::now();
+        let ended = reign::reign(config, status, stop.clone()).await;
+        {
+            let mut status = status.borrow_mut();
+            status.state = "starting".to_owned();
+            status.role = None;
+            status.postmaster_pid = None;
+        }
+        match ended {
+            Ended::Stopped => return Ok(()),
+            Ended::Replaced(why) => {
+                tracing::error!(%why, "instance.replaced");
+                return Err(InstanceError::Replaced(why));
+            }
+            Ended::Broken(why) => {
+                pause = if SOUND_AFTER <= began.elapsed() {
+                    Duration::ZERO
+                } else {
+                    (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX)
+                };
+                tracing::error!(%why, again_in = ?pause, "reign.end");
+                status.borrow_mut().activity = format!("starting again: {why}");
+            }
+        }
+        let mut stopping = stop.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopping.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! One reign: from its epoch to its end.
+
+use std::cell::{Cell, RefCell};
+use std::process::ChildStderr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use control_plane::{Client, ControlError};
+use node_link::read_secret;
+use replication_protocol::Event;
+use skeleton::Skeleton;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use units::{Epoch, Lsn};
+use volume::{FlushParts, Opening, Shipper, ShipperLimits, VolumeRecord};
+use wal::{DecodedRecord, Marks};
+use wire_format::Item;
+use wire_format::frame::PROTOCOL_VERSION;
+use wire_format::message::Hello;
+
+use crate::InstanceConfig;
+use crate::broker::Broker;
+use crate::catalog::Catalog;
+use crate::copies::Copies;
+use crate::flush::FlushBuilder;
+use crate::pages::PageSource;
+use crate::postgresql::Postmaster;
+use crate::replication::{Replication, ReplicationError, now_us};
+use crate::settings::StartFacts;
+use crate::shipping::Shipping;
+use crate::state::StateReader;
+use crate::status::SharedStatus;
+use crate::{creation, data_directory, open, settings};
+
+/// How often the shipper is told that time passes, and PostgreSQL is looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// How often the durable LSN is reported to the control process.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
+const CONTROL_PAUSE: Duration = Duration::from_millis(100);
+/// How long killed processes may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// How a reign ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// As it was told to.
+    Stopped,
+    /// Something broke: the next reign begins.
+    Broken(String),
+    /// Another instance has the volume, or this one cannot be trusted with it: no other reign begins.
+    Replaced(String),
+}
+
+/// A reign that broke, and over what.
+pub(crate) fn broken(what: &str, error: &dyn std::fmt::Display) -> Ended {
+    Ended::Broken(format!("{what}: {error}"))
+}
+
+/// Runs one reign to its end. When it returns, every process of its PostgreSQL is gone.
+pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: watch::Receiver<bool>) -> Ended {
+    let mut stopping = stop.clone();
+    let begun = tokio::select! {
+        begun = Reign::begin(config, status) => begun,
+        _ = stopping.wait_for(|stop| *stop) => return Ended::Stopped,
+    };
+    let mut reign = match begun {
+        Ok(reign) => reign,
+        Err(ended) => return ended,
+    };
+    let ended = reign.run(stop).await;
+    status.borrow_mut().activity = "ending PostgreSQL".to_owned();
+    // At once, never gracefully: a graceful stop would show commits that no quorum acknowledged. After a clean stop there
+    // is nothing left to kill.
+    if let Err(error) = reign.postmaster.kill_all(KILL_LIMIT) {
+        return Ended::Replaced(format!(
+            "PostgreSQL does not die, so nothing may take its place: {error}"
+        ));
+    }
+    if let Err(error) = data_directory::keep_settings(config) {
+        tracing::warn!(%error, "settings.keep");
+    }
+    ended
+}
+
+struct Reign<'a> {
+    config: &'a InstanceConfig,
+    status: &'a SharedStatus,
+    control: Client,
+    shipping: Shipping,
+    postmaster: Postmaster,
+    flushes: FlushBuilder,
+    catalog: Rc<RefCell<Catalog>>,
+    source: Rc<PageSource>,
+    broker: Rc<Broker>,
+    serving: tokio::task::JoinHandle<()>,
+    start: Lsn,
+    timeline: u32,
+    synchronous_name: String,
+    bytes_received: u64,
+    reported_at: Instant,
+}
+
+impl Drop for Reign<'_> {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Waits for the metadata store: without it no reign begins.
+async fn patiently<T>(
+    status: &SharedStatus,
+    mut ask: impl AsyncFnMut() -> Result<T, ControlError>,
+) -> Result<T, Ended> {
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(ControlError::Unreachable { .. }) => {
+                status.borrow_mut().activity = "waiting for the control process".to_owned();
+                tokio::time::sleep(CONTROL_PAUSE).await;
+            }
+            Err(error) => return Err(broken("control", &error)),
+        }
+    }
+}
+
+fn hello(config: &InstanceConfig) -> Result<Hello, Ended> {
+    Ok(Hello {
+        version: PROTOCOL_VERSION,
+        cluster: config
+            .cluster
+            .parse()
+            .map_err(|error| broken("configuration, cluster", &error))?,
+        secret: read_secret(&config.cluster_secret_file).map_err(Ended::Broken)?,
+        name: config.name.clone(),
+    })
+}
+
+impl<'a> Reign<'a> {
+    /// Everything up to the moment at which PostgreSQL is started.
+    async fn begin(config: &'a InstanceConfig, status: &'a SharedStatus) -> Result<Reign<'a>, Ended> {
+        let began = Instant::now();
+        let control = Client::new(&config.control_socket);
+        let hello = hello(config)?;
+        let address = format!("{}:{}", config.listen_address, config.port);
+        match patiently(status, async || control.writer().await).await? {
+            Some(writer) if writer.name != config.name => {
+                return Err(Ended::Replaced(format!("{} is the writer", writer.name)));
+            }
+            Some(writer) if writer.address == address => {}
+            _ => {
+                patiently(status, async || {
+                    control.set_writer(config.name.clone(), address.clone()).await
+                })
+                .await?
+            }
+        }
+        if patiently(status, async || control.read().await).await?.record.is_none() {
+            creation::create(config, &hello, &control, status).await?;
+        }
+        let taken = patiently(status, async || control.take_epoch().await).await?;
+        let epoch = Epoch::from_raw(taken.epoch);
+        // Whoever is to be the writer is named before it takes its epoch: after ours, that is another one's turn.
+        if let Some(writer) = patiently(status, async || control.writer().await).await?
+            && writer.name != config.name
+        {
+            return Err(Ended::Replaced(format!("{} is the writer", writer.name)));
+        }
+        let text = taken
+            .record
+            .ok_or_else(|| Ended::Broken("the volume's record is gone".to_owned()))?;
+        let record = VolumeRecord::parse(&text).map_err(|error| Ended::Replaced(error.to_string()))?;
+        let volume = record.volume;
+        tracing::info!(%volume, %epoch, "volume.open");
+        let mut copies = Copies::connect(&record.members(), &hello, Rc::new(Cell::new(0)));
+        let opening = Opening::new(epoch, record).map_err(|error| Ended::Replaced(error.to_string()))?;
+        let limit = Duration::from_millis(config.limits.opening_ms_max);
+        let opened = open::open(opening, epoch, taken.revision, &mut copies, &control, limit, status).await?;
+        tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
+
+        status.borrow_mut().activity = "making the data directory".to_owned();
+        let marks = Marks::decode(&opened.marks).map_err(|error| broken("the marks at the end of the log", &error))?;
+        if marks.end != opened.branch {
+            return Err(Ended::Replaced(format!(
+                "the log ends at {}, but its marks are as of {}",
+                opened.branch, marks.end
+            )));
+        }
+        let reader = StateReader {
+            copies: copies.reads.clone(),
+            epoch,
+            path: opened.path.clone(),
+            at: opened.branch,
+            limit,
+        };
+        let state = |error: crate::state::StateError| broken("the state at the end of the log", &error);
+        let catalog = reader.catalog().await.map_err(state)?;
+        let time = now_us() / 1_000_000;
+        let inputs = reader.skeleton_inputs(&catalog, marks, time).await.map_err(state)?;
+        let wal_file_bytes = inputs.control.wal_file_bytes();
+        let skeleton = Skeleton::build(inputs).map_err(|error| broken("the skeleton", &error))?;
+        data_directory::write(config, &skeleton).map_err(|error| broken("write the data directory", &error))?;
+
+        let limits = ShipperLimits {
+            window_bytes_max: config.limits.window_bytes_max,
+            retained_bytes_max: config.limits.retained_bytes_max,
+        };
+        let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
+        let mut shipping = Shipping::new(shipper, copies)?;
+        let marks = ship_checkpoint(&mut shipping, &skeleton, marks, limit).await?;
+
+        let catalog = Rc::new(RefCell::new(catalog));
+        let source = Rc::new(PageSource::new(
+            epoch,
+            shipping.copies.reads.clone(),
+            shipping.durable(),
+            Duration::from_millis(config.limits.page_read_ms_max),
+            Duration::from_millis(config.limits.hedge_ms),
+        ));
+        let forks = catalog.clone();
+        let broker = Broker::new(
+            source.clone(),
+            Box::new(move |fork| forks.borrow().fork(fork)),
+            config.limits.readahead_pages_max,
+            config.limits.backends_max,
+            wal_file_bytes,
+        );
+        let serving = tokio::task::spawn_local({
+            let (broker, socket) = (broker.clone(), config.broker_socket());
+            async move {
+                if let Err(error) = broker.serve(&socket).await {
+                    tracing::error!(%error, "broker.serve");
+                }
+            }
+        });
+        let mut name = [0; 8];
+        getrandom::fill(&mut name).map_err(|error| broken("random bytes", &error))?;
+        let synchronous_name = format!("borealis_{:016x}", u64::from_le_bytes(name));
+        let facts = StartFacts {
+            start: marks.end,
+            synchronous_name: &synchronous_name,
+            user_preload_libraries: &config.preload_libraries,
+        };
+        let command = settings::command(config, &facts);
+        let (postmaster, log) = Postmaster::start(command).map_err(|error| broken("start PostgreSQL", &error))?;
+        forward_log(log);
+        tracing::info!(pid = postmaster.pid(), took = ?began.elapsed(), "postgresql.start");
+        {
+            let mut status = status.borrow_mut();
+            status.role = Some("writer".to_owned());
+            status.epoch = Some(epoch.raw());
+            status.postmaster_pid = Some(postmaster.pid());
+            status.activity = "starting PostgreSQL".to_owned();
+        }
+        Ok(Reign {
+            flushes: FlushBuilder::new(marks, catalog.clone(), wal_file_bytes, config.limits.flush_bytes_max),
+            config,
+            status,
+            control,
+            shipping,
+            postmaster,
+            catalog,
+            source,
+            broker,
+            serving,
+            start: marks.end,
+            timeline: marks.state.timeline,
+            synchronous_name,
+            bytes_received: 0,
+            reported_at: Instant::now(),
+        })
+    }
+
+    /// Ships PostgreSQL's log until something ends the reign.
+    async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Ended {
+        match self.ship(&mut stop).await {
+            Ok(()) => Ended::Stopped,
+            Err(ended) => ended,
+        }
+    }
+
+    async fn ship(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), Ended> {
+        let socket = self
+            .config
+            .socket_directory()
+            .join(format!(".s.PGSQL.{}", self.config.port));
+        let name = self.synchronous_name.clone();
+        let connecting = Replication::start(&socket, &name, self.start, self.timeline);
+        tokio::pin!(connecting);
+        let mut ticks = tokio::time::interval(TICK);
+        let mut replication: Option<Replication> = None;
+        let mut durable = self.shipping.durable();
+        let mut reported = Lsn::ZERO;
+        let mut deadline: Option<Instant> = None;
+        loop {
+            let room = self.shipping.shipper.can_submit();
+            tokio::select! {
+                connected = &mut connecting, if replication.is_none() => {
+                    replication = Some(connected.map_err(|error| broken("replication", &error))?);
+                    self.status.borrow_mut().activity = String::new();
+                    self.status.borrow_mut().state = "available".to_owned();
+                    tracing::info!("instance.available");
+                }
+                event = self.shipping.copies.events.recv() => {
+                    let event = event.ok_or_else(|| Ended::Broken("every connection was closed".to_owned()))?;
+                    self.shipping.event(event)?;
+                    while let Ok(event) = self.shipping.copies.events.try_recv() {
+                        self.shipping.event(event)?;
+                    }
+                }
+                event = next_event(&mut replication), if room => match event {
+                    Ok(event) => self.received(event, &mut replication).await?,
+                    Err(error) if deadline.is_some() => {
+                        tracing::info!(%error, "replication.end");
+                        return self.wait_for_the_end().await;
+                    }
+                    Err(error) => return Err(broken("replication", &error)),
+                },
+                _ = ticks.tick() => {
+                    self.shipping.tick()?;
+                    self.tell();
+                    if let Some(how) = self.postmaster.ended().map_err(|error| broken("PostgreSQL", &error))? {
+                        if deadline.is_some() {
+                            return Ok(());
+                        }
+                        return Err(Ended::Broken(format!("PostgreSQL ended ({how})")));
+                    }
+                    if deadline.is_some_and(|deadline| deadline < Instant::now()) {
+                        tracing::warn!("instance.stop: PostgreSQL did not end in time and is killed");
+                        return Ok(());
+                    }
+                }
+                _ = stop.wait_for(|stop| *stop), if deadline.is_none() => {
+                    tracing::info!("instance.stop");
+                    self.status.borrow_mut().state = "stopped".to_owned();
+                    self.postmaster.stop_fast().map_err(|error| broken("stop PostgreSQL", &error))?;
+                    deadline = Some(Instant::now() + Duration::from_millis(self.config.limits.stop_ms_max));
+                }
+            }
+            let now_durable = *durable.borrow_and_update();
+            if let Some(replication) = replication.as_mut()
+                && reported < now_durable
+            {
+                reported = now_durable;
+                replication
+                    .report(now_durable)
+                    .await
+                    .map_err(|error| broken("replication", &error))?;
+            }
+        }
+    }
+
+    async fn received(&mut self, event: Event, replication: &mut Option<Replication>) -> Result<(), Ended> {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            match event {
+                Event::Wal { start, bytes } => {
+                    self.bytes_received += bytes.len() as u64;
+                    self.flushes
+                        .push(start, bytes)
+                        .map_err(|error| Ended::Replaced(error.to_string()))?;
+                }
+                Event::Keepalive {
+                    reply_requested: true, ..
+                } => {
+                    if let Some(replication) = replication.as_mut() {
+                        let durable = self.shipping.shipper.durable();
+                        replication
+                            .report(durable)
+                            .await
+                            .map_err(|error| broken("replication", &error))?;
+                    }
+                }
+                Event::Notice(notice) => tracing::info!(%notice, "replication.notice"),
+                _ => {}
+            }
+            // Whatever came at once goes out at once.
+            next = match replication.as_mut() {
+                Some(replication) => replication.ready().map_err(|error| broken("replication", &error))?,
+                None => None,
+            };
+        }
+        let written_at_us = now_us().unsigned_abs();
+        while let Some(flush) = self
+            .flushes
+            .next(written_at_us)
+            .map_err(|error| Ended::Replaced(error.to_string()))?
+        {
+            self.shipping.submit(flush)?;
+            // One read is at most a few flushes; the window is looked at before the next read.
+        }
+        Ok(())
+    }
+
+    /// The walsender has ended during a stop: PostgreSQL is nearly gone.
+    async fn wait_for_the_end(&mut self) -> Result<(), Ended> {
+        let deadline = Instant::now() + Duration::from_millis(self.config.limits.stop_ms_max);
+        while Instant::now() < deadline {
+            if self
+                .postmaster
+                .ended()
+                .map_err(|error| broken("PostgreSQL", &error))?
+                .is_some()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        let mut status = self.status.borrow_mut();
+        let shipper = &self.shipping.shipper;
+        status.durable_lsn = Some(shipper.durable().to_string());
+        status.in_flight_bytes = self.flushes.end().raw().saturating_sub(shipper.durable().raw());
+        status.size_bytes = self.catalog.borrow().size_bytes();
+        status.log_bytes_shipped = self.shipping.copies.bytes_sent.get();
+        status.log_bytes_received = self.bytes_received;
+        status.pages_read = self.source.pages_read.get() + self.broker.pages_read_ahead.get();
+        status.pages_read_ahead = self.broker.pages_read_ahead.get();
+        let standing = shipper.standing();
+        let silent = standing.iter().filter(|copy| !copy.live);
+        status.quorum.missing = silent.map(|copy| copy.member.node.clone()).collect();
+        let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
+        status.quorum.write = word(shipper.writable());
+        status.quorum.read = word(quorum_of_reads(&standing, shipper.durable()));
+        drop(status);
+        self.report();
+    }
+
+    /// Tells the control process, about once a second, how far the log is durable. It is advice to openers; nothing depends
+    /// on it.
+    fn report(&mut self) {
+        if self.reported_at.elapsed() < REPORT_PAUSE {
+            return;
+        }
+        self.reported_at = Instant::now();
+        let shipper = &self.shipping.shipper;
+        let (epoch, durable) = (shipper.epoch().raw(), shipper.durable().to_string());
+        let control = self.control.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = control.report_durable(epoch, durable).await {
+                tracing::debug!(%error, "control.report");
+            }
+        });
+    }
+}
+
+/// Whether a page can be read: one complete copy answers; and whether the volume could be opened: three do.
+fn quorum_of_reads(standing: &[volume::CopyStanding], durable: Lsn) -> bool {
+    let live = standing.iter().filter(|copy| copy.live);
+    let complete = live.clone().any(|copy| durable <= copy.complete);
+    complete && 3 <= live.count()
+}
+
+async fn next_event(replication: &mut Option<Replication>) -> Result<Event, ReplicationError> {
+    match replication.as_mut() {
+        Some(replication) => replication.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The shutdown checkpoint is shipped like any record, and durable before PostgreSQL writes behind it.
+async fn ship_checkpoint(
+    shipping: &mut Shipping,
+    skeleton: &Skeleton,
+    mut marks: Marks,
+    limit: Duration,
+) -> Result<Marks, Ended> {
+    let record = &skeleton.checkpoint;
+    let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| broken("the shutdown checkpoint", &error))?;
+    let advanced = marks.advance(&decoded, record.start, record.end);
+    advanced.map_err(|error| broken("the shutdown checkpoint", &error))?;
+    let mut encoded = Vec::new();
+    marks.encode(&mut encoded);
+    shipping.submit(FlushParts {
+        end: record.end,
+        boundary: record.end,
+        items: vec![Item::Record {
+            end: record.end,
+            bytes: record.bytes.clone().into(),
+        }],
+        marks: encoded.into(),
+        catalog: Vec::new(),
+        page_flags: Vec::new(),
+        written_at_us: now_us().unsigned_abs(),
+    })?;
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(TICK);
+    while shipping.shipper.durable() < record.end {
+        tokio::select! {
+            event = shipping.copies.events.recv() => {
+                let event = event.ok_or_else(|| Ended::Broken("every connection was closed".to_owned()))?;
+                shipping.event(event)?;
+            }
+            _ = ticks.tick() => shipping.tick()?,
+        }
+        if limit < began.elapsed() {
+            return Err(Ended::Broken(
+                "no write quorum took the first record of the reign".to_owned(),
+            ));
+        }
+    }
+    Ok(marks)
+}
+
+/// PostgreSQL's log goes where this process's log goes.
+fn forward_log(log: ChildStderr) {
+    use std::io::{BufRead, BufReader};
+    std::thread::spawn(move || {
+        for line in BufReader::new(log).lines() {
+            match line {
+                Ok(line) => tracing::info!(target: "postgresql", "{line}"),
+                Err(_) => return,
+            }
+        }
+    });
+}

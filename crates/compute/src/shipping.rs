@@ -1,0 +1,122 @@
+//! The shipper, carried out: its messages on the connections, their answers back to it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use node_link::LinkEvent;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use units::{Epoch, Lsn, Position, SegmentId};
+use volume::{FlushParts, Shipper, ShipperEffect};
+
+use crate::copies::{Copies, LogEvent};
+use crate::reign::Ended;
+
+/// A shipper with its connections.
+pub(crate) struct Shipping {
+    pub(crate) shipper: Shipper,
+    pub(crate) copies: Copies,
+    durable: watch::Sender<Lsn>,
+    began: Instant,
+    effects: Vec<ShipperEffect>,
+    /// What each copy last complained of, so that the log says it once.
+    troubles: BTreeMap<SegmentId, String>,
+}
+
+impl Shipping {
+    /// Takes the connections over; copies that are connected already hear of the new reign at once.
+    pub(crate) fn new(shipper: Shipper, copies: Copies) -> Result<Shipping, Ended> {
+        let (durable, _) = watch::channel(shipper.durable());
+        let mut shipping = Shipping {
+            shipper,
+            copies,
+            durable,
+            began: Instant::now(),
+            effects: Vec::new(),
+            troubles: BTreeMap::new(),
+        };
+        for segment in shipping.copies.connected() {
+            shipping.shipper.connected(segment, &mut shipping.effects);
+        }
+        shipping.perform()?;
+        Ok(shipping)
+    }
+
+    /// The durable LSN, for whoever waits for it.
+    pub(crate) fn durable(&self) -> watch::Receiver<Lsn> {
+        self.durable.subscribe()
+    }
+
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Sends a flush. Ask the shipper first whether there is room.
+    pub(crate) fn submit(&mut self, parts: FlushParts) -> Result<(), Ended> {
+        self.shipper.submit(parts, &mut self.effects);
+        self.perform()
+    }
+
+    /// Something happened on a connection.
+    pub(crate) fn event(&mut self, event: LogEvent) -> Result<(), Ended> {
+        let LogEvent { segment, event } = event;
+        match event {
+            LinkEvent::Connected => self.shipper.connected(segment, &mut self.effects),
+            LinkEvent::Disconnected => self.shipper.disconnected(segment),
+            LinkEvent::Response(response) => {
+                let now = self.now();
+                self.shipper.response(now, segment, &response, &mut self.effects);
+            }
+        }
+        self.perform()
+    }
+
+    /// Time passes.
+    pub(crate) fn tick(&mut self) -> Result<(), Ended> {
+        let now = self.now();
+        self.shipper.tick(now, &mut self.effects);
+        self.perform()?;
+        let epoch = self.shipper.epoch();
+        for standing in self.shipper.standing() {
+            let copy = self
+                .copies
+                .reads
+                .iter()
+                .find(|copy| copy.segment == standing.member.segment);
+            if let Some(copy) = copy {
+                copy.complete.set(Position::new(epoch, standing.complete));
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self) -> Result<(), Ended> {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                ShipperEffect::Send { segment, request } => {
+                    if !self.copies.post(segment, &request) {
+                        let now = self.now();
+                        self.shipper.not_taken(now, segment);
+                    }
+                }
+                ShipperEffect::DurableAdvanced(lsn) => {
+                    self.durable.send_replace(lsn);
+                }
+                ShipperEffect::Fenced { by } => return Err(fenced(by)),
+                ShipperEffect::Trouble { segment, refusal } => {
+                    let what = refusal.to_string();
+                    if self.troubles.get(&segment) != Some(&what) {
+                        tracing::warn!(%segment, %refusal, "copy.refuse");
+                        self.troubles.insert(segment, what);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The end of a reign that found a later one in its place.
+pub(crate) fn fenced(by: Epoch) -> Ended {
+    Ended::Replaced(format!("epoch {by} holds the volume now"))
+}

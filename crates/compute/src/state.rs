@@ -1,0 +1,301 @@
+//! PostgreSQL's state as of the volume's end: catalog, transaction status, the end of the log.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use skeleton::blob::Blob;
+use skeleton::status_files::{self, StatusRange};
+use skeleton::{ControlFile, SkeletonInputs, blob};
+use timeline::Path;
+use units::{Epoch, Lsn, Page, PageKey, Position, RelationKey, fork};
+use wal::{Marks, PageHeader, PageWriter, WAL_PAGE_BYTES, page_flag, record_start};
+use wire_format::{CatalogKey, Item, Refusal, Request, Response};
+
+use crate::catalog::Catalog;
+use crate::pages::Copy;
+
+/// Pages asked for at once.
+const PAGES_AT_ONCE: u32 = 64;
+/// Catalog entries asked for at once.
+const ENTRIES_AT_ONCE: u32 = 5000;
+/// Log before the end that is looked at to make its last page again.
+const TAIL_BYTES: u64 = 64 << 10;
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why the state could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// No copy could answer.
+    #[error("{what} could not be read from any copy: {why}")]
+    Unreachable {
+        /// What.
+        what: &'static str,
+        /// What the last one said.
+        why: String,
+    },
+    /// The volume does not have what it must have.
+    #[error("the volume has no usable {0}")]
+    Missing(&'static str),
+    /// The control file is not one.
+    #[error(transparent)]
+    Control(#[from] skeleton::ControlFileError),
+}
+
+/// Reads as of one position, from whichever copy is complete enough.
+pub(crate) struct StateReader {
+    pub(crate) copies: Vec<Rc<Copy>>,
+    pub(crate) epoch: Epoch,
+    pub(crate) path: Path,
+    pub(crate) at: Lsn,
+    pub(crate) limit: Duration,
+}
+
+impl StateReader {
+    /// Asks one copy after the other until one answers with something that `useful` takes.
+    async fn ask<T>(
+        &self,
+        what: &'static str,
+        request: impl Fn(&Copy) -> Request,
+        useful: impl Fn(Response) -> Result<T, String>,
+    ) -> Result<T, StateError> {
+        let deadline = tokio::time::Instant::now() + self.limit;
+        let mut why = "no copy is connected".to_owned();
+        while tokio::time::Instant::now() < deadline {
+            for copy in self.copies.iter().filter(|copy| copy.link.is_connected()) {
+                match copy
+                    .link
+                    .call(request(copy))
+                    .await
+                    .map_err(|error| error.to_string())
+                    .and_then(&useful)
+                {
+                    Ok(answer) => return Ok(answer),
+                    Err(said) => why = format!("{}: {said}", copy.node),
+                }
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Err(StateError::Unreachable { what, why })
+    }
+
+    /// The whole catalog.
+    pub(crate) async fn catalog(&self) -> Result<Catalog, StateError> {
+        let mut catalog = Catalog::default();
+        let mut after: Option<CatalogKey> = None;
+        loop {
+            let request = |copy: &Copy| Request::ScanCatalog {
+                segment: copy.segment,
+                epoch: self.epoch,
+                read_point: self.at,
+                needed: Position::new(self.epoch, self.at),
+                after: after.clone(),
+                entries_max: ENTRIES_AT_ONCE,
+            };
+            let entries = self
+                .ask("the catalog", request, |response| match response {
+                    Response::Catalog(entries) => Ok(entries),
+                    other => Err(said(other)),
+                })
+                .await?;
+            for entry in &entries {
+                catalog.take(&entry.key, entry.value.as_ref());
+            }
+            after = entries.last().map(|entry| entry.key.clone());
+            if entries.len() < ENTRIES_AT_ONCE as usize {
+                return Ok(catalog);
+            }
+        }
+    }
+
+    /// Pages of one fork.
+    pub(crate) async fn pages(&self, first: PageKey, count: u32) -> Result<Vec<Page>, StateError> {
+        let mut pages = Vec::new();
+        while (pages.len() as u32) < count {
+            let done = pages.len() as u32;
+            let wanted = (count - done).min(PAGES_AT_ONCE);
+            let first = first.fork.page(first.block + done);
+            let request = |copy: &Copy| Request::ReadPages {
+                segment: copy.segment,
+                epoch: self.epoch,
+                read_point: self.at,
+                needed: Position::new(self.epoch, self.at),
+                first,
+                count: wanted,
+            };
+            let part = self.ask("pages", request, |response| match response {
+                Response::Pages(pages) if pages.len() == wanted as usize => Ok(pages),
+                other => Err(said(other)),
+            });
+            pages.extend(part.await?);
+        }
+        Ok(pages)
+    }
+
+    async fn status(&self, range: &StatusRange, into: &mut BTreeMap<PageKey, Page>) -> Result<(), StateError> {
+        for (first, count) in range.runs() {
+            let first = range.array.fork(fork::MAIN).page(first);
+            let pages = self.pages(first, count).await?;
+            into.extend((first.block..).map(|block| first.fork.page(block)).zip(pages));
+        }
+        Ok(())
+    }
+
+    /// Everything that a skeleton is made from.
+    pub(crate) async fn skeleton_inputs(
+        &self,
+        catalog: &Catalog,
+        marks: Marks,
+        time: i64,
+    ) -> Result<SkeletonInputs, StateError> {
+        let control = catalog
+            .blobs()
+            .get(blob::CONTROL_FILE)
+            .ok_or(StateError::Missing("control file"))?;
+        let control = ControlFile::parse(control)?;
+        let mut inputs = SkeletonInputs {
+            last_page: self.last_page(&marks, &control).await?,
+            control,
+            databases: Vec::new(),
+            relation_maps: Vec::new(),
+            prepared: Vec::new(),
+            status_pages: BTreeMap::new(),
+            init_forks: Vec::new(),
+            time,
+            marks,
+        };
+        for (name, value) in catalog.blobs() {
+            match Blob::parse(name) {
+                Some(Blob::Database { tablespace, database }) => inputs.databases.push((tablespace, database)),
+                Some(Blob::RelationMap { tablespace, database }) => {
+                    inputs.relation_maps.push((tablespace, database, value.to_vec()));
+                }
+                Some(Blob::TwoPhase { transaction }) => inputs.prepared.push((transaction, value.to_vec())),
+                Some(Blob::ControlFile) | None => {}
+            }
+        }
+        for range in status_files::needed(&inputs.marks) {
+            self.status(&range, &mut inputs.status_pages).await?;
+        }
+        let oldest = wal::multixact_offset_page(inputs.marks.state.oldest_multixact);
+        let oldest = inputs.status_pages.get(&oldest);
+        let oldest = oldest.and_then(|page| status_files::oldest_offset(&inputs.marks, page));
+        let members = status_files::needed_members(&inputs.marks, oldest);
+        self.status(&members, &mut inputs.status_pages).await?;
+        let init: Vec<(RelationKey, u32)> = catalog.init_forks().collect();
+        for (relation, blocks) in init {
+            let pages = self.pages(relation.fork(fork::INIT).page(0), blocks).await?;
+            inputs.init_forks.push((relation, pages));
+        }
+        Ok(inputs)
+    }
+
+    /// The page on which the log ends, up to the end: made again from the last records, or, where the log has none (right
+    /// after an import), its header and zeros, which PostgreSQL does not look at.
+    async fn last_page(&self, marks: &Marks, control: &ControlFile) -> Result<Vec<u8>, StateError> {
+        let end = marks.end;
+        let page_start = Lsn::from_raw(end.raw() - end.raw() % WAL_PAGE_BYTES);
+        if page_start == end {
+            return Ok(Vec::new());
+        }
+        let (timeline, system, file_bytes) = (
+            marks.state.timeline,
+            control.system_identifier(),
+            control.wal_file_bytes(),
+        );
+        let (records, flags) = self.last_records().await?;
+        if let Some(((begin, _), rest)) = records.split_first()
+            && *begin <= page_start
+        {
+            let mut writer = PageWriter::new(*begin, timeline, system, file_bytes, &flags);
+            let mut at = *begin;
+            let laid_out = rest.iter().try_for_each(|(record_end, record)| {
+                let written = writer.append(record_start(at, file_bytes), record);
+                at = *record_end;
+                written
+            });
+            if laid_out.is_ok() && at == end && writer.end() == end {
+                let bytes = writer.into_bytes();
+                return Ok(bytes[(page_start.raw() - begin.raw()) as usize..].to_vec());
+            }
+        }
+        let is_first = page_start.raw().is_multiple_of(file_bytes);
+        let header = PageHeader {
+            flags: page_flag::IMAGES_REMOVABLE | if is_first { page_flag::LONG_HEADER } else { 0 },
+            timeline,
+            address: page_start,
+            remaining_bytes: 0,
+        };
+        let mut page = header.encode().to_vec();
+        if is_first {
+            page.extend_from_slice(&system.to_le_bytes());
+            page.extend_from_slice(&(file_bytes as u32).to_le_bytes());
+            page.extend_from_slice(&(WAL_PAGE_BYTES as u32).to_le_bytes());
+        }
+        page.resize((end.raw() - page_start.raw()) as usize, 0);
+        Ok(page)
+    }
+
+    /// The records at the end of the log, each with its end, oldest first, as far as a copy still has them.
+    #[allow(
+        clippy::type_complexity,
+        reason = "records with their ends, and page flags with their pages"
+    )]
+    async fn last_records(&self) -> Result<(Vec<(Lsn, Bytes)>, Vec<(Lsn, u16)>), StateError> {
+        let mut from = Lsn::from_raw(self.at.raw().saturating_sub(TAIL_BYTES));
+        let (mut records, mut flags) = (Vec::new(), Vec::new());
+        loop {
+            let request = |copy: &Copy| Request::FetchBatches {
+                segment: copy.segment,
+                path: self.path.clone(),
+                after: Position::new(Epoch::from_raw(0), from),
+                through: Position::new(self.epoch, self.at),
+                bytes_max: 4 * TAIL_BYTES as u32,
+            };
+            let answer = self
+                .ask("the end of the log", request, |response| match response {
+                    Response::Batches(batches) => Ok(Ok(batches)),
+                    Response::Refused(Refusal::LogCollected { oldest }) => Ok(Err(oldest)),
+                    other => Err(said(other)),
+                })
+                .await?;
+            let batches = match answer {
+                Ok(batches) => batches,
+                Err(oldest) if from < oldest.lsn => {
+                    from = oldest.lsn;
+                    continue;
+                }
+                Err(_) => return Ok((records, flags)),
+            };
+            let Some(last) = batches.last() else {
+                return Ok((records, flags));
+            };
+            from = last.batch().end;
+            for batch in &batches {
+                let batch = batch.batch();
+                if let Some(header) = &batch.header {
+                    flags.extend_from_slice(&header.page_flags);
+                }
+                for item in &batch.items {
+                    match item {
+                        Item::Record { end, bytes } if *end <= self.at => records.push((*end, bytes.clone())),
+                        Item::Record { .. } => {}
+                        // Behind a long record the page is made of what follows it.
+                        Item::Fragment { .. } | Item::Image { .. } => records.clear(),
+                    }
+                }
+            }
+            if self.at <= from {
+                return Ok((records, flags));
+            }
+        }
+    }
+}
+
+fn said(response: Response) -> String {
+    match response {
+        Response::Refused(refusal) => refusal.to_string(),
+        _ => "an answer to another question".to_owned(),
+    }
+}

@@ -1,0 +1,79 @@
+//! What the instance tells about itself: one line of JSON a connection on `DIR/run/NAME.status`.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixListener;
+
+/// Where the instance stands. Numbers are counts since the start of the process unless they say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Name of the instance.
+    pub name: String,
+    /// `writer`, or null while it has no reign.
+    pub role: Option<String>,
+    /// `starting`, `available`, `stopped` or `failed`.
+    pub state: String,
+    /// What it is doing right now, in words.
+    pub activity: String,
+    /// Its reign.
+    pub epoch: Option<u64>,
+    /// PostgreSQL's postmaster.
+    pub postmaster_pid: Option<u32>,
+    /// This process.
+    pub process_pid: u32,
+    /// Where PostgreSQL listens.
+    pub address: String,
+    /// The volume's durable LSN.
+    pub durable_lsn: Option<String>,
+    /// Log received from PostgreSQL and not durable yet, in bytes.
+    pub in_flight_bytes: u64,
+    /// Bytes of all relation forks in the volume.
+    pub size_bytes: u64,
+    /// Bytes sent to storage nodes, framing and all copies included.
+    pub log_bytes_shipped: u64,
+    /// Bytes of log received from PostgreSQL.
+    pub log_bytes_received: u64,
+    /// Pages that backends got from storage nodes.
+    pub pages_read: u64,
+    /// Pages that a sequential scan found already read ahead.
+    pub pages_read_ahead: u64,
+    /// Which quorums hold.
+    pub quorum: QuorumStatus,
+}
+
+/// Which quorums hold, and who is missing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    /// `ok` or `lost`.
+    pub write: String,
+    /// `ok` or `lost`.
+    pub read: String,
+    /// Storage nodes that do not answer.
+    pub missing: Vec<String>,
+}
+
+/// The status as all tasks of the instance process share it.
+pub type SharedStatus = Rc<RefCell<InstanceStatus>>;
+
+/// Answers on the status socket for ever.
+pub async fn serve(socket: &Path, status: SharedStatus) -> io::Result<()> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let mut line = serde_json::to_vec(&*status.borrow())?;
+        line.push(b'\n');
+        // Whoever asked may have gone; that is its own business.
+        if let Err(error) = stream.write_all(&line).await {
+            tracing::debug!(%error, "status.answer");
+        }
+    }
+}
