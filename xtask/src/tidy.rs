@@ -75,7 +75,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "control-plane",
         ],
     ),
-    ("proxy", &["telemetry", "control-plane"]),
+    ("proxy", &["control-plane"]),
     ("pg-extension", &["units", "wire-format"]),
     (
         "borealis",

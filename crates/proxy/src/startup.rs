@@ -1,0 +1,96 @@
+//! The first message of a client, which is kept until a writer takes it.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// `MAX_STARTUP_PACKET_LENGTH`.
+const STARTUP_BYTES_MAX: usize = 10_000;
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+const CANCEL_REQUEST: u32 = 80_877_102;
+/// SQLSTATE of a server that is starting up.
+const STARTING: &[u8] = b"C57P03\0";
+/// The longest first answer that is looked at.
+const ANSWER_BYTES_MAX: usize = 4096;
+
+/// Why a connection came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartupError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("the first message has {0} bytes")]
+    Length(u32),
+    #[error("the writer is starting")]
+    Starting,
+}
+
+/// A client's first message, whole.
+pub(crate) struct Startup {
+    message: Vec<u8>,
+    is_cancel: bool,
+}
+
+/// A writer that took a client's first message, and what it answered at first.
+pub(crate) struct Server {
+    pub(crate) stream: TcpStream,
+    pub(crate) answered: Vec<u8>,
+}
+
+impl Startup {
+    /// Reads it. Encryption is declined: the endpoint is a loopback address.
+    pub(crate) async fn read(client: &mut TcpStream) -> Result<Startup, StartupError> {
+        loop {
+            let length = client.read_u32().await?;
+            if !(8..=STARTUP_BYTES_MAX as u32).contains(&length) {
+                return Err(StartupError::Length(length));
+            }
+            let mut message = length.to_be_bytes().to_vec();
+            message.resize(length as usize, 0);
+            client.read_exact(&mut message[4..]).await?;
+            match u32::from_be_bytes([message[4], message[5], message[6], message[7]]) {
+                SSL_REQUEST | GSS_REQUEST => client.write_all(b"N").await?,
+                code => {
+                    return Ok(Startup {
+                        message,
+                        is_cancel: code == CANCEL_REQUEST,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Hands it to the server at `address`. An error if that is not there or still starting; `None`: a cancel request was
+    /// handed over.
+    pub(crate) async fn forward(&self, address: &str) -> Result<Option<Server>, StartupError> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        stream.write_all(&self.message).await?;
+        if self.is_cancel {
+            return Ok(None);
+        }
+        let mut answered = vec![0; ANSWER_BYTES_MAX];
+        let count = stream.read(&mut answered).await?;
+        answered.truncate(count);
+        let starting = answered.first() == Some(&b'E') && answered.windows(STARTING.len()).any(|part| part == STARTING);
+        if starting || answered.is_empty() {
+            return Err(StartupError::Starting);
+        }
+        Ok(Some(Server { stream, answered }))
+    }
+}
+
+/// Ends a connection with an error that PostgreSQL's clients understand.
+pub(crate) async fn refuse(client: &mut TcpStream, code: &str, message: &str) -> Result<(), StartupError> {
+    let mut body = Vec::new();
+    for (field, text) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', message)] {
+        body.push(field);
+        body.extend_from_slice(text.as_bytes());
+        body.push(0);
+    }
+    body.push(0);
+    let mut error = vec![b'E'];
+    error.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+    error.extend_from_slice(&body);
+    client.write_all(&error).await?;
+    Ok(client.shutdown().await?)
+}

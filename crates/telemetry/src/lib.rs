@@ -1,0 +1,98 @@
+//! Logs of the daemons: one line an event, rotated by size.
+//!
+//! `BOREALIS_LOG` sets what is logged, as `info` (the default) or `debug,page_store=warn`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::EnvFilter;
+
+/// Bytes after which a log file is put aside.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Log files kept besides the current one: `NAME.log.1` is the newest of them.
+const FILES_KEPT: u32 = 4;
+
+struct Rotated {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+}
+
+impl Rotated {
+    fn open(path: &Path) -> io::Result<Rotated> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Rotated {
+            path: path.to_owned(),
+            file,
+            bytes,
+        })
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let numbered = |number: u32| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        };
+        for number in (1..FILES_KEPT).rev() {
+            // A gap in the numbers is no error.
+            let _ = std::fs::rename(numbered(number), numbered(number + 1));
+        }
+        std::fs::rename(&self.path, numbered(1))?;
+        *self = Rotated::open(&self.path)?;
+        Ok(())
+    }
+}
+
+/// A log file shared by all threads.
+#[derive(Clone)]
+struct LogFile(Arc<Mutex<Rotated>>);
+
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if FILE_BYTES_MAX < log.bytes {
+            log.rotate()?;
+        }
+        log.file.write_all(line)?;
+        log.bytes += line.len() as u64;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Logs to a file from now on. Call once, at the start of a daemon.
+pub fn log_to(path: &Path) -> io::Result<()> {
+    let log = LogFile(Arc::new(Mutex::new(Rotated::open(path)?)));
+    let filter = EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(move || log.clone())
+        .init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_log_file_is_put_aside() {
+        let folder = std::env::temp_dir().join(format!("borealis-telemetry-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a temporary folder");
+        let path = folder.join("storage-1.log");
+        let mut log = LogFile(Arc::new(Mutex::new(Rotated::open(&path).expect("a log file"))));
+        log.0.lock().expect("nobody panicked").bytes = FILE_BYTES_MAX + 1;
+        log.write_all(b"new\n").expect("room");
+        assert_eq!(std::fs::read(&path).expect("the new file"), b"new\n");
+        assert!(folder.join("storage-1.log.1").exists());
+        std::fs::remove_dir_all(&folder).expect("the folder is ours");
+    }
+}
