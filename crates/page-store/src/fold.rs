@@ -1,24 +1,42 @@
 //! What may be dropped of one key's versions when they are written anew.
 
 use bytes::Bytes;
-use units::Position;
+use units::{ForkKey, PageKey, Position};
 
 use crate::config::StoreConfig;
 use crate::key::{Key, Value, Version};
-use crate::read::{Reading, materialise};
+use crate::read::{ReadError, Reading, Truncations, materialise};
 use crate::segment_store::{Horizon, SegmentStore, order};
 
 /// Folds the versions of one key after the other, with what consecutive keys share remembered.
 pub(crate) struct Folder<'a> {
-    pub(crate) config: &'a StoreConfig,
-    pub(crate) reading: Reading<'a>,
-    pub(crate) horizon: &'a Horizon,
-    pub(crate) segment: &'a SegmentStore,
+    config: &'a StoreConfig,
+    reading: Reading<'a>,
+    horizon: &'a Horizon,
+    segment: &'a SegmentStore,
+    /// Truncations of the fork whose pages are folded.
+    truncations: Option<(ForkKey, Truncations)>,
 }
 
-impl Folder<'_> {
+impl<'a> Folder<'a> {
+    /// Folds versions of `segment` as far as `horizon` allows; `reading` goes along the horizon's path.
+    pub(crate) fn new(
+        config: &'a StoreConfig,
+        reading: Reading<'a>,
+        horizon: &'a Horizon,
+        segment: &'a SegmentStore,
+    ) -> Folder<'a> {
+        Folder {
+            config,
+            reading,
+            horizon,
+            segment,
+            truncations: None,
+        }
+    }
+
     /// The versions of `key` that have to stay, in order. `versions` are those at hand: other layers may hold more.
-    pub(crate) fn fold(&self, key: &Key, mut versions: Vec<Version>) -> Vec<Version> {
+    pub(crate) fn fold(&mut self, key: &Key, mut versions: Vec<Version>) -> Vec<Version> {
         order(&mut versions);
         let path = &self.horizon.path;
         let reign = path.epoch();
@@ -28,21 +46,38 @@ impl Folder<'_> {
         let foldable = |version: &Version| version.position.lsn <= fold_point && path.sees(version.position);
         let old = versions.partition_point(foldable);
         match key {
-            Key::Page(page) => {
-                let base = versions[..old].iter().rposition(Version::is_base);
-                versions.drain(..base.unwrap_or(0));
-                let old = versions.partition_point(foldable);
-                self.fold_chain(*page, &mut versions, old);
+            Key::Page(page) if 0 < old => {
+                let gone = match self.truncations_of(page.fork) {
+                    Ok(truncations) => truncations.last(page.block),
+                    Err(error) => {
+                        tracing::debug!(segment = %self.segment.id, %page, %error, "store.fold: all versions stay");
+                        return versions;
+                    }
+                };
+                let base = versions[..old].iter().rposition(Version::is_base).unwrap_or(0);
+                let truncated = versions[..old].partition_point(|version| version.position <= gone);
+                versions.drain(..base.max(truncated));
+                let old = old - base.max(truncated);
+                self.fold_chain(*page, &mut versions, old, gone);
             }
             // Only the newest below the fold point can be asked for.
             Key::Catalog(_) | Key::FlushHeader => drop(versions.drain(..old.saturating_sub(1))),
-            Key::Truncation(_) | Key::DatabaseDrop { .. } => {}
+            Key::Truncation(_) | Key::DatabaseDrop { .. } => keep_reaching_lower(&mut versions, old),
+            Key::Page(_) | Key::Unreadable => {}
         }
         versions
     }
 
-    /// Makes one image of a long chain of deltas.
-    fn fold_chain(&self, page: units::PageKey, versions: &mut Vec<Version>, old: usize) {
+    fn truncations_of(&mut self, fork: ForkKey) -> Result<&Truncations, ReadError> {
+        if self.truncations.as_ref().is_none_or(|(of, _)| *of != fork) {
+            let fold_point = self.horizon.fold_point();
+            self.truncations = Some((fork, self.reading.truncations(self.segment, fork, fold_point)?));
+        }
+        Ok(&self.truncations.as_ref().expect("it was set just now").1)
+    }
+
+    /// Makes one image of a long chain of deltas. None of the chain is at or below `gone`, the page's last truncation.
+    fn fold_chain(&self, page: PageKey, versions: &mut Vec<Version>, old: usize, gone: Position) {
         let chain = &versions[..old];
         let deltas = chain
             .iter()
@@ -54,37 +89,44 @@ impl Folder<'_> {
         let Some(newest) = chain.last().map(|version| version.position) else {
             return;
         };
-        match self.image(page, chain, newest) {
-            Ok(Some(image)) => {
+        match self.image(page, chain, newest, gone) {
+            Ok(image) => {
                 let image = Version {
                     position: newest,
                     value: Value::Image(image),
                 };
                 versions.splice(..old, [image]);
             }
-            Ok(None) => drop(versions.drain(..old)),
             // The deltas stay as they are: whoever asks for the page gets the same error.
             Err(error) => tracing::debug!(segment = %self.segment.id, %page, %error, "store.fold"),
         }
     }
 
-    /// The page as of `newest`; `None` if it was truncated away after all of the chain.
-    fn image(
-        &self,
-        page: units::PageKey,
-        chain: &[Version],
-        newest: Position,
-    ) -> Result<Option<Bytes>, crate::read::ReadError> {
-        let gone = self.reading.truncated_at(self.segment, page, newest.lsn)?;
-        if newest <= gone {
-            return Ok(None);
-        }
-        let image =
-            if chain.first().is_some_and(Version::is_base) && chain.iter().all(|version| gone < version.position) {
+    /// The page as of `newest`.
+    fn image(&self, page: PageKey, chain: &[Version], newest: Position, gone: Position) -> Result<Bytes, ReadError> {
+        let image = match chain.first().filter(|first| first.is_base()) {
+            Some(base) => {
+                self.reading
+                    .check_readable(self.segment, base.position.max(gone), newest.lsn)?;
                 materialise(self.reading.engine, page, chain)?
-            } else {
-                self.reading.page(self.segment, page, newest.lsn)?
-            };
-        Ok(Some(Bytes::copy_from_slice(image.bytes())))
+            }
+            // What it starts from lies in another layer.
+            None => self.reading.page(self.segment, page, newest.lsn)?,
+        };
+        Ok(Bytes::copy_from_slice(image.bytes()))
+    }
+}
+
+/// Of the first `old` truncations keeps those that no later one covers.
+fn keep_reaching_lower(versions: &mut Vec<Version>, old: usize) {
+    let mut reached = u32::MAX;
+    let mut at = old;
+    while 0 < at {
+        at -= 1;
+        match versions[at].value {
+            Value::Truncation { from_block } if reached <= from_block && at + 1 < old => drop(versions.remove(at)),
+            Value::Truncation { from_block } => reached = reached.min(from_block),
+            _ => {}
+        }
     }
 }

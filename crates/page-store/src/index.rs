@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
-use units::{Epoch, Lsn, Position};
+use timeline::Path;
+use units::Position;
 use wire_format::codec::Writer;
 use wire_format::{Batch, Item};
 
@@ -13,13 +14,13 @@ use crate::key::{Key, Value, Version};
 /// Long records of which not every piece has come yet.
 #[derive(Default, Debug)]
 pub(crate) struct Fragments {
-    waiting: BTreeMap<(Epoch, Lsn), Pieces>,
+    waiting: BTreeMap<Position, Pieces>,
 }
 
 #[derive(Debug)]
 struct Pieces {
     record_bytes: u32,
-    received: u32,
+    received: u64,
     pieces: BTreeMap<u32, Bytes>,
     first_offset: u64,
 }
@@ -30,61 +31,65 @@ impl Fragments {
         self.waiting.values().map(|pieces| pieces.first_offset).min()
     }
 
-    /// Drops unfinished records of reigns that are over and can never be finished.
-    pub(crate) fn drop_before(&mut self, epoch: Epoch) {
-        self.waiting.retain(|(of, _), _| epoch <= *of);
+    /// Drops unfinished records of reigns that are over and left no place in history for them: they are never finished.
+    /// Those that the path sees may still be filled in by a peer.
+    pub(crate) fn drop_invisible(&mut self, path: &Path) {
+        self.waiting.retain(|at, _| path.epoch() <= at.epoch || path.sees(*at));
     }
 
+    /// The record, once all of its pieces are there; an error if they do not make one.
     fn add(
         &mut self,
-        at: (Epoch, Lsn),
+        at: Position,
         record_bytes: u32,
         offset: u32,
         piece: Bytes,
         journal_offset: u64,
-    ) -> Option<Bytes> {
+    ) -> Option<Result<Bytes, EngineError>> {
         let pieces = self.waiting.entry(at).or_insert_with(|| Pieces {
             record_bytes,
             received: 0,
             pieces: BTreeMap::new(),
             first_offset: journal_offset,
         });
-        let length = piece.len() as u32;
+        let length = piece.len() as u64;
         if pieces.pieces.insert(offset, piece).is_none() {
             pieces.received += length;
         }
-        if pieces.received < pieces.record_bytes {
+        if pieces.received < u64::from(pieces.record_bytes) {
             return None;
         }
-        let pieces = self.waiting.remove(&at)?;
+        let pieces = self.waiting.remove(&at).expect("it was added to just now");
         let mut record = BytesMut::with_capacity(pieces.record_bytes as usize);
         for (offset, piece) in pieces.pieces {
-            // Pieces of one reign are cut once: they follow each other. Anything else is no record.
+            // Pieces of one reign are cut once: they follow each other.
             if offset as usize != record.len() {
-                return None;
+                return Some(Err(EngineError::Malformed {
+                    end: at.lsn,
+                    what: "its fragments do not follow each other".to_owned(),
+                }));
             }
             record.extend_from_slice(&piece);
         }
-        Some(record.freeze())
+        Some(Ok(record.freeze()))
     }
 }
 
-/// Calls `insert` with every version that the batch makes. A record that the engine cannot read is an error for the pages
-/// it touches, not for the batch: it is reported to `unreadable`.
+/// Calls `insert` with every version that the batch makes. A record that the engine cannot read may have changed any page:
+/// it becomes a version under [`Key::Unreadable`], at which reads stop.
 pub(crate) fn versions(
     engine: &dyn Engine,
     batch: &Batch,
     journal_offset: u64,
     fragments: &mut Fragments,
     mut insert: impl FnMut(Key, Version),
-    mut unreadable: impl FnMut(EngineError),
 ) {
     let mut touches = Vec::new();
     for item in &batch.items {
         match item {
             Item::Record { end, bytes } => {
                 let position = Position::new(batch.epoch, *end);
-                record(engine, position, bytes, &mut touches, &mut insert, &mut unreadable);
+                record(engine, position, bytes, &mut touches, &mut insert);
             }
             Item::Fragment {
                 end,
@@ -93,15 +98,10 @@ pub(crate) fn versions(
                 bytes,
             } => {
                 let position = Position::new(batch.epoch, *end);
-                let whole = fragments.add(
-                    (batch.epoch, *end),
-                    *record_bytes,
-                    *offset,
-                    bytes.clone(),
-                    journal_offset,
-                );
-                if let Some(whole) = whole {
-                    record(engine, position, &whole, &mut touches, &mut insert, &mut unreadable);
+                match fragments.add(position, *record_bytes, *offset, bytes.clone(), journal_offset) {
+                    Some(Ok(whole)) => record(engine, position, &whole, &mut touches, &mut insert),
+                    Some(Err(error)) => insert(Key::Unreadable, unreadable(position, &error)),
+                    None => {}
                 }
             }
             Item::Image { end, key, page } => insert(
@@ -138,17 +138,21 @@ pub(crate) fn versions(
     );
 }
 
+fn unreadable(position: Position, error: &EngineError) -> Version {
+    let value = Value::Unreadable(Bytes::from(error.to_string()));
+    Version { position, value }
+}
+
 fn record(
     engine: &dyn Engine,
     position: Position,
     bytes: &Bytes,
     touches: &mut Vec<Touch>,
     insert: &mut impl FnMut(Key, Version),
-    unreadable: &mut impl FnMut(EngineError),
 ) {
     touches.clear();
     if let Err(error) = engine.touches(bytes, position.lsn, touches) {
-        unreadable(error);
+        insert(Key::Unreadable, unreadable(position, &error));
         return;
     }
     for touch in touches.drain(..) {

@@ -18,7 +18,7 @@ use crate::config::StoreConfig;
 /// The folder of its files.
 pub(crate) const FOLDER: &str = "journal";
 /// What an entry begins with; also what recovery looks for behind a damaged one.
-pub(crate) const ENTRY_MAGIC: u32 = 0xB04E_A115;
+pub(crate) const ENTRY_MAGIC: u32 = 0xB04E_A116;
 /// magic, length, checksum, synced offset, kind, segment.
 pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 1 + 16;
 /// The longest entry that recovery believes in.
@@ -70,8 +70,15 @@ pub(crate) struct Location {
 #[derive(Clone, Default, Debug)]
 pub(crate) struct JournalFile {
     pub(crate) bytes: u64,
-    /// The highest LSN of each segment's batches in it.
-    pub(crate) highest: BTreeMap<SegmentId, Lsn>,
+    /// What it holds of each segment.
+    pub(crate) held: BTreeMap<SegmentId, Held>,
+}
+
+/// The batches of one segment in one file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) highest_lsn: Lsn,
+    pub(crate) last_offset: u64,
 }
 
 /// The journal's end and what it knows of its files.
@@ -87,6 +94,8 @@ pub(crate) struct Journal {
     /// Everything below is durable.
     pub(crate) synced: u64,
     closed: Option<String>,
+    /// A write failed: bytes that count for nothing may stand behind the end.
+    spoiled: bool,
     pub(crate) states: BTreeMap<SegmentId, Bytes>,
     pub(crate) locations: BTreeMap<(SegmentId, Position), Location>,
 }
@@ -95,7 +104,18 @@ pub(crate) fn file_name(start: u64) -> String {
     format!("{FOLDER}/{start:020}")
 }
 
-pub(crate) fn encode_entry(out: &mut Vec<u8>, synced: u64, kind: u8, segment: SegmentId, payload: &[u8]) {
+/// The checksum of an entry that begins at `offset` of the journal: of its header but for magic and checksum, and its
+/// payload. The offset is part of it, so that bytes which only look like an entry, say inside a record, or left over
+/// from a write that failed, are none.
+pub(crate) fn entry_checksum(offset: u64, header: &[u8], payload: &[u8]) -> u32 {
+    let mut checksum = crc32c::crc32c(&offset.to_le_bytes());
+    checksum = crc32c::crc32c_append(checksum, &header[4..8]);
+    checksum = crc32c::crc32c_append(checksum, &header[12..ENTRY_HEADER_BYTES]);
+    crc32c::crc32c_append(checksum, payload)
+}
+
+/// Appends an entry to `out`, whose first byte will stand at `start` of the journal.
+fn encode_entry(out: &mut Vec<u8>, start: u64, synced: u64, kind: u8, segment: SegmentId, payload: &[u8]) {
     let at = out.len();
     out.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -104,9 +124,7 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, synced: u64, kind: u8, segment: Se
     out.push(kind);
     out.extend_from_slice(&segment.bytes());
     // A batch carries a checksum of its own; adding its bytes here costs little and covers states, too.
-    let mut checksum = crc32c::crc32c(&out[at + 4..at + 8]);
-    checksum = crc32c::crc32c_append(checksum, &out[at + 12..]);
-    checksum = crc32c::crc32c_append(checksum, payload);
+    let checksum = entry_checksum(start + at as u64, &out[at..], payload);
     out[at + 8..at + 12].copy_from_slice(&checksum.to_le_bytes());
     out.extend_from_slice(payload);
 }
@@ -127,6 +145,7 @@ impl Journal {
             end,
             synced: end,
             closed: None,
+            spoiled: false,
             states: BTreeMap::new(),
             locations: BTreeMap::new(),
         }
@@ -154,10 +173,10 @@ impl Journal {
         for entry in entries {
             match entry {
                 JournalEntry::State { segment, bytes } => {
-                    encode_entry(&mut out, self.synced, KIND_STATE, *segment, bytes)
+                    encode_entry(&mut out, self.end, self.synced, KIND_STATE, *segment, bytes)
                 }
                 JournalEntry::Batch { segment, batch } => {
-                    encode_entry(&mut out, self.synced, KIND_BATCH, *segment, batch.bytes());
+                    encode_entry(&mut out, self.end, self.synced, KIND_BATCH, *segment, batch.bytes());
                     let bytes = batch.bytes().len();
                     let location = Location {
                         offset: self.end + (out.len() - bytes) as u64,
@@ -181,20 +200,29 @@ impl Journal {
 
     pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {
         if let Some((_, file)) = self.files.range_mut(..=location.offset).next_back() {
-            let highest = file.highest.entry(segment).or_insert(position.lsn);
-            *highest = position.lsn.max(*highest);
+            let held = file.held.entry(segment).or_insert(Held {
+                highest_lsn: position.lsn,
+                last_offset: location.offset,
+            });
+            held.highest_lsn = position.lsn.max(held.highest_lsn);
+            held.last_offset = location.offset.max(held.last_offset);
         }
         self.locations.insert((segment, position), location);
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let name = file_name(self.current);
-        self.disk
-            .write_at(&name, self.end - self.current, bytes)
-            .map_err(|error| match error.kind() {
-                std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
-                _ => AppendError::Write(error.to_string()),
-            })?;
+        let at = self.end - self.current;
+        if self.spoiled {
+            self.disk.truncate(&name, at).map_err(|error| refused(&error))?;
+            self.spoiled = false;
+        }
+        if let Err(error) = self.disk.write_at(&name, at, bytes) {
+            // What was refused must never come back behind what is accepted later. If the cut fails now, the next write
+            // begins with it.
+            self.spoiled = self.disk.truncate(&name, at).is_err();
+            return Err(refused(&error));
+        }
         self.end += bytes.len() as u64;
         self.files.entry(self.current).or_default().bytes = self.end - self.current;
         Ok(())
@@ -208,7 +236,7 @@ impl Journal {
         self.current = self.end;
         let mut out = Vec::new();
         for (segment, state) in &self.states {
-            encode_entry(&mut out, self.synced, KIND_STATE, *segment, state);
+            encode_entry(&mut out, self.end, self.synced, KIND_STATE, *segment, state);
         }
         let begun = self.write(&out).and_then(|()| {
             let name = file_name(self.current);
@@ -259,10 +287,10 @@ impl Journal {
     }
 
     /// Removes files from the front as long as `may_go` says so; the file that is written stays.
-    pub(crate) fn recycle(&mut self, may_go: impl Fn(u64, &JournalFile) -> bool) -> std_io::Result<usize> {
+    pub(crate) fn recycle(&mut self, may_go: impl Fn(&JournalFile) -> bool) -> std_io::Result<usize> {
         let mut removed = 0;
         while let Some((&start, file)) = self.files.first_key_value() {
-            if start == self.current || !may_go(start + file.bytes, file) {
+            if start == self.current || !may_go(file) {
                 break;
             }
             self.disk.remove(&file_name(start))?;
@@ -272,6 +300,13 @@ impl Journal {
             removed += 1;
         }
         Ok(removed)
+    }
+}
+
+fn refused(error: &std_io::Error) -> AppendError {
+    match error.kind() {
+        std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
+        _ => AppendError::Write(error.to_string()),
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum Key {
     Catalog(CatalogKey),
     /// The flush headers.
     FlushHeader,
+    /// Records that the engine could not read: nobody knows which pages they changed.
+    Unreadable,
 }
 
 const PAGE: u8 = 1;
@@ -26,6 +28,7 @@ const TRUNCATION: u8 = 2;
 const DATABASE_DROP: u8 = 3;
 const CATALOG: u8 = 4;
 const FLUSH_HEADER: u8 = 5;
+const UNREADABLE: u8 = 6;
 
 impl Key {
     pub(crate) fn write(&self, out: &mut Writer) {
@@ -48,6 +51,7 @@ impl Key {
                 out.bytes(&key.encode());
             }
             Key::FlushHeader => out.u8(FLUSH_HEADER),
+            Key::Unreadable => out.u8(UNREADABLE),
         }
     }
 
@@ -61,6 +65,7 @@ impl Key {
             },
             CATALOG => Key::Catalog(CatalogKey::decode(&input.bytes("key")?)?),
             FLUSH_HEADER => Key::FlushHeader,
+            UNREADABLE => Key::Unreadable,
             _ => return Err(CodecError::Malformed("key")),
         })
     }
@@ -87,6 +92,8 @@ pub(crate) enum Value {
     Entry(Option<Bytes>),
     /// What a flush header says about its flush.
     Header(Bytes),
+    /// Why the record could not be read.
+    Unreadable(Bytes),
 }
 
 /// One version of a key.
@@ -103,6 +110,7 @@ const TRUNCATED: u8 = 4;
 const ENTRY: u8 = 5;
 const ENTRY_GONE: u8 = 6;
 const HEADER: u8 = 7;
+const UNREADABLE_RECORD: u8 = 8;
 
 impl Version {
     /// Whether a page can be made from this version on, without earlier ones.
@@ -118,6 +126,7 @@ impl Version {
             Value::Truncation { .. } => 4,
             Value::Entry(value) => value.as_ref().map_or(0, Bytes::len),
             Value::Header(header) => header.len(),
+            Value::Unreadable(what) => what.len(),
         }
     }
 
@@ -145,6 +154,10 @@ impl Version {
                 out.u8(HEADER);
                 out.bytes(header);
             }
+            Value::Unreadable(what) => {
+                out.u8(UNREADABLE_RECORD);
+                out.bytes(what);
+            }
         }
     }
 
@@ -168,6 +181,7 @@ impl Version {
             ENTRY => Value::Entry(Some(input.bytes("entry")?)),
             ENTRY_GONE => Value::Entry(None),
             HEADER => Value::Header(input.bytes("flush header")?),
+            UNREADABLE_RECORD => Value::Unreadable(input.bytes("unreadable record")?),
             _ => return Err(CodecError::Malformed("version")),
         };
         Ok(Version { position, value })

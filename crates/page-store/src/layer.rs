@@ -243,6 +243,18 @@ pub(crate) struct LayerWriter {
     last_key: Option<Key>,
     blocks: Vec<BlockEntry>,
     written: u64,
+    finished: bool,
+}
+
+impl Drop for LayerWriter {
+    /// A file that nobody will finish goes at once: a full disk must not be filled with them.
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = self.disk.remove(&file_name(self.number))
+        {
+            tracing::warn!(layer = self.number, %error, "layer.remove: the unfinished file stays until the next start");
+        }
+    }
 }
 
 impl LayerWriter {
@@ -255,6 +267,7 @@ impl LayerWriter {
             last_key: None,
             blocks: Vec::new(),
             written: 0,
+            finished: false,
         }
     }
 
@@ -318,13 +331,8 @@ impl LayerWriter {
         self.disk.write_at(&name, self.written, &tail).map_err(io)?;
         self.disk.sync(&name).map_err(io)?;
         self.disk.sync_names(FOLDER).map_err(io)?;
-        Layer::open(self.disk, self.number).map(Some)
-    }
-
-    /// Gives up: removes what was written.
-    pub(crate) fn abandon(self) {
-        if let Err(error) = self.disk.remove(&file_name(self.number)) {
-            tracing::warn!(layer = self.number, %error, "layer.remove: the unfinished file stays until the next start");
-        }
+        let layer = Layer::open(self.disk.clone(), self.number)?;
+        self.finished = true;
+        Ok(Some(layer))
     }
 }

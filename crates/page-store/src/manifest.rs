@@ -95,6 +95,16 @@ impl Manifest {
         Ok(Ok(manifest))
     }
 
+    /// Journal entries of the segment below this offset are in layers.
+    pub(crate) fn through_offset(&self, segment: SegmentId) -> u64 {
+        self.segments.get(&segment).map_or(0, |layers| layers.through_offset)
+    }
+
+    /// Whether the segment's batch at this offset of the journal is in layers.
+    pub(crate) fn holds(&self, segment: SegmentId, offset: u64) -> bool {
+        offset < self.through_offset(segment)
+    }
+
     /// The manifest on the disk; an empty disk has an empty one.
     pub(crate) fn load(disk: &dyn Disk) -> Result<Manifest, ManifestError> {
         match disk.read_all(FILE) {
@@ -104,12 +114,16 @@ impl Manifest {
         }
     }
 
-    /// Replaces the manifest on the disk, durably.
-    pub(crate) fn store(&self, disk: &dyn Disk) -> std_io::Result<()> {
+    /// Writes what shall replace the manifest on the disk. Until [`Manifest::replace`] nothing has changed.
+    pub(crate) fn prepare(&self, disk: &dyn Disk) -> std_io::Result<()> {
         // A longer file of an earlier, failed attempt must not show behind this one.
         disk.remove(NEXT)?;
         disk.write_at(NEXT, 0, &self.encode())?;
-        disk.sync(NEXT)?;
+        disk.sync(NEXT)
+    }
+
+    /// Makes what was prepared the manifest, durably. After an error it may be or not.
+    pub(crate) fn replace(disk: &dyn Disk) -> std_io::Result<()> {
         disk.rename(NEXT, FILE)?;
         disk.sync_names("")
     }

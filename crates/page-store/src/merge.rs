@@ -6,27 +6,27 @@ use crate::fold::Folder;
 use crate::key::{Key, Version};
 use crate::layer::{Layer, LayerWriter, Scan};
 use crate::read::ReadError;
+use crate::segment_store::order;
 use crate::table::Table;
 
 /// The smallest size class of layers; each is four times the one before.
 const SIZE_CLASS_BYTES: u64 = 4 << 20;
 
-/// Writes a table out, folded. `None`: nothing of it has to stay.
+/// Writes a table out, folded. `None`: nothing of it has to stay. `pace` is called between keys.
 pub(crate) fn write_table(
     table: &Table,
-    folder: Option<&Folder<'_>>,
+    mut folder: Option<&mut Folder<'_>>,
     mut writer: LayerWriter,
+    pace: &dyn Fn(),
 ) -> Result<Option<Layer>, ReadError> {
     for (key, versions) in &table.versions {
         let mut versions = versions.clone();
-        match folder {
+        match &mut folder {
             Some(folder) => versions = folder.fold(key, versions),
-            None => crate::segment_store::order(&mut versions),
+            None => order(&mut versions),
         }
-        if let Err(error) = push_all(&mut writer, key, &versions) {
-            writer.abandon();
-            return Err(error);
-        }
+        push_all(&mut writer, key, &versions)?;
+        pace();
     }
     writer.finish()
 }
@@ -58,41 +58,32 @@ struct Source {
 /// Merges layers into one, folded. `None`: nothing has to stay. `pace` is called between keys.
 pub(crate) fn merge(
     layers: &[Arc<Layer>],
-    folder: &Folder<'_>,
+    folder: &mut Folder<'_>,
     mut writer: LayerWriter,
     pace: &dyn Fn(),
 ) -> Result<Option<Layer>, ReadError> {
-    let mut merged = || {
-        let mut sources = Vec::new();
-        for layer in layers {
-            let mut scan = layer.scan(None);
-            let next = scan.next()?;
-            sources.push(Source { scan, next });
-        }
-        while let Some(key) = sources
-            .iter()
-            .filter_map(|source| source.next.as_ref())
-            .map(|(key, _)| key)
-            .min()
-            .cloned()
-        {
-            let mut versions = Vec::new();
-            for source in &mut sources {
-                while let Some((_, version)) = source.next.take_if(|(found, _)| *found == key) {
-                    versions.push(version);
-                    source.next = source.scan.next()?;
-                }
-            }
-            push_all(&mut writer, &key, &folder.fold(&key, versions))?;
-            pace();
-        }
-        Ok(())
-    };
-    match merged() {
-        Ok(()) => writer.finish(),
-        Err(error) => {
-            writer.abandon();
-            Err(error)
-        }
+    let mut sources = Vec::new();
+    for layer in layers {
+        let mut scan = layer.scan(None);
+        let next = scan.next()?;
+        sources.push(Source { scan, next });
     }
+    while let Some(key) = sources
+        .iter()
+        .filter_map(|source| source.next.as_ref())
+        .map(|(key, _)| key)
+        .min()
+        .cloned()
+    {
+        let mut versions = Vec::new();
+        for source in &mut sources {
+            while let Some((_, version)) = source.next.take_if(|(found, _)| *found == key) {
+                versions.push(version);
+                source.next = source.scan.next()?;
+            }
+        }
+        push_all(&mut writer, &key, &folder.fold(&key, versions))?;
+        pace();
+    }
+    writer.finish()
 }

@@ -5,7 +5,7 @@ use std::io as std_io;
 use bytes::Bytes;
 use engine::{Engine, EngineError};
 use timeline::Path;
-use units::{Lsn, Page, PageKey, Position, SegmentId};
+use units::{ForkKey, Lsn, Page, PageKey, Position, SegmentId};
 
 use crate::cache::BlockCache;
 use crate::key::{Key, Value, Version};
@@ -57,6 +57,18 @@ impl ReadError {
     }
 }
 
+/// Truncations of one fork: each with the first block that is gone.
+#[derive(Default)]
+pub(crate) struct Truncations(Vec<(Position, u32)>);
+
+impl Truncations {
+    /// The last one that takes this block: older versions of the page do not count.
+    pub(crate) fn last(&self, block: u32) -> Position {
+        let of_block = self.0.iter().filter(|(_, from_block)| *from_block <= block);
+        of_block.map(|(position, _)| *position).max().unwrap_or(Position::ZERO)
+    }
+}
+
 /// What a read needs besides the segment.
 pub(crate) struct Reading<'a> {
     pub(crate) engine: &'a dyn Engine,
@@ -65,33 +77,55 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// The last visible truncation of the page at or below the read point: older versions do not count.
-    pub(crate) fn truncated_at(
+    /// The truncations of a fork, drops of its database included, that are visible at the read point.
+    pub(crate) fn truncations(
         &self,
         segment: &SegmentStore,
-        key: PageKey,
+        fork: ForkKey,
         read_point: Lsn,
-    ) -> Result<Position, ReadError> {
-        let mut last = Position::ZERO;
-        for truncation in [Key::Truncation(key.fork), Key::drop_of(key.fork.relation)] {
-            for version in segment.visible(&truncation, self.path, read_point, self.cache)? {
-                if let Value::Truncation { from_block } = version.value
-                    && from_block <= key.block
-                {
-                    last = last.max(version.position);
+    ) -> Result<Truncations, ReadError> {
+        let mut truncations = Truncations::default();
+        for key in [Key::Truncation(fork), Key::drop_of(fork.relation)] {
+            for version in segment.visible(&key, self.path, read_point, self.cache)? {
+                if let Value::Truncation { from_block } = version.value {
+                    truncations.0.push((version.position, from_block));
                 }
             }
         }
-        Ok(last)
+        Ok(truncations)
+    }
+
+    /// An error if a visible record after `known`, up to the read point, could not be read: it may have changed any page.
+    pub(crate) fn check_readable(
+        &self,
+        segment: &SegmentStore,
+        known: Position,
+        read_point: Lsn,
+    ) -> Result<(), ReadError> {
+        let unreadable = segment.visible(&Key::Unreadable, self.path, read_point, self.cache)?;
+        match unreadable.last() {
+            Some(Version {
+                position,
+                value: Value::Unreadable(what),
+            }) if known < *position => Err(ReadError::Engine(EngineError::Malformed {
+                end: position.lsn,
+                what: String::from_utf8_lossy(what).into_owned(),
+            })),
+            _ => Ok(()),
+        }
     }
 
     /// The page as of the read point.
     pub(crate) fn page(&self, segment: &SegmentStore, key: PageKey, read_point: Lsn) -> Result<Page, ReadError> {
         let mut versions = segment.visible(&Key::Page(key), self.path, read_point, self.cache)?;
+        let mut known = Position::ZERO;
         if !versions.is_empty() {
-            let gone = self.truncated_at(segment, key, read_point)?;
-            versions.retain(|version| gone < version.position);
+            known = self.truncations(segment, key.fork, read_point)?.last(key.block);
+            versions.retain(|version| known < version.position);
+            let base = versions.iter().rev().find(|version| version.is_base());
+            known = base.map_or(known, |base| base.position);
         }
+        self.check_readable(segment, known, read_point)?;
         materialise(self.engine, key, &versions)
     }
 }
@@ -105,7 +139,7 @@ pub(crate) fn materialise(engine: &dyn Engine, key: PageKey, versions: &[Version
             Value::Image(image) => page = image_page(image),
             Value::Delta { record, .. } => engine.apply(record, version.position.lsn, key, &mut page)?,
             // Never stored under a page's key.
-            Value::Truncation { .. } | Value::Entry(_) | Value::Header(_) => {}
+            Value::Truncation { .. } | Value::Entry(_) | Value::Header(_) | Value::Unreadable(_) => {}
         }
     }
     Ok(page)

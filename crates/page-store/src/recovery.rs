@@ -100,8 +100,7 @@ pub(crate) struct Recovered {
 }
 
 impl Recovered {
-    /// Cuts a torn tail off, so that the next recovery does not take it for rot. What was readable behind it was never
-    /// acknowledged; it is among the entries that are written again.
+    /// Cuts a torn tail off, so that the next recovery does not take it for rot.
     pub(crate) fn cut_torn_tail(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
         let Some(torn_at) = self.torn_at else {
             return Ok(());
@@ -114,7 +113,6 @@ impl Recovered {
             .map_err(|error| OpenError::io(&name, &error))?;
         file.bytes = torn_at - start;
         self.end = torn_at;
-        self.batches.retain(|(_, location, _)| location.offset < torn_at);
         Ok(())
     }
 
@@ -163,6 +161,10 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     }
     recovered.rot = first_damage.is_some_and(|at| at < synced);
     recovered.torn_at = first_damage.filter(|_| !recovered.rot);
+    if let Some(torn_at) = recovered.torn_at {
+        // Nothing behind was ever acknowledged.
+        entries.retain(|entry| entry.offset < torn_at);
+    }
     for entry in entries {
         take(&mut recovered, entry, synced)?;
     }
@@ -174,18 +176,15 @@ fn read_file(bytes: Bytes, start: u64, entries: &mut Vec<Entry>, synced: &mut u6
     let mut at = 0;
     let mut damage = None;
     while at < bytes.len() {
-        match entry_at(&bytes, at) {
+        match entry_at(&bytes, start, at) {
             Some((entry, says_synced, next)) => {
                 *synced = says_synced.max(*synced);
-                entries.push(Entry {
-                    offset: start + entry.offset,
-                    ..entry
-                });
+                entries.push(entry);
                 at = next;
             }
             None => {
                 damage.get_or_insert(start + at as u64);
-                // Look past it: a valid entry further on tells whether this was ever synced.
+                // Look past it: a valid entry further on tells whether this was ever synced, and if it was, what is left.
                 let magic = ENTRY_MAGIC.to_le_bytes();
                 let Some(next) = bytes[at + 1..].windows(4).position(|window| window == magic) else {
                     break;
@@ -197,8 +196,8 @@ fn read_file(bytes: Bytes, start: u64, entries: &mut Vec<Entry>, synced: &mut u6
     damage
 }
 
-/// The entry at an offset of the file, what it says of the synced end, and where the next begins.
-fn entry_at(bytes: &Bytes, at: usize) -> Option<(Entry, u64, usize)> {
+/// The entry at an offset of the file that begins at `start` of the journal, what it says of the synced end, and where the next begins.
+fn entry_at(bytes: &Bytes, start: u64, at: usize) -> Option<(Entry, u64, usize)> {
     let header = bytes.get(at..at + ENTRY_HEADER_BYTES)?;
     let number = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes"));
     let length = number(4) as usize;
@@ -207,15 +206,12 @@ fn entry_at(bytes: &Bytes, at: usize) -> Option<(Entry, u64, usize)> {
     }
     let payload_at = at + ENTRY_HEADER_BYTES;
     let payload = bytes.get(payload_at..payload_at + length)?;
-    let mut checksum = crc32c::crc32c(&header[4..8]);
-    checksum = crc32c::crc32c_append(checksum, &header[12..]);
-    checksum = crc32c::crc32c_append(checksum, payload);
-    if checksum != number(8) {
+    if journal::entry_checksum(start + at as u64, header, payload) != number(8) {
         return None;
     }
     let synced = u64::from_le_bytes(header[12..20].try_into().expect("eight bytes"));
     let entry = Entry {
-        offset: payload_at as u64,
+        offset: start + payload_at as u64,
         kind: header[20],
         segment: SegmentId::from_bytes(header[21..37].try_into().expect("sixteen bytes")),
         payload: bytes.slice(payload_at..payload_at + length),

@@ -9,7 +9,7 @@ use wire_format::Batch;
 
 use crate::cache::BlockCache;
 use crate::index::{self, Fragments};
-use crate::key::{Key, Version};
+use crate::key::{Key, Value, Version};
 use crate::layer::Layer;
 use crate::read::ReadError;
 use crate::table::Table;
@@ -23,21 +23,25 @@ pub struct Horizon {
     pub durable: Position,
     /// The granted floor: versions that only older reads need may go.
     pub floor: Position,
-    /// Batches up to here are no longer wanted by anyone: their journal may go once they are in layers.
+    /// Batches up to here are no longer wanted by anyone: their journal may go once they are in layers. The segment holds
+    /// everything that the path sees up to here, synced; nothing above is folded either, since an image made over a hole
+    /// would swallow the record that fills it.
     pub recycle_through: Position,
 }
 
 impl Horizon {
     /// Up to where records may be folded into images.
     pub(crate) fn fold_point(&self) -> Lsn {
-        self.floor.lsn.min(self.durable.lsn)
+        self.floor.lsn.min(self.durable.lsn).min(self.recycle_through.lsn)
     }
 }
 
+/// What indexing has come to.
 #[derive(Default)]
-struct Pending {
-    batches: Vec<(u64, Arc<Batch>)>,
+struct Indexed {
     fragments: Fragments,
+    /// Every batch below this journal offset is in a table or a layer.
+    through_offset: u64,
 }
 
 #[derive(Default)]
@@ -50,7 +54,10 @@ pub(crate) struct Tables {
 /// One segment's versions.
 pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
-    pending: Mutex<Pending>,
+    /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
+    arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
+    /// Held while arrivals are indexed: whoever holds it next finds all of them in the table.
+    indexed: Mutex<Indexed>,
     pub(crate) tables: RwLock<Tables>,
     layers: RwLock<Arc<Vec<Arc<Layer>>>>,
     horizon: Mutex<Option<Horizon>>,
@@ -62,51 +69,54 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl SegmentStore {
     pub(crate) fn new(id: SegmentId, layers: Vec<Arc<Layer>>, through_offset: u64) -> SegmentStore {
-        let tables = Tables {
-            active: Table {
-                through_offset,
-                ..Table::default()
-            },
-            frozen: None,
+        let indexed = Indexed {
+            through_offset,
+            ..Indexed::default()
         };
         SegmentStore {
             id,
-            pending: Mutex::default(),
-            tables: RwLock::new(tables),
+            arrivals: Mutex::default(),
+            indexed: Mutex::new(indexed),
+            tables: RwLock::default(),
             layers: RwLock::new(Arc::new(layers)),
             horizon: Mutex::default(),
         }
     }
 
     /// Batches that are durable, but not indexed yet: indexing is not on the way of an acknowledgement.
-    pub(crate) fn add_pending(&self, offset: u64, batch: Arc<Batch>) {
-        locked(&self.pending).batches.push((offset, batch));
+    pub(crate) fn add_arrival(&self, offset: u64, batch: Arc<Batch>) {
+        locked(&self.arrivals).push((offset, batch));
     }
 
-    /// Indexes what is pending. `end` is the journal offset below which everything was handed over.
+    /// Indexes what has arrived. `end` is the journal offset below which everything was handed over.
     pub(crate) fn settle(&self, engine: &dyn Engine, end: u64) {
-        let mut pending = locked(&self.pending);
-        if pending.batches.is_empty() {
+        let mut indexed = locked(&self.indexed);
+        let arrivals = std::mem::take(&mut *locked(&self.arrivals));
+        let mut versions = Vec::new();
+        for (offset, batch) in &arrivals {
+            index::versions(engine, batch, *offset, &mut indexed.fragments, |key, version| {
+                if let Value::Unreadable(what) = &version.value {
+                    let what = String::from_utf8_lossy(what);
+                    tracing::error!(segment = %self.id, at = %version.position, %what, "store.index: unreadable record");
+                }
+                versions.push((key, version));
+            });
+        }
+        if let Some(oldest) = indexed.fragments.oldest_offset()
+            && oldest < end
+            && let Some(horizon) = self.horizon()
+        {
+            indexed.fragments.drop_invisible(&horizon.path);
+        }
+        let through = indexed.fragments.oldest_offset().unwrap_or(end).min(end);
+        indexed.through_offset = indexed.through_offset.max(through);
+        if versions.is_empty() {
             return;
         }
-        let batches = std::mem::take(&mut pending.batches);
-        let mut versions = Vec::new();
-        for (offset, batch) in &batches {
-            index::versions(
-                engine,
-                batch,
-                *offset,
-                &mut pending.fragments,
-                |key, version| versions.push((key, version)),
-                |error| tracing::error!(segment = %self.id, %error, "store.index: pages of this record are not known"),
-            );
-        }
-        let through = pending.fragments.oldest_offset().unwrap_or(end).min(end);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for (key, version) in versions {
             tables.active.insert(key, version);
         }
-        tables.active.through_offset = tables.active.through_offset.max(through);
     }
 
     pub(crate) fn layers(&self) -> Arc<Vec<Arc<Layer>>> {
@@ -122,7 +132,6 @@ impl SegmentStore {
     }
 
     pub(crate) fn set_horizon(&self, horizon: Horizon) {
-        locked(&self.pending).fragments.drop_before(horizon.path.epoch());
         *locked(&self.horizon) = Some(horizon);
     }
 
@@ -131,20 +140,20 @@ impl SegmentStore {
         tables.active.bytes + tables.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
     }
 
-    /// Makes the active table the one to write out, unless one is being written already.
-    pub(crate) fn freeze(&self) -> Option<Arc<Table>> {
+    /// Makes the active table the one to write out, unless one is being written already. A table without versions is worth
+    /// it, too, if it says that the journal is not needed beyond `layered_through`.
+    pub(crate) fn freeze(&self, layered_through: u64) -> Option<Arc<Table>> {
+        let indexed = locked(&self.indexed);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(frozen) = &tables.frozen {
             return Some(frozen.clone());
         }
-        if tables.active.versions.is_empty() {
+        if tables.active.versions.is_empty() && indexed.through_offset <= layered_through {
             return None;
         }
-        let next = Table {
-            through_offset: tables.active.through_offset,
-            ..Table::default()
-        };
-        let frozen = Arc::new(std::mem::replace(&mut tables.active, next));
+        let mut frozen = std::mem::take(&mut tables.active);
+        frozen.through_offset = indexed.through_offset;
+        let frozen = Arc::new(frozen);
         tables.frozen = Some(frozen.clone());
         Some(frozen)
     }

@@ -15,10 +15,10 @@ use crate::cache::BlockCache;
 use crate::catalog;
 use crate::config::StoreConfig;
 use crate::fold::Folder;
-use crate::journal::{AppendError, Journal, JournalEntry};
+use crate::journal::{AppendError, Held, Journal, JournalEntry};
 use crate::key::{Key, Value};
 use crate::layer::{self, Layer, LayerWriter};
-use crate::manifest::{Manifest, SegmentLayers};
+use crate::manifest::Manifest;
 use crate::merge;
 use crate::read::{ReadError, Reading};
 use crate::recovery::{self, OpenError, RecoveredSegment};
@@ -86,6 +86,8 @@ pub struct PageStore {
     handed_over: Mutex<u64>,
     segments: RwLock<BTreeMap<SegmentId, Arc<SegmentStore>>>,
     manifest: Mutex<Manifest>,
+    /// Held by whoever writes layers: one at a time.
+    upkeep: Mutex<()>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -97,6 +99,8 @@ impl PageStore {
     /// Opens the store on `disk`, or makes an empty one. When it returns, everything that it found is durable.
     pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, engine: Arc<dyn Engine>) -> Result<Opened, OpenError> {
         let manifest = Manifest::load(&*disk)?;
+        // A manifest whose name is not durable yet may give way to the one before it, which names other layers.
+        disk.sync_names("").map_err(|error| OpenError::io("manifest", &error))?;
         let mut recovered = recovery::recover(&*disk)?;
         remove_orphans(&*disk, &manifest)?;
         let mut segments = BTreeMap::new();
@@ -128,21 +132,12 @@ impl PageStore {
         journal.append(&recovered.unsynced)?;
         journal.sync()?;
         for (segment, location, batch) in &recovered.batches {
-            if let Some(store) = segments.get(segment) {
-                let through = manifest.segments.get(segment).map_or(0, |layers| layers.through_offset);
-                if through <= location.offset {
-                    store.add_pending(location.offset, batch.batch().clone());
-                    // Piece by piece, so that a long journal is not held decoded all at once.
-                    store.settle(&*engine, location.offset);
-                }
-            }
-        }
-        for entry in &recovered.unsynced {
-            // Those behind a torn tail are known only by their new place; the others are indexed twice, which is harmless.
-            if let JournalEntry::Batch { segment, batch } = entry
-                && let Some(store) = segments.get(segment)
+            if let Some(store) = segments.get(segment)
+                && !manifest.holds(*segment, location.offset)
             {
-                store.add_pending(journal.end, batch.batch().clone());
+                store.add_arrival(location.offset, batch.batch().clone());
+                // Piece by piece, so that a long journal is not held decoded all at once.
+                store.settle(&*engine, location.offset);
             }
         }
         let end = journal.end;
@@ -156,6 +151,7 @@ impl PageStore {
             handed_over: Mutex::new(end),
             segments: RwLock::new(segments),
             manifest: Mutex::new(manifest),
+            upkeep: Mutex::default(),
         };
         Ok(Opened {
             store,
@@ -210,7 +206,7 @@ impl PageStore {
         };
         for (segment, offset, batch) in std::mem::take(&mut *locked(&self.unsynced)) {
             if let Ok(store) = self.segment(segment) {
-                store.add_pending(offset, batch.batch().clone());
+                store.add_arrival(offset, batch.batch().clone());
             }
         }
         *locked(&self.handed_over) = end;
@@ -322,49 +318,53 @@ impl PageStore {
 
     /// One step of background work: at most one table or one merge. `pace` is called often while it lasts, and may sleep.
     pub fn maintain(&self, pace: &dyn Fn()) -> Result<Progress, ReadError> {
+        let _alone = locked(&self.upkeep);
         self.settle();
         let segments = self.all_segments();
         let table_bytes: usize = segments.iter().map(|segment| segment.table_bytes()).sum();
-        if self.config.table_bytes_max <= table_bytes || self.journal_waits_for_tables() {
-            let largest = segments.iter().max_by_key(|segment| segment.table_bytes());
-            if let Some(segment) = largest
-                && self.write_table(segment)?
-            {
-                return Ok(Progress::TableWritten);
-            }
+        let largest = segments.iter().max_by_key(|segment| segment.table_bytes());
+        let due = match self.segment_that_pins_the_journal() {
+            Some(pinning) => segments.iter().find(|segment| segment.id == pinning),
+            None => largest.filter(|_| self.config.table_bytes_max <= table_bytes),
+        };
+        if let Some(segment) = due
+            && self.write_table(segment, pace)?
+        {
+            return Ok(Progress::TableWritten);
         }
         if 0 < self.recycle_journal(&segments)? {
             return Ok(Progress::JournalRecycled);
         }
+        // A segment with a damaged layer must not keep the others from being merged.
+        let mut failed = None;
         for segment in &segments {
-            if self.merge_layers(segment, pace)? {
-                return Ok(Progress::LayersMerged);
+            match self.merge_layers(segment, pace) {
+                Ok(true) => return Ok(Progress::LayersMerged),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
             }
         }
-        Ok(Progress::Idle)
+        failed.map_or(Ok(Progress::Idle), Err)
     }
 
-    /// Whether the journal is too long and its oldest file can only go once a table is written out.
-    fn journal_waits_for_tables(&self) -> bool {
+    /// If the journal is too long: a segment that has to write its table out before the oldest file can go.
+    fn segment_that_pins_the_journal(&self) -> Option<SegmentId> {
         let manifest = locked(&self.manifest);
         let journal = locked(&self.journal);
-        let Some((start, file)) = journal.files.first_key_value() else {
-            return false;
-        };
-        let layered = |segment| {
-            let layers: Option<&SegmentLayers> = manifest.segments.get(segment);
-            layers.is_some_and(|layers| start + file.bytes <= layers.through_offset)
-        };
-        self.config.journal_retained_bytes_max <= journal.bytes()
-            && 1 < journal.files.len()
-            && !file.highest.keys().all(layered)
+        let (_, oldest) = journal.files.first_key_value()?;
+        if journal.bytes() < self.config.journal_retained_bytes_max || journal.files.len() == 1 {
+            return None;
+        }
+        let pins = |(segment, held): &(&SegmentId, &Held)| !manifest.holds(**segment, held.last_offset);
+        oldest.held.iter().find(pins).map(|(segment, _)| *segment)
     }
 
     /// Writes every table out, so that the journal is not needed at the next start.
     pub fn write_tables(&self) -> Result<(), ReadError> {
+        let _alone = locked(&self.upkeep);
         self.settle();
         for segment in self.all_segments() {
-            self.write_table(&segment)?;
+            self.write_table(&segment, &|| ())?;
         }
         Ok(())
     }
@@ -376,25 +376,19 @@ impl PageStore {
     }
 
     fn folder<'a>(&'a self, segment: &'a SegmentStore, horizon: &'a Horizon) -> Folder<'a> {
-        Folder {
-            config: &self.config,
-            reading: self.reading(&horizon.path),
-            horizon,
-            segment,
-        }
+        Folder::new(&self.config, self.reading(&horizon.path), horizon, segment)
     }
 
-    fn write_table(&self, segment: &SegmentStore) -> Result<bool, ReadError> {
-        let Some(table) = segment.freeze() else {
+    fn write_table(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let layered_through = locked(&self.manifest).through_offset(segment.id);
+        let Some(table) = segment.freeze(layered_through) else {
             return Ok(false);
         };
         let horizon = segment.horizon();
-        let folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
+        let mut folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
-        let layer = merge::write_table(&table, folder.as_ref(), writer)?;
-        let mut layers = segment.layers().to_vec();
-        layers.extend(layer.map(Arc::new));
-        self.change_layers(segment, layers, table.through_offset)?;
+        let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
+        self.change_layers(segment, &[], layer, table.through_offset)?;
         segment.thaw();
         Ok(true)
     }
@@ -403,17 +397,12 @@ impl PageStore {
         let Some(horizon) = segment.horizon() else {
             return Ok(false);
         };
-        let layers = segment.layers();
-        let Some(chosen) = merge::choose(&layers, self.config.merge_layers) else {
+        let Some(chosen) = merge::choose(&segment.layers(), self.config.merge_layers) else {
             return Ok(false);
         };
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
-        let merged = merge::merge(&chosen, &self.folder(segment, &horizon), writer, pace)?;
-        let is_chosen = |layer: &Arc<Layer>| chosen.iter().any(|one| one.number == layer.number);
-        let mut left: Vec<Arc<Layer>> = layers.iter().filter(|layer| !is_chosen(layer)).cloned().collect();
-        left.extend(merged.map(Arc::new));
-        self.change_layers(segment, left, 0)?;
-        chosen.iter().for_each(|layer| layer.make_obsolete());
+        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, pace)?;
+        self.change_layers(segment, &chosen, merged, 0)?;
         Ok(true)
     }
 
@@ -421,18 +410,33 @@ impl PageStore {
     fn change_layers(
         &self,
         segment: &SegmentStore,
-        layers: Vec<Arc<Layer>>,
+        old: &[Arc<Layer>],
+        new: Option<Layer>,
         through_offset: u64,
     ) -> Result<(), ReadError> {
+        let new = new.map(Arc::new);
+        let is_old = |layer: &Arc<Layer>| old.iter().any(|one| one.number == layer.number);
+        let mut layers: Vec<Arc<Layer>> = segment
+            .layers()
+            .iter()
+            .filter(|layer| !is_old(layer))
+            .cloned()
+            .collect();
+        layers.extend(new.clone());
         let mut manifest = locked(&self.manifest);
         let mut next = manifest.clone();
         let known = next.segments.entry(segment.id).or_default();
         known.layers = layers.iter().map(|layer| layer.number).collect();
         known.through_offset = known.through_offset.max(through_offset);
-        next.store(&*self.disk)
-            .map_err(|error| ReadError::io("manifest", &error))?;
+        let io = |error: std::io::Error| ReadError::io("manifest", &error);
+        if let Err(error) = next.prepare(&*self.disk) {
+            new.iter().for_each(|layer| layer.make_obsolete());
+            return Err(io(error));
+        }
+        Manifest::replace(&*self.disk).map_err(io)?;
         *manifest = next;
         segment.set_layers(layers);
+        old.iter().for_each(|layer| layer.make_obsolete());
         Ok(())
     }
 
@@ -444,18 +448,11 @@ impl PageStore {
             .collect();
         let mut journal = locked(&self.journal);
         journal
-            .recycle(|file_end, file| {
-                file.highest.iter().all(|(segment, highest)| {
-                    let layered = manifest
-                        .segments
-                        .get(segment)
-                        .is_some_and(|layers| file_end <= layers.through_offset);
-                    let unwanted = horizons
-                        .get(segment)
-                        .copied()
-                        .flatten()
-                        .is_some_and(|through| *highest <= through);
-                    layered && unwanted
+            .recycle(|file| {
+                file.held.iter().all(|(segment, held)| {
+                    let through = horizons.get(segment).copied().flatten();
+                    let unwanted = through.is_some_and(|through| held.highest_lsn <= through);
+                    unwanted && manifest.holds(*segment, held.last_offset)
                 })
             })
             .map_err(|error| ReadError::io("journal", &error))

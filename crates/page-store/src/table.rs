@@ -12,7 +12,7 @@ const VERSION_BYTES: usize = 96;
 pub(crate) struct Table {
     pub(crate) versions: BTreeMap<Key, Vec<Version>>,
     pub(crate) bytes: usize,
-    /// Every journal entry below this offset is in here or in a layer.
+    /// Set when it is frozen: every journal entry below this offset is in here or in a layer.
     pub(crate) through_offset: u64,
 }
 

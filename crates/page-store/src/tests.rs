@@ -24,13 +24,19 @@ const FORK: ForkKey = ForkKey {
     fork: 0,
 };
 
-/// Records of this engine: pairs of (block, byte to append to the page's list); block 255 truncates to the block given.
+/// Records of this engine: pairs of (block, byte to mix into the page). Block 255 truncates to the block given; a record
+/// that begins with 254 cannot be read.
 struct Toy;
 
 const TRUNCATE: u8 = 255;
+const UNREADABLE: u8 = 254;
 
 impl Engine for Toy {
-    fn touches(&self, record: &[u8], _end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+    fn touches(&self, record: &[u8], end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+        if record.first() == Some(&UNREADABLE) {
+            let what = "254".to_owned();
+            return Err(EngineError::Malformed { end, what });
+        }
         for pair in record.chunks_exact(2) {
             touches.push(match pair {
                 [TRUNCATE, from] => Touch::Truncate {
@@ -167,6 +173,9 @@ struct World {
     last: Position,
     floor: Lsn,
     unsynced: Vec<EncodedBatch>,
+    /// Batches that this copy missed, and will get later.
+    missed: Vec<EncodedBatch>,
+    recycled: Position,
 }
 
 impl World {
@@ -185,6 +194,8 @@ impl World {
             last: Position::ZERO,
             floor: Lsn::ZERO,
             unsynced: Vec::new(),
+            missed: Vec::new(),
+            recycled: Position::ZERO,
         };
         let state = JournalEntry::State {
             segment: SEGMENT,
@@ -195,16 +206,42 @@ impl World {
         world
     }
 
-    fn append(&mut self, records: &[Vec<u8>], catalog: u8) {
+    fn next_batch(&mut self, records: &[Vec<u8>], catalog: u8) -> EncodedBatch {
         let end = Position::new(self.path.epoch(), self.last.lsn.advanced_by(10));
         let batch = batch(end, self.last, records, catalog);
+        self.last = end;
+        batch
+    }
+
+    fn append_batch(&mut self, batch: EncodedBatch) {
         let entry = JournalEntry::Batch {
             segment: SEGMENT,
             batch: batch.clone(),
         };
         self.store.append(&[entry]).expect("room");
         self.unsynced.push(batch);
-        self.last = end;
+    }
+
+    fn append(&mut self, records: &[Vec<u8>], catalog: u8) {
+        let batch = self.next_batch(records, catalog);
+        self.append_batch(batch);
+    }
+
+    fn miss(&mut self, records: &[Vec<u8>], catalog: u8) {
+        let batch = self.next_batch(records, catalog);
+        self.missed.push(batch);
+    }
+
+    fn fill_holes(&mut self) {
+        for batch in std::mem::take(&mut self.missed) {
+            self.append_batch(batch);
+        }
+    }
+
+    /// Up to where the copy lacks nothing.
+    fn complete(&self) -> Lsn {
+        let hole = self.missed.iter().map(|batch| batch.batch().previous.lsn).min();
+        hole.unwrap_or(Lsn::MAX)
     }
 
     fn sync(&mut self) {
@@ -226,17 +263,23 @@ impl World {
         self.floor = self
             .floor
             .max(Lsn::from_raw(durable.lsn.raw().saturating_sub(floor_lag)));
+        if recycle {
+            self.recycled = durable;
+        }
+        let bounds = [self.recycled.lsn, durable.lsn, self.complete()];
+        self.recycled.lsn = bounds.into_iter().min().expect("three");
         let horizon = Horizon {
             path: self.path.clone(),
             durable,
             floor: Position::new(self.path.epoch(), self.floor),
-            recycle_through: if recycle { durable } else { Position::ZERO },
+            recycle_through: self.recycled,
         };
         self.store.set_horizon(SEGMENT, horizon);
     }
 
     /// A new reign that leaves the last one at or above the floor.
     fn branch(&mut self, back: u64) {
+        self.fill_holes();
         self.sync();
         let lsn = Lsn::from_raw(self.last.lsn.raw().saturating_sub(10 * back))
             .max(self.floor)
@@ -283,6 +326,9 @@ impl World {
         if self.last.lsn < self.path.start().lsn {
             self.last = self.path.start();
         }
+        // What nobody holds any more was never written.
+        let last = self.last;
+        self.missed.retain(|batch| batch.batch().position() < last);
     }
 
     fn check(&self) {
@@ -291,6 +337,7 @@ impl World {
             Lsn::from_raw(self.floor.raw().midpoint(self.last.lsn.raw())),
             self.last.lsn,
         ] {
+            let read_point = read_point.min(self.complete());
             let pages = self
                 .store
                 .read_pages(SEGMENT, &self.path, read_point, FORK.page(0), BLOCKS)
@@ -323,6 +370,8 @@ impl World {
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<Vec<u8>>, u8),
+    Miss(Vec<Vec<u8>>, u8),
+    FillHoles,
     Sync,
     Announce(u64, bool),
     Maintain,
@@ -340,8 +389,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let record =
         prop_oneof![4 => pair.clone(), 1 => (0..3u8, 3..6u8).prop_map(|(one, other)| vec![one, 50, other, 60])];
+    let flush = (prop::collection::vec(record, 1..6), any::<u8>());
     let step = prop_oneof![
-        12 => (prop::collection::vec(record, 1..6), any::<u8>()).prop_map(|(records, catalog)| Step::Append(records, catalog)),
+        12 => flush.clone().prop_map(|(records, catalog)| Step::Append(records, catalog)),
+        1 => flush.prop_map(|(records, catalog)| Step::Miss(records, catalog)),
+        1 => Just(Step::FillHoles),
         6 => Just(Step::Sync),
         3 => (0..60u64, any::<bool>()).prop_map(|(lag, recycle)| Step::Announce(lag, recycle)),
         3 => Just(Step::Maintain),
@@ -363,6 +415,8 @@ proptest! {
         for step in steps {
             match step {
                 Step::Append(records, catalog) => world.append(&records, catalog),
+                Step::Miss(records, catalog) => world.miss(&records, catalog),
+                Step::FillHoles => world.fill_holes(),
                 Step::Sync => world.sync(),
                 Step::Announce(lag, recycle) => world.announce(lag, recycle),
                 Step::Maintain => while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {},
@@ -560,4 +614,141 @@ fn batches_and_flush_headers_are_given_back() {
     assert_eq!(header.end, world.last);
     assert_eq!(header.boundary, world.last.lsn);
     assert_eq!(header.marks[..], world.last.lsn.raw().to_le_bytes());
+}
+
+#[test]
+fn after_a_record_that_cannot_be_read_no_page_is_guessed() {
+    let mut world = World::new();
+    appended(&mut world, 6);
+    let before = world.last.lsn;
+    world.append(&[vec![UNREADABLE, 1]], 1);
+    appended(&mut world, 3);
+    let check = |world: &World| {
+        let read = |at| world.store.read_pages(SEGMENT, &world.path, at, FORK.page(0), BLOCKS);
+        assert!(read(before).is_ok(), "it is not visible yet");
+        assert!(matches!(
+            read(world.last.lsn),
+            Err(ReadError::Engine(EngineError::Malformed { .. }))
+        ));
+    };
+    check(&world);
+    world.store.write_tables().expect("a good disk");
+    world.restart(Some(0));
+    check(&world);
+}
+
+#[test]
+fn pages_of_a_dropped_relation_leave_the_disk() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        world.append(&(0..6).map(|block| vec![block, 99]).collect::<Vec<_>>(), 1);
+        world.sync();
+    }
+    world.announce(0, true);
+    while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    world.append(&[vec![TRUNCATE, 0]], 1);
+    for flush in 0..2000 {
+        world.append(&[vec![TRUNCATE, 5]], flush as u8);
+        world.sync();
+        world.announce(0, true);
+        while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    }
+    world.store.write_tables().expect("a good disk");
+    while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    world.check();
+    let layer_bytes: u64 = world.store.status().layer_bytes.values().sum();
+    assert!(layer_bytes < 4 << 10, "{layer_bytes} bytes are left");
+}
+
+/// Group 3 rests while group 0 takes every flush: what it once wrote must not keep the whole journal.
+#[test]
+fn a_segment_at_rest_does_not_pin_the_journal() {
+    let mut world = World::new();
+    let idle = SegmentId::from_bytes([8; 16]);
+    let first = batch(
+        Position::new(world.path.epoch(), Lsn::from_raw(5)),
+        Position::ZERO,
+        &[vec![1, 50]],
+        1,
+    );
+    let entries = [
+        JournalEntry::State {
+            segment: idle,
+            bytes: Bytes::from_static(b"idle"),
+        },
+        JournalEntry::Batch {
+            segment: idle,
+            batch: first.clone(),
+        },
+    ];
+    world.store.append(&entries).expect("room");
+    world.store.sync().expect("a good disk");
+    let horizon = Horizon {
+        path: world.path.clone(),
+        durable: first.batch().position(),
+        floor: first.batch().position(),
+        recycle_through: first.batch().position(),
+    };
+    for _ in 0..3 {
+        // Written out while the file is still growing: its later part must not count as the idle segment's.
+        world.store.set_horizon(idle, horizon.clone());
+        world.store.write_tables().expect("a good disk");
+        for _ in 0..30 {
+            appended(&mut world, 100);
+            world.announce(0, true);
+            while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+        }
+        let journal_bytes = world.store.status().journal_bytes;
+        assert!(
+            journal_bytes < 3 * config().journal_retained_bytes_max,
+            "{journal_bytes}"
+        );
+        world.restart(None);
+    }
+    let page = world
+        .store
+        .read_pages(idle, &world.path, Lsn::from_raw(5), FORK.page(1), 1);
+    assert!(!page.expect("pages")[0].is_zeroed());
+}
+
+/// A refused write may leave whole entries behind. They must not come back behind what was accepted after it.
+#[test]
+fn what_a_full_disk_refused_stays_refused() {
+    let mut world = World::new();
+    appended(&mut world, 3);
+    let state = |segment: SegmentId, text: &'static str| JournalEntry::State {
+        segment,
+        bytes: Bytes::from_static(text.as_bytes()),
+    };
+    let other = SegmentId::from_bytes([9; 16]);
+    let room = 2 * (crate::journal::ENTRY_HEADER_BYTES as u64 + 5) + 3;
+    world.disk.set_capacity(Some(world.disk.bytes_used() + room));
+    let refused = [state(other, "other"), state(SEGMENT, "stale"), state(other, "other")];
+    assert!(matches!(world.store.append(&refused), Err(AppendError::DiskFull)));
+    world.disk.set_capacity(None);
+    world.store.append(&[state(SEGMENT, "newer")]).expect("room");
+    world.store.sync().expect("a good disk");
+    let segments = open(&world.disk).segments;
+    assert_eq!(segments.len(), 1, "the other one was refused");
+    assert_eq!(segments[0].state, "newer");
+}
+
+#[test]
+fn layers_that_do_not_fit_on_a_full_disk_leave_nothing_behind() {
+    let mut world = World::new();
+    appended(&mut world, 60);
+    world.announce(0, false);
+    for room in 0..1200 {
+        world.disk.set_capacity(Some(world.disk.bytes_used() + room));
+        let before = world.disk.list("layers").unwrap();
+        if world.store.write_tables().is_ok() {
+            break;
+        }
+        assert_eq!(world.disk.list("layers").unwrap(), before, "with {room} bytes of room");
+        world.check();
+    }
+    world.disk.set_capacity(None);
+    world.store.write_tables().expect("a good disk");
+    world.restart(Some(0));
+    world.check();
 }
