@@ -164,6 +164,8 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
         count(&shared_memory::counters().pages_dropped_at_once);
         return;
     }
+    // A bulk builder's pages are often ahead of what is flushed, and would fill the overlay until somebody flushes.
+    let mut flushes = 1;
     let mut waits = 0;
     let error = loop {
         let spill: Option<&dyn Spill> = if waits == WAITS_MAX { Some(&OpenedSpill) } else { None };
@@ -173,7 +175,11 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
         });
         match stored {
             Ok(()) => return,
-            Err(StoreError::NoMemory) if may_wait(&judge, &keep) => {
+            Err(StoreError::NoMemory) if flushes != 0 && keep.lsn > log_position::flushed().raw() => {
+                flushes -= 1;
+                log_position::flush(Lsn::from_raw(keep.lsn));
+            }
+            Err(StoreError::NoMemory) if may_wait(&judge) => {
                 count(&shared_memory::counters().writer_waits);
                 std::thread::sleep(WAIT);
                 waits += 1;
@@ -194,10 +200,10 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
 }
 
 /// Waiting helps only if the volume lags, and hurts where the whole server waits for us.
-fn may_wait(judge: &Judge, keep: &Keep) -> bool {
+fn may_wait(judge: &Judge) -> bool {
     // SAFETY: a plain counter of this process.
     let critical = unsafe { pg_sys::CritSectionCount } != 0;
-    !critical && judge.durable.raw() < keep.lsn.max(log_position::flushed().raw())
+    !critical && judge.durable < log_position::flushed()
 }
 
 /// Forgets a page.
