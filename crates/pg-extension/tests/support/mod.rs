@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use units::{ForkKey, PAGE_BYTES, fork};
 use wire_format::broker::{AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, REQUEST_BYTES, Status};
@@ -45,19 +45,36 @@ fn text(output: &Output) -> String {
     )
 }
 
+/// The library, freshly built: a test does not depend on a `cdylib`, so cargo would leave an old one in place.
+fn library() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("we run");
+        let target = test.ancestors().nth(3).expect("target/release/deps/test");
+        let mut build = Command::new(env!("CARGO"));
+        build
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--quiet",
+                "--package",
+                "pg-extension",
+                "--target-dir",
+            ])
+            .arg(target);
+        run(build.current_dir(env!("CARGO_MANIFEST_DIR")));
+        target.join("release/libborealis_postgresql.so")
+    })
+}
+
 impl Cluster {
     /// A new cluster whose server has the library, with a broker if `settings` name its socket as `{dir}/broker`.
     pub fn start(name: &str, port: u16, settings: &[&str]) -> Cluster {
         let dir = PathBuf::from(format!("/tmp/ext-{name}-{}", std::process::id()));
         fs::create_dir_all(dir.join("lib")).expect("/tmp is writable");
         run(Command::new("chown").arg("-R").arg("postgres").arg(&dir));
-        let library = std::env::current_exe()
-            .expect("we run")
-            .parent()
-            .and_then(Path::parent)
-            .expect("in deps")
-            .join("libborealis_postgresql.so");
-        fs::copy(&library, dir.join("lib/borealis.so")).expect("the library was built");
+        fs::copy(library(), dir.join("lib/borealis.so")).expect("the library was built");
         run(command(&format!("{BIN}/initdb"))
             .arg("-D")
             .arg(dir.join("data"))
