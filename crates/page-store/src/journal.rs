@@ -6,17 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::io as std_io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use io::Disk;
-use units::{Lsn, Position, SegmentId};
-use wire_format::EncodedBatch;
+use units::SegmentId;
+use wire_format::{Batch, EncodedBatch};
 
 use crate::config::StoreConfig;
+use crate::journal_files::{FOLDER, JournalFiles, Location, file_name};
+use crate::locked;
 
-/// The folder of its files.
-pub(crate) const FOLDER: &str = "journal";
 /// What an entry begins with; also what recovery looks for behind a damaged one.
 pub(crate) const ENTRY_MAGIC: u32 = 0xB04E_A116;
 /// magic, length, checksum, synced offset, kind, segment.
@@ -59,49 +59,24 @@ pub enum AppendError {
     Write(String),
 }
 
-/// Where a batch lies.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Location {
-    pub(crate) offset: u64,
-    pub(crate) bytes: u32,
-}
+/// A batch that was appended: whose, where, and what.
+pub(crate) type Appended = (SegmentId, u64, Arc<Batch>);
 
-/// One file of the journal.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct JournalFile {
-    pub(crate) bytes: u64,
-    /// What it holds of each segment.
-    pub(crate) held: BTreeMap<SegmentId, Held>,
-}
-
-/// The batches of one segment in one file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    pub(crate) highest_lsn: Lsn,
-    pub(crate) last_offset: u64,
-}
-
-/// The journal's end and what it knows of its files.
+/// The journal's end. Whoever holds it may be writing or syncing; what others need to know is in [`JournalFiles`].
 pub(crate) struct Journal {
     disk: Arc<dyn Disk>,
     file_bytes_max: u64,
-    /// By the offset at which they start.
-    pub(crate) files: BTreeMap<u64, JournalFile>,
+    files: Arc<Mutex<JournalFiles>>,
     /// Start of the file that is written.
     current: u64,
     /// Where the next entry goes.
     pub(crate) end: u64,
     /// Everything below is durable.
     pub(crate) synced: u64,
-    closed: Option<String>,
     /// A write failed: bytes that count for nothing may stand behind the end.
     spoiled: bool,
     pub(crate) states: BTreeMap<SegmentId, Bytes>,
-    pub(crate) locations: BTreeMap<(SegmentId, Position), Location>,
-}
-
-pub(crate) fn file_name(start: u64) -> String {
-    format!("{FOLDER}/{start:020}")
+    unsynced: Vec<Appended>,
 }
 
 /// The checksum of an entry that begins at `offset` of the journal: of its header but for magic and checksum, and its
@@ -134,8 +109,9 @@ impl Journal {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         config: &StoreConfig,
-        files: BTreeMap<u64, JournalFile>,
+        files: Arc<Mutex<JournalFiles>>,
         end: u64,
+        states: BTreeMap<SegmentId, Bytes>,
     ) -> Journal {
         Journal {
             disk,
@@ -144,27 +120,22 @@ impl Journal {
             current: end,
             end,
             synced: end,
-            closed: None,
             spoiled: false,
-            states: BTreeMap::new(),
-            locations: BTreeMap::new(),
+            states,
+            unsynced: Vec::new(),
         }
     }
 
-    /// Why it takes nothing more, if so.
-    pub(crate) fn closed(&self) -> Option<&str> {
-        self.closed.as_deref()
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.bytes).sum()
+    fn check_open(&self) -> Result<(), AppendError> {
+        match &locked(&self.files).closed {
+            Some(reason) => Err(AppendError::Closed(reason.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Writes the entries behind each other. On an error none of them counts.
     pub(crate) fn append(&mut self, entries: &[JournalEntry]) -> Result<(), AppendError> {
-        if let Some(reason) = &self.closed {
-            return Err(AppendError::Closed(reason.clone()));
-        }
+        self.check_open()?;
         if self.file_bytes_max <= self.end - self.current {
             self.begin_file()?;
         }
@@ -182,32 +153,23 @@ impl Journal {
                         offset: self.end + (out.len() - bytes) as u64,
                         bytes: bytes as u32,
                     };
-                    batches.push((*segment, batch.batch().position(), location));
+                    batches.push((*segment, batch.batch().clone(), location));
                 }
             }
         }
         self.write(&out)?;
-        for (segment, position, location) in batches {
-            self.note_batch(segment, position, location);
+        let mut files = locked(&self.files);
+        for (segment, batch, location) in batches {
+            files.note_batch(segment, batch.position(), location);
+            self.unsynced.push((segment, location.offset, batch));
         }
+        drop(files);
         for entry in entries {
             if let JournalEntry::State { segment, bytes } = entry {
                 self.states.insert(*segment, bytes.clone());
             }
         }
         Ok(())
-    }
-
-    pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {
-        if let Some((_, file)) = self.files.range_mut(..=location.offset).next_back() {
-            let held = file.held.entry(segment).or_insert(Held {
-                highest_lsn: position.lsn,
-                last_offset: location.offset,
-            });
-            held.highest_lsn = position.lsn.max(held.highest_lsn);
-            held.last_offset = location.offset.max(held.last_offset);
-        }
-        self.locations.insert((segment, position), location);
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
@@ -224,7 +186,7 @@ impl Journal {
             return Err(refused(&error));
         }
         self.end += bytes.len() as u64;
-        self.files.entry(self.current).or_default().bytes = self.end - self.current;
+        locked(&self.files).files.entry(self.current).or_default().bytes = self.end - self.current;
         Ok(())
     }
 
@@ -251,7 +213,7 @@ impl Journal {
             Err(error) => {
                 // A file that was never begun must not be taken for one; if even this fails, recovery sees that it overlaps.
                 let _ = self.disk.remove(&file_name(self.current));
-                self.files.remove(&self.current);
+                locked(&self.files).files.remove(&self.current);
                 self.current = before;
                 Err(error)
             }
@@ -260,15 +222,13 @@ impl Journal {
 
     fn close(&mut self, error: &std_io::Error) -> AppendError {
         let reason = error.to_string();
-        self.closed = Some(reason.clone());
+        locked(&self.files).closed = Some(reason.clone());
         AppendError::Closed(reason)
     }
 
     /// Makes everything appended durable.
     pub(crate) fn sync(&mut self) -> Result<(), AppendError> {
-        if let Some(reason) = &self.closed {
-            return Err(AppendError::Closed(reason.clone()));
-        }
+        self.check_open()?;
         if self.synced == self.end {
             return Ok(());
         }
@@ -280,26 +240,11 @@ impl Journal {
         Ok(())
     }
 
-    /// The file that holds an offset, and where in it.
-    pub(crate) fn place(&self, offset: u64) -> Option<(String, u64)> {
-        let (start, _) = self.files.range(..=offset).next_back()?;
-        Some((file_name(*start), offset - start))
-    }
-
-    /// Removes files from the front as long as `may_go` says so; the file that is written stays.
-    pub(crate) fn recycle(&mut self, may_go: impl Fn(&JournalFile) -> bool) -> std_io::Result<usize> {
-        let mut removed = 0;
-        while let Some((&start, file)) = self.files.first_key_value() {
-            if start == self.current || !may_go(file) {
-                break;
-            }
-            self.disk.remove(&file_name(start))?;
-            let end = start + file.bytes;
-            self.locations.retain(|_, location| end <= location.offset);
-            self.files.remove(&start);
-            removed += 1;
-        }
-        Ok(removed)
+    /// The batches that syncs have made durable since this was last asked.
+    pub(crate) fn take_synced(&mut self) -> Vec<Appended> {
+        let synced = self.synced;
+        let durable = self.unsynced.partition_point(|(_, offset, _)| *offset < synced);
+        self.unsynced.drain(..durable).collect()
     }
 }
 

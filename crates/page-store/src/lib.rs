@@ -13,12 +13,15 @@
 //! - A journal whose sync failed is closed for ever; nothing is read from a file without its checksum.
 //! - Memory is bounded by [`StoreConfig`]: tables, cached blocks, and one block per file while layers are merged.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 mod cache;
 mod catalog;
 mod config;
 mod fold;
 mod index;
 mod journal;
+mod journal_files;
 mod key;
 mod layer;
 mod manifest;
@@ -35,6 +38,12 @@ pub use read::ReadError;
 pub use recovery::{OpenError, RecoveredSegment};
 pub use segment_store::Horizon;
 pub use store::{FlushedHeader, Opened, PageStore, Progress, StoreStatus};
+
+/// Takes a lock. A panic in one thread must not make the store unusable for the others; every critical section leaves
+/// what it guards whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(test)]
 mod tests;

@@ -8,9 +8,8 @@ use io::Disk;
 use units::{Position, SegmentId};
 use wire_format::{Batch, EncodedBatch};
 
-use crate::journal::{
-    self, AppendError, ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, ENTRY_MAGIC, JournalFile, KIND_BATCH, KIND_STATE, Location,
-};
+use crate::journal::{self, AppendError, ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, ENTRY_MAGIC, KIND_BATCH, KIND_STATE};
+use crate::journal_files::{FOLDER, JournalFile, Location, file_name};
 use crate::manifest::ManifestError;
 use crate::read::ReadError;
 
@@ -108,7 +107,7 @@ impl Recovered {
         let Some((start, file)) = self.files.range_mut(..=torn_at).next_back() else {
             return Ok(());
         };
-        let name = journal::file_name(*start);
+        let name = file_name(*start);
         disk.truncate(&name, torn_at - start)
             .map_err(|error| OpenError::io(&name, &error))?;
         file.bytes = torn_at - start;
@@ -122,7 +121,7 @@ impl Recovered {
         let Some(start) = self.files.keys().next_back() else {
             return Ok(());
         };
-        let name = journal::file_name(*start);
+        let name = file_name(*start);
         disk.sync(&name).map_err(|error| OpenError::io(&name, &error))
     }
 }
@@ -133,7 +132,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     let mut recovered = Recovered::default();
     let mut entries = Vec::new();
     let (mut synced, mut first_damage) = (0u64, None::<u64>);
-    let names = disk.list(journal::FOLDER).map_err(|error| io(journal::FOLDER, error))?;
+    let names = disk.list(FOLDER).map_err(|error| io(FOLDER, error))?;
     for name in names {
         let Ok(start) = name.parse::<u64>() else {
             continue;
@@ -145,7 +144,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
         if recovered.end < start && !recovered.files.is_empty() {
             first_damage.get_or_insert(recovered.end);
         }
-        let file = format!("{}/{name}", journal::FOLDER);
+        let file = format!("{}/{name}", FOLDER);
         let bytes = Bytes::from(disk.read_all(&file).map_err(|error| io(&file, error))?);
         let length = bytes.len() as u64;
         let damage = read_file(bytes, start, &mut entries, &mut synced);

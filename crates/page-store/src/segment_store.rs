@@ -1,16 +1,18 @@
 //! What the store holds of one segment: tables, layers, and how far they may be folded.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use engine::Engine;
 use timeline::Path;
-use units::{Lsn, Position, SegmentId};
-use wire_format::Batch;
+use units::{Lsn, PAGE_BYTES, Position, SegmentId};
+use wire_format::{Batch, Item};
 
 use crate::cache::BlockCache;
 use crate::index::{self, Fragments};
 use crate::key::{Key, Value, Version};
 use crate::layer::Layer;
+use crate::locked;
 use crate::read::ReadError;
 use crate::table::Table;
 
@@ -56,15 +58,13 @@ pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
     /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
     arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
+    /// About how much memory the arrivals take.
+    arrived_bytes: AtomicUsize,
     /// Held while arrivals are indexed: whoever holds it next finds all of them in the table.
     indexed: Mutex<Indexed>,
     pub(crate) tables: RwLock<Tables>,
     layers: RwLock<Arc<Vec<Arc<Layer>>>>,
     horizon: Mutex<Option<Horizon>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SegmentStore {
@@ -76,6 +76,7 @@ impl SegmentStore {
         SegmentStore {
             id,
             arrivals: Mutex::default(),
+            arrived_bytes: AtomicUsize::new(0),
             indexed: Mutex::new(indexed),
             tables: RwLock::default(),
             layers: RwLock::new(Arc::new(layers)),
@@ -85,13 +86,19 @@ impl SegmentStore {
 
     /// Batches that are durable, but not indexed yet: indexing is not on the way of an acknowledgement.
     pub(crate) fn add_arrival(&self, offset: u64, batch: Arc<Batch>) {
-        locked(&self.arrivals).push((offset, batch));
+        let mut arrivals = locked(&self.arrivals);
+        self.arrived_bytes.fetch_add(batch_bytes(&batch), Ordering::Relaxed);
+        arrivals.push((offset, batch));
     }
 
     /// Indexes what has arrived. `end` is the journal offset below which everything was handed over.
     pub(crate) fn settle(&self, engine: &dyn Engine, end: u64) {
         let mut indexed = locked(&self.indexed);
-        let arrivals = std::mem::take(&mut *locked(&self.arrivals));
+        let arrivals = {
+            let mut arrivals = locked(&self.arrivals);
+            self.arrived_bytes.store(0, Ordering::Relaxed);
+            std::mem::take(&mut *arrivals)
+        };
         let mut versions = Vec::new();
         for (offset, batch) in &arrivals {
             index::versions(engine, batch, *offset, &mut indexed.fragments, |key, version| {
@@ -137,7 +144,8 @@ impl SegmentStore {
 
     pub(crate) fn table_bytes(&self) -> usize {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.active.bytes + tables.frozen.as_ref().map_or(0, |frozen| frozen.bytes)
+        let indexed = tables.active.bytes + tables.frozen.as_ref().map_or(0, |frozen| frozen.bytes);
+        indexed + self.arrived_bytes.load(Ordering::Relaxed)
     }
 
     /// Makes the active table the one to write out, unless one is being written already. A table without versions is worth
@@ -186,6 +194,15 @@ impl SegmentStore {
         order(&mut versions);
         Ok(versions)
     }
+}
+
+/// Bytes that the items of a batch take, about.
+fn batch_bytes(batch: &Batch) -> usize {
+    let item_bytes = |item: &Item| match item {
+        Item::Record { bytes, .. } | Item::Fragment { bytes, .. } => bytes.len(),
+        Item::Image { .. } => PAGE_BYTES,
+    };
+    batch.items.iter().map(item_bytes).sum()
 }
 
 /// Sorts versions of one key by position; of two at one position an image stands for the record it was made with.

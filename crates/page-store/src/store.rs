@@ -1,7 +1,9 @@
 //! The store of one node: one journal, many segments.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use engine::Engine;
@@ -15,14 +17,21 @@ use crate::cache::BlockCache;
 use crate::catalog;
 use crate::config::StoreConfig;
 use crate::fold::Folder;
-use crate::journal::{AppendError, Held, Journal, JournalEntry};
+use crate::journal::{AppendError, Journal, JournalEntry};
+use crate::journal_files::{self, Held, JournalFiles};
 use crate::key::{Key, Value};
 use crate::layer::{self, Layer, LayerWriter};
+use crate::locked;
 use crate::manifest::Manifest;
 use crate::merge;
 use crate::read::{ReadError, Reading};
 use crate::recovery::{self, OpenError, RecoveredSegment};
 use crate::segment_store::{Horizon, SegmentStore};
+
+/// Tables may outgrow their limit so many times before appending waits until one is written out.
+const TABLES_OVERRUN: usize = 3;
+/// Keys merged between two looks at whether a table is due.
+const KEYS_PER_TABLE_CHECK: u32 = 1024;
 
 /// An opened store, and what its journal says of its segments.
 pub struct Opened {
@@ -79,20 +88,17 @@ pub struct PageStore {
     engine: Arc<dyn Engine>,
     config: StoreConfig,
     cache: BlockCache,
+    /// Held over writes and syncs: only by who appends.
     journal: Mutex<Journal>,
-    /// Batches appended, but not synced.
-    unsynced: Mutex<Vec<(SegmentId, u64, EncodedBatch)>>,
+    journal_files: Arc<Mutex<JournalFiles>>,
     /// Everything below this journal offset was handed to the segments.
-    handed_over: Mutex<u64>,
+    handed_over: AtomicU64,
     segments: RwLock<BTreeMap<SegmentId, Arc<SegmentStore>>>,
     manifest: Mutex<Manifest>,
-    /// Held by whoever writes layers: one at a time.
-    upkeep: Mutex<()>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic in one thread must not make the store unusable for the others; every critical section leaves it whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held while a table is written out, by whoever does it: one at a time.
+    writing: Mutex<()>,
+    /// Held while layers are merged or journal files removed.
+    merging: Mutex<()>,
 }
 
 impl PageStore {
@@ -123,14 +129,18 @@ impl PageStore {
         let report = recovery::by_segment(&recovered, &lost);
         recovered.cut_torn_tail(&*disk)?;
         recovered.sync_last_file(&*disk)?;
-        let mut journal = Journal::new(disk.clone(), &config, recovered.files.clone(), recovered.end);
-        journal.states = recovered.states.clone();
+        let mut files = JournalFiles::new(recovered.files.clone());
         for (segment, position, location) in recovery::known(&recovered) {
-            journal.note_batch(segment, position, location);
+            files.note_batch(segment, position, location);
         }
+        let journal_files = Arc::new(Mutex::new(files));
+        let states = recovered.states.clone();
+        let mut journal = Journal::new(disk.clone(), &config, journal_files.clone(), recovered.end, states);
         journal.begin_file()?;
         journal.append(&recovered.unsynced)?;
         journal.sync()?;
+        // They are indexed with all the others below.
+        journal.take_synced();
         for (segment, location, batch) in &recovered.batches {
             if let Some(store) = segments.get(segment)
                 && !manifest.holds(*segment, location.offset)
@@ -147,11 +157,12 @@ impl PageStore {
             engine,
             config,
             journal: Mutex::new(journal),
-            unsynced: Mutex::default(),
-            handed_over: Mutex::new(end),
+            journal_files,
+            handed_over: AtomicU64::new(end),
             segments: RwLock::new(segments),
             manifest: Mutex::new(manifest),
-            upkeep: Mutex::default(),
+            writing: Mutex::default(),
+            merging: Mutex::default(),
         };
         Ok(Opened {
             store,
@@ -172,25 +183,23 @@ impl PageStore {
         segments.values().cloned().collect()
     }
 
-    /// Journals the entries, in order. They count once [`PageStore::sync`] has returned.
+    /// Journals the entries, in order. They count once [`PageStore::sync`] has returned. If tables are written out much more
+    /// slowly than log comes in, the caller is made to help: memory stays bounded.
     pub fn append(&self, entries: &[JournalEntry]) -> Result<(), AppendError> {
+        self.make_room()?;
         let mut journal = locked(&self.journal);
         journal.append(entries)?;
-        let mut unsynced = locked(&self.unsynced);
         for entry in entries {
-            match entry {
-                JournalEntry::State { segment, .. } => {
+            if let JournalEntry::State { segment, .. } = entry {
+                let known = self
+                    .segments
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains_key(segment);
+                if !known {
+                    let store = Arc::new(SegmentStore::new(*segment, Vec::new(), journal.synced));
                     let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-                    let new = || Arc::new(SegmentStore::new(*segment, Vec::new(), journal.synced));
-                    segments.entry(*segment).or_insert_with(new);
-                }
-                JournalEntry::Batch { segment, batch } => {
-                    let position = batch.batch().position();
-                    let offset = journal
-                        .locations
-                        .get(&(*segment, position))
-                        .map_or(0, |location| location.offset);
-                    unsynced.push((*segment, offset, batch.clone()));
+                    segments.insert(*segment, store);
                 }
             }
         }
@@ -199,17 +208,25 @@ impl PageStore {
 
     /// Makes everything appended durable, and readable.
     pub fn sync(&self) -> Result<(), AppendError> {
-        let end = {
-            let mut journal = locked(&self.journal);
-            journal.sync()?;
-            journal.end
-        };
-        for (segment, offset, batch) in std::mem::take(&mut *locked(&self.unsynced)) {
+        let mut journal = locked(&self.journal);
+        journal.sync()?;
+        for (segment, offset, batch) in journal.take_synced() {
             if let Ok(store) = self.segment(segment) {
-                store.add_arrival(offset, batch.batch().clone());
+                store.add_arrival(offset, batch);
             }
         }
-        *locked(&self.handed_over) = end;
+        self.handed_over.store(journal.synced, Ordering::Release);
+        Ok(())
+    }
+
+    fn make_room(&self) -> Result<(), AppendError> {
+        let table_bytes_limit = TABLES_OVERRUN * self.config.table_bytes_max;
+        while table_bytes_limit <= self.table_bytes(&self.all_segments()) {
+            let written = self.write_due_table(&|| ());
+            if !written.map_err(|error| AppendError::Write(error.to_string()))? {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -220,14 +237,14 @@ impl PageStore {
 
     /// Indexes what was synced since the last time. Reads do it by themselves; doing it when there is time spares them.
     pub fn settle(&self) {
-        let end = *locked(&self.handed_over);
+        let end = self.handed_over.load(Ordering::Acquire);
         for segment in self.all_segments() {
             segment.settle(&*self.engine, end);
         }
     }
 
     fn settled(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
-        let end = *locked(&self.handed_over);
+        let end = self.handed_over.load(Ordering::Acquire);
         let segment = self.segment(segment)?;
         segment.settle(&*self.engine, end);
         Ok(segment)
@@ -235,18 +252,19 @@ impl PageStore {
 
     /// The bytes of a batch that the journal still holds.
     pub fn read_batch(&self, segment: SegmentId, position: Position) -> Result<Option<EncodedBatch>, ReadError> {
-        let place = {
-            let journal = locked(&self.journal);
-            let location = journal.locations.get(&(segment, position)).copied();
-            location.and_then(|location| Some((journal.place(location.offset)?, location.bytes)))
+        let found = || {
+            let files = locked(&self.journal_files);
+            let location = files.location(segment, position)?;
+            Some((files.place(location.offset)?, location.bytes))
         };
-        let Some(((file, at), bytes)) = place else {
+        let Some(((file, at), bytes)) = found() else {
             return Ok(None);
         };
         let mut buffer = vec![0; bytes as usize];
-        self.disk
-            .read_at(&file, at, &mut buffer)
-            .map_err(|error| ReadError::io(&file, &error))?;
+        if let Err(error) = self.disk.read_at(&file, at, &mut buffer) {
+            // The file may have been recycled meanwhile.
+            return found().map_or(Ok(None), |_| Err(ReadError::io(&file, &error)));
+        }
         let batch =
             EncodedBatch::decode(buffer.into()).map_err(|error| ReadError::corrupt(&file, &error.to_string()))?;
         Ok(Some(batch))
@@ -318,21 +336,12 @@ impl PageStore {
 
     /// One step of background work: at most one table or one merge. `pace` is called often while it lasts, and may sleep.
     pub fn maintain(&self, pace: &dyn Fn()) -> Result<Progress, ReadError> {
-        let _alone = locked(&self.upkeep);
-        self.settle();
-        let segments = self.all_segments();
-        let table_bytes: usize = segments.iter().map(|segment| segment.table_bytes()).sum();
-        let largest = segments.iter().max_by_key(|segment| segment.table_bytes());
-        let due = match self.segment_that_pins_the_journal() {
-            Some(pinning) => segments.iter().find(|segment| segment.id == pinning),
-            None => largest.filter(|_| self.config.table_bytes_max <= table_bytes),
-        };
-        if let Some(segment) = due
-            && self.write_table(segment, pace)?
-        {
+        if self.write_due_table(pace)? {
             return Ok(Progress::TableWritten);
         }
-        if 0 < self.recycle_journal(&segments)? {
+        let _alone = locked(&self.merging);
+        let segments = self.all_segments();
+        if self.recycle_journal(&segments)? {
             return Ok(Progress::JournalRecycled);
         }
         // A segment with a damaged layer must not keep the others from being merged.
@@ -347,12 +356,32 @@ impl PageStore {
         failed.map_or(Ok(Progress::Idle), Err)
     }
 
+    fn table_bytes(&self, segments: &[Arc<SegmentStore>]) -> usize {
+        segments.iter().map(|segment| segment.table_bytes()).sum()
+    }
+
+    /// Writes out the table that is due, if one is: the largest when tables take too much memory, or one that keeps a journal
+    /// that is too long.
+    fn write_due_table(&self, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let _alone = locked(&self.writing);
+        self.settle();
+        let segments = self.all_segments();
+        let due = match self.segment_that_pins_the_journal() {
+            Some(pinning) => segments.iter().find(|segment| segment.id == pinning),
+            None if self.config.table_bytes_max <= self.table_bytes(&segments) => {
+                segments.iter().max_by_key(|segment| segment.table_bytes())
+            }
+            None => None,
+        };
+        due.map_or(Ok(false), |segment| self.write_table(segment, pace))
+    }
+
     /// If the journal is too long: a segment that has to write its table out before the oldest file can go.
     fn segment_that_pins_the_journal(&self) -> Option<SegmentId> {
         let manifest = locked(&self.manifest);
-        let journal = locked(&self.journal);
-        let (_, oldest) = journal.files.first_key_value()?;
-        if journal.bytes() < self.config.journal_retained_bytes_max || journal.files.len() == 1 {
+        let files = locked(&self.journal_files);
+        let (_, oldest) = files.oldest()?;
+        if files.bytes() < self.config.journal_retained_bytes_max {
             return None;
         }
         let pins = |(segment, held): &(&SegmentId, &Held)| !manifest.holds(**segment, held.last_offset);
@@ -361,7 +390,7 @@ impl PageStore {
 
     /// Writes every table out, so that the journal is not needed at the next start.
     pub fn write_tables(&self) -> Result<(), ReadError> {
-        let _alone = locked(&self.upkeep);
+        let _alone = locked(&self.writing);
         self.settle();
         for segment in self.all_segments() {
             self.write_table(&segment, &|| ())?;
@@ -401,7 +430,18 @@ impl PageStore {
             return Ok(false);
         };
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
-        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, pace)?;
+        // A long merge must not keep tables from being written out.
+        let keys = Cell::new(0u32);
+        let pace = || {
+            pace();
+            keys.set(keys.get().wrapping_add(1));
+            if keys.get().is_multiple_of(KEYS_PER_TABLE_CHECK)
+                && let Err(error) = self.write_due_table(pace)
+            {
+                tracing::warn!(%error, "store.merge: a table that is due cannot be written");
+            }
+        };
+        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace)?;
         self.change_layers(segment, &chosen, merged, 0)?;
         Ok(true)
     }
@@ -440,38 +480,53 @@ impl PageStore {
         Ok(())
     }
 
-    fn recycle_journal(&self, segments: &[Arc<SegmentStore>]) -> Result<usize, ReadError> {
-        let manifest = locked(&self.manifest).clone();
-        let horizons: BTreeMap<SegmentId, Option<Lsn>> = segments
-            .iter()
-            .map(|segment| (segment.id, segment.horizon().map(|horizon| horizon.recycle_through.lsn)))
-            .collect();
-        let mut journal = locked(&self.journal);
-        journal
-            .recycle(|file| {
-                file.held.iter().all(|(segment, held)| {
-                    let through = horizons.get(segment).copied().flatten();
-                    let unwanted = through.is_some_and(|through| held.highest_lsn <= through);
-                    unwanted && manifest.holds(*segment, held.last_offset)
-                })
-            })
-            .map_err(|error| ReadError::io("journal", &error))
+    /// Removes the oldest file of the journal if nobody needs it.
+    fn recycle_journal(&self, segments: &[Arc<SegmentStore>]) -> Result<bool, ReadError> {
+        let unneeded = |segment: &SegmentId, held: &Held, manifest: &Manifest| {
+            let store = segments.iter().find(|store| store.id == *segment);
+            let through = store
+                .and_then(|store| store.horizon())
+                .map(|horizon| horizon.recycle_through.lsn);
+            through.is_some_and(|through| held.highest_lsn <= through) && manifest.holds(*segment, held.last_offset)
+        };
+        let start = {
+            let manifest = locked(&self.manifest);
+            let mut files = locked(&self.journal_files);
+            let Some((start, oldest)) = files.oldest() else {
+                return Ok(false);
+            };
+            if !oldest
+                .held
+                .iter()
+                .all(|(segment, held)| unneeded(segment, held, &manifest))
+            {
+                return Ok(false);
+            }
+            files.forget_batches(start);
+            start
+        };
+        let io = |error: std::io::Error| ReadError::io("journal", &error);
+        self.disk.remove(&journal_files::file_name(start)).map_err(io)?;
+        // One after the other, so that no power cut leaves a gap.
+        self.disk.sync_names(journal_files::FOLDER).map_err(io)?;
+        locked(&self.journal_files).files.remove(&start);
+        Ok(true)
     }
 
     /// How full it is.
     pub fn status(&self) -> StoreStatus {
         let segments = self.all_segments();
         let layer_bytes = |segment: &Arc<SegmentStore>| segment.layers().iter().map(|layer| layer.file_bytes).sum();
-        let journal = locked(&self.journal);
+        let journal = locked(&self.journal_files);
         StoreStatus {
             journal_bytes: journal.bytes(),
-            table_bytes: segments.iter().map(|segment| segment.table_bytes() as u64).sum(),
+            table_bytes: self.table_bytes(&segments) as u64,
             cache_bytes: self.cache.bytes() as u64,
             layer_bytes: segments
                 .iter()
                 .map(|segment| (segment.id, layer_bytes(segment)))
                 .collect(),
-            closed: journal.closed().map(str::to_owned),
+            closed: journal.closed.clone(),
         }
     }
 }

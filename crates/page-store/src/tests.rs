@@ -752,3 +752,17 @@ fn layers_that_do_not_fit_on_a_full_disk_leave_nothing_behind() {
     world.restart(Some(0));
     world.check();
 }
+
+/// Nobody calls `maintain` here: appending itself keeps tables bounded.
+#[test]
+fn tables_stay_bounded_when_upkeep_does_not_come_round() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        appended(&mut world, 50);
+        let table_bytes = world.store.status().table_bytes as usize;
+        assert!(table_bytes < 4 * config().table_bytes_max, "{table_bytes}");
+    }
+    world.check();
+    world.restart(Some(0));
+    world.check();
+}

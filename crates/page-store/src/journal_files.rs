@@ -1,0 +1,94 @@
+//! What is known of the journal's files and where batches lie in them, apart from the journal's end, so that nobody who
+//! only wants to read waits for a write or a sync.
+
+use std::collections::BTreeMap;
+
+use units::{Lsn, Position, SegmentId};
+
+/// The folder of the files.
+pub(crate) const FOLDER: &str = "journal";
+
+/// The file that begins at this offset of the journal.
+pub(crate) fn file_name(start: u64) -> String {
+    format!("{FOLDER}/{start:020}")
+}
+
+/// Where a batch lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Location {
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+}
+
+/// The batches of one segment in one file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) highest_lsn: Lsn,
+    pub(crate) last_offset: u64,
+}
+
+/// One file.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct JournalFile {
+    pub(crate) bytes: u64,
+    /// What it holds of each segment.
+    pub(crate) held: BTreeMap<SegmentId, Held>,
+}
+
+/// All files, by the offset at which they start, and the batches in them.
+#[derive(Default, Debug)]
+pub(crate) struct JournalFiles {
+    pub(crate) files: BTreeMap<u64, JournalFile>,
+    locations: BTreeMap<(SegmentId, Position), Location>,
+    /// Why the journal takes nothing more, if so.
+    pub(crate) closed: Option<String>,
+}
+
+impl JournalFiles {
+    pub(crate) fn new(files: BTreeMap<u64, JournalFile>) -> JournalFiles {
+        JournalFiles {
+            files,
+            ..JournalFiles::default()
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
+    /// Whether there is a file that could go: the one that is written never can.
+    pub(crate) fn oldest(&self) -> Option<(u64, &JournalFile)> {
+        let (start, file) = self.files.first_key_value()?;
+        (1 < self.files.len()).then_some((*start, file))
+    }
+
+    pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {
+        if let Some((_, file)) = self.files.range_mut(..=location.offset).next_back() {
+            let held = file.held.entry(segment).or_insert(Held {
+                highest_lsn: position.lsn,
+                last_offset: location.offset,
+            });
+            held.highest_lsn = position.lsn.max(held.highest_lsn);
+            held.last_offset = location.offset.max(held.last_offset);
+        }
+        self.locations.insert((segment, position), location);
+    }
+
+    pub(crate) fn location(&self, segment: SegmentId, position: Position) -> Option<Location> {
+        self.locations.get(&(segment, position)).copied()
+    }
+
+    /// The file that holds an offset, and where in it.
+    pub(crate) fn place(&self, offset: u64) -> Option<(String, u64)> {
+        let (start, _) = self.files.range(..=offset).next_back()?;
+        Some((file_name(*start), offset - start))
+    }
+
+    /// Forgets the batches of the file that starts here: it is about to be removed.
+    pub(crate) fn forget_batches(&mut self, start: u64) {
+        if let Some(file) = self.files.get(&start) {
+            let lies_in = start..start + file.bytes;
+            self.locations.retain(|_, location| !lies_in.contains(&location.offset));
+        }
+    }
+}
