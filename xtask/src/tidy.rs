@@ -81,8 +81,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "borealis",
         &[
             "units",
-            "timeline",
-            "volume",
+            "redo",
             "wire-format",
             "node-link",
             "storage-node",

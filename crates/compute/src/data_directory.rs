@@ -11,6 +11,8 @@ use crate::InstanceConfig;
 
 /// What `ALTER SYSTEM` writes: the only file of a data directory that outlives it.
 const AUTO_SETTINGS: &str = "postgresql.auto.conf";
+/// What the environment of `borealis up` asked for; it wins over the user's file.
+const ENVIRONMENT_SETTINGS: &str = "config/postgresql-environment.conf";
 
 /// A failed step, with what it was about.
 #[derive(Debug, thiserror::Error)]
@@ -54,24 +56,27 @@ pub(crate) fn write(config: &InstanceConfig, skeleton: &Skeleton) -> Result<(), 
         file.set_len(piece.file_bytes).map_err(at(&path))?;
         file.write_all_at(&piece.bytes, piece.offset).map_err(at(&path))?;
     }
-    for (name, kept) in settings_files(config) {
+    let mut settings = read_if_there(&config.directory.join("postgresql.conf"))?;
+    settings.extend(read_if_there(&config.directory.join(ENVIRONMENT_SETTINGS))?);
+    for (name, text) in [
+        ("postgresql.conf", settings),
+        (AUTO_SETTINGS, read_if_there(&config.directory.join(AUTO_SETTINGS))?),
+    ] {
         let path = data.join(name);
-        let text = match fs::read(&kept) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(at(&kept)(error)),
-        };
         fs::write(&path, text).map_err(at(&path))?;
     }
     Ok(())
 }
 
-/// What stands in the data directory, and where it is kept.
-fn settings_files(config: &InstanceConfig) -> [(&'static str, PathBuf); 2] {
-    [
-        ("postgresql.conf", config.directory.join("postgresql.conf")),
-        (AUTO_SETTINGS, config.directory.join(AUTO_SETTINGS)),
-    ]
+fn read_if_there(path: &Path) -> Result<Vec<u8>, DirectoryError> {
+    match fs::read(path) {
+        Ok(mut text) => {
+            text.push(b'\n');
+            Ok(text)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(at(path)(error)),
+    }
 }
 
 /// Copies what `ALTER SYSTEM` wrote out of a data directory that is about to go.

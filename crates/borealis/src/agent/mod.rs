@@ -1,0 +1,199 @@
+//! The agent: keeps every daemon of a host running. Its children outlive it; the agent that follows adopts them.
+
+mod component;
+mod orders;
+
+use std::cell::RefCell;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use supervision::Process;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::layout::{Cluster, Layout};
+use component::Component;
+
+/// How often the daemons are looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the agent is asked, one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// `kill`, `stop`, `start`, `pause`, `az-fail`, `az-restore`, `failover`, `down` or `list`.
+    pub order: String,
+    /// Whom it concerns.
+    pub name: String,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Done; something to tell the person.
+    Done(String),
+    /// The daemons.
+    List(Vec<Listed>),
+    /// Not done.
+    Failed(String),
+}
+
+/// A daemon, as the agent sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Its process, if it lives.
+    pub pid: Option<u32>,
+    /// It was paused.
+    pub paused: bool,
+    /// It is to stay down.
+    pub stopped: bool,
+    /// It was started and died, more than once in a row.
+    pub failing: bool,
+}
+
+/// The agent's state.
+pub(crate) struct Agent {
+    pub(crate) layout: Layout,
+    pub(crate) cluster: Cluster,
+    pub(crate) components: Vec<Component>,
+    pub(crate) began: Instant,
+    /// Told to stop everything.
+    pub(crate) going_down: bool,
+}
+
+impl Agent {
+    fn new(layout: &Layout) -> Result<Agent> {
+        let cluster = Cluster::load(layout)?;
+        let mut agent = Agent {
+            layout: layout.clone(),
+            components: Vec::new(),
+            began: Instant::now(),
+            going_down: false,
+            cluster,
+        };
+        agent.add("control", "control");
+        let storage: Vec<String> = agent.cluster.storage.iter().map(|node| node.name.clone()).collect();
+        storage.iter().for_each(|name| agent.add("storage", name));
+        let instances = agent.cluster.instances.iter().filter(|instance| !instance.retired);
+        let instances: Vec<String> = instances.map(|instance| instance.name.clone()).collect();
+        instances.iter().for_each(|name| agent.add("instance", name));
+        agent.add("proxy", "proxy");
+        Ok(agent)
+    }
+
+    pub(crate) fn add(&mut self, kind: &'static str, name: &str) {
+        let stopped = self.cluster.stopped.iter().any(|stopped| stopped == name);
+        self.components
+            .push(Component::adopt(&self.layout, kind, name, stopped));
+    }
+
+    /// Starts what is dead and shall live.
+    fn look(&mut self) {
+        let now = self.began.elapsed();
+        let mut retired = Vec::new();
+        for component in &mut self.components {
+            if component.look(&self.layout, now, self.going_down) {
+                retired.push(component.name.clone());
+            }
+        }
+        for name in retired {
+            tracing::warn!(%name, "instance.retire: another one is the writer");
+            self.components.retain(|component| component.name != name);
+            let entry = self.cluster.instances.iter_mut().find(|instance| instance.name == name);
+            if let Some(entry) = entry {
+                entry.retired = true;
+            }
+            self.store();
+        }
+    }
+
+    pub(crate) fn store(&self) {
+        if let Err(error) = self.cluster.store(&self.layout) {
+            tracing::error!(%error, "cluster.store");
+        }
+    }
+}
+
+/// Runs the agent until `down` has stopped everything.
+pub fn run(layout: &Layout) -> Result<ExitCode> {
+    telemetry::log_to(&layout.log_file("agent"))?;
+    let own = Process::of(std::process::id()).context("find the agent's own process")?;
+    if let Some(other) = Process::from_file(&layout.pid_file("agent"))
+        && other != own
+    {
+        bail!("an agent is running already (pid {})", other.pid());
+    }
+    own.write_file(&layout.pid_file("agent"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(layout))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(layout: &Layout) -> Result<()> {
+    let agent = Rc::new(RefCell::new(Agent::new(layout)?));
+    let socket = layout.agent_socket();
+    match std::fs::remove_file(&socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    tracing::info!("agent.start");
+    // A terminal that closes is no reason to end.
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut child = signal(SignalKind::child())?;
+    let mut looks = tokio::time::interval(LOOK_PAUSE);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tokio::select! {
+            _ = looks.tick() => agent.borrow_mut().look(),
+            _ = child.recv() => agent.borrow_mut().look(),
+            _ = hangup.recv() => {}
+            // The daemons go on without their agent.
+            _ = terminate.recv() => return Ok(()),
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    let agent = agent.clone();
+                    tokio::task::spawn_local(async move {
+                        if let Err(error) = converse(stream, &agent).await {
+                            tracing::debug!(%error, "agent.disconnect");
+                        }
+                    });
+                }
+            }
+        }
+        let agent = agent.borrow();
+        if agent.going_down && agent.components.iter().all(|component| !component.is_alive()) {
+            tracing::info!("agent.end");
+            // Answers on their way arrive before the socket is gone.
+            drop(agent);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            std::fs::remove_file(&socket)?;
+            std::fs::remove_file(layout.pid_file("agent"))?;
+            return Ok(());
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, agent: &Rc<RefCell<Agent>>) -> Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).await?;
+    let answer = match serde_json::from_str::<Order>(&line) {
+        Ok(order) => orders::carry_out(agent, &order)
+            .await
+            .unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))),
+        Err(error) => Answer::Failed(format!("the order cannot be understood: {error}")),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    Ok(())
+}

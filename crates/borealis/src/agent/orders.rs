@@ -1,0 +1,255 @@
+//! What a person asks of the agent.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use control_plane::Client;
+use rustix::process::Signal;
+use supervision::Process;
+use tokio::time::Instant;
+
+use super::{Agent, Answer, Listed, Order};
+use crate::command::status::instance_status;
+use crate::setup;
+
+/// How long a daemon may take to end by itself before it is killed. An instance's PostgreSQL has a limit of its own.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+const INSTANCE_STOP_LIMIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+type Shared = Rc<RefCell<Agent>>;
+
+pub(super) async fn carry_out(agent: &Shared, order: &Order) -> Result<Answer> {
+    let name = order.name.as_str();
+    match order.order.as_str() {
+        "list" => Ok(Answer::List(list(&agent.borrow()))),
+        "kill" => kill(agent, name).await,
+        "stop" => stop(agent, name).await,
+        "start" => start(agent, name),
+        "pause" => pause(agent, name),
+        "az-fail" => zone(agent, name, true),
+        "az-restore" => zone(agent, name, false),
+        "failover" => failover(agent).await,
+        "down" => down(agent).await,
+        other => bail!("there is no order {other}"),
+    }
+}
+
+fn list(agent: &Agent) -> Vec<Listed> {
+    let listed = |component: &super::Component| Listed {
+        name: component.name.clone(),
+        pid: component.process().map(|process| process.pid()),
+        paused: component.paused,
+        stopped: component.stopped,
+        failing: 2 < component.deaths_in_a_row && !component.is_alive(),
+    };
+    agent.components.iter().map(listed).collect()
+}
+
+/// The daemon behind a name; `writer` is the instance in that role.
+fn resolve(agent: &Agent, name: &str) -> Result<String> {
+    if name == "writer" {
+        let writer = agent.cluster.writer().context("no instance is the writer")?;
+        return Ok(writer.name.clone());
+    }
+    if agent.components.iter().any(|component| component.name == name) {
+        return Ok(name.to_owned());
+    }
+    let known: Vec<&str> = agent
+        .components
+        .iter()
+        .map(|component| component.name.as_str())
+        .collect();
+    bail!("there is no {name}; there are {}, writer", known.join(", "))
+}
+
+fn process(agent: &Agent, name: &str) -> Option<Process> {
+    let component = agent.components.iter().find(|component| component.name == name)?;
+    component.process()
+}
+
+fn set_stopped(agent: &mut Agent, name: &str, stopped: bool) {
+    for component in agent.components.iter_mut().filter(|component| component.name == name) {
+        component.stopped = stopped;
+        if !stopped {
+            component.allow_start();
+        }
+    }
+    agent.cluster.stopped.retain(|known| known != name);
+    if stopped {
+        agent.cluster.stopped.push(name.to_owned());
+    }
+    agent.store();
+}
+
+async fn kill(agent: &Shared, name: &str) -> Result<Answer> {
+    let resolved = resolve(&agent.borrow(), name)?;
+    let running = process(&agent.borrow(), &resolved).with_context(|| format!("{resolved} is not running"))?;
+    if name == "writer" {
+        let layout = agent.borrow().layout.clone();
+        let status = instance_status(&layout, &resolved)
+            .await
+            .context("the instance does not answer")?;
+        let pid = status["postmaster_pid"]
+            .as_u64()
+            .context("its PostgreSQL is not running")?;
+        let postmaster = u32::try_from(pid)
+            .ok()
+            .and_then(Process::of)
+            .context("its PostgreSQL is gone")?;
+        postmaster.signal(Signal::KILL)?;
+        return Ok(Answer::Done(format!("killed the postmaster of {resolved} (pid {pid})")));
+    }
+    running.signal(Signal::KILL)?;
+    Ok(Answer::Done(format!("killed {resolved} (pid {})", running.pid())))
+}
+
+/// Waits until a process is gone; kills it with everything below when the time is over.
+async fn end(process: Process, limit: Duration) -> Result<()> {
+    let below = supervision::descendants(process.pid())?;
+    process.signal(Signal::TERM)?;
+    let deadline = Instant::now() + limit;
+    while process.is_alive() && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+    }
+    if process.is_alive() {
+        tracing::warn!(pid = process.pid(), "process.kill: it did not end in time");
+        process.signal_tree(Signal::KILL)?;
+        below
+            .into_iter()
+            .filter_map(Process::of)
+            .try_for_each(|process| process.signal(Signal::KILL))?;
+    }
+    Ok(())
+}
+
+fn limit_of(agent: &Agent, name: &str) -> Duration {
+    let is_instance = agent
+        .components
+        .iter()
+        .any(|component| component.name == name && component.kind == "instance");
+    if is_instance { INSTANCE_STOP_LIMIT } else { STOP_LIMIT }
+}
+
+async fn stop(agent: &Shared, name: &str) -> Result<Answer> {
+    let name = resolve(&agent.borrow(), name)?;
+    set_stopped(&mut agent.borrow_mut(), &name, true);
+    let (running, limit) = (process(&agent.borrow(), &name), limit_of(&agent.borrow(), &name));
+    if let Some(running) = running {
+        running.signal_tree(Signal::CONT)?;
+        end(running, limit).await?;
+    }
+    Ok(Answer::Done(format!("{name} is stopped")))
+}
+
+fn start(agent: &Shared, name: &str) -> Result<Answer> {
+    let name = resolve(&agent.borrow(), name)?;
+    let mut agent = agent.borrow_mut();
+    set_stopped(&mut agent, &name, false);
+    if let Some(running) = process(&agent, &name) {
+        running.signal_tree(Signal::CONT)?;
+        for component in agent.components.iter_mut().filter(|component| component.name == name) {
+            component.paused = false;
+        }
+        return Ok(Answer::Done(format!("{name} runs")));
+    }
+    Ok(Answer::Done(format!("{name} is being started")))
+}
+
+fn pause(agent: &Shared, name: &str) -> Result<Answer> {
+    let name = resolve(&agent.borrow(), name)?;
+    let mut agent = agent.borrow_mut();
+    let running = process(&agent, &name).with_context(|| format!("{name} is not running"))?;
+    running.signal_tree(Signal::STOP)?;
+    // Whatever was forked in the meantime.
+    running.signal_tree(Signal::STOP)?;
+    for component in agent.components.iter_mut().filter(|component| component.name == name) {
+        component.paused = true;
+    }
+    Ok(Answer::Done(format!("{name} is paused until `borealis start {name}`")))
+}
+
+fn zone(agent: &Shared, zone: &str, fail: bool) -> Result<Answer> {
+    let mut agent = agent.borrow_mut();
+    let within = agent.cluster.storage.iter().filter(|node| node.zone == zone);
+    let names: Vec<String> = within.map(|node| node.name.clone()).collect();
+    if names.is_empty() {
+        bail!("there is no zone {zone}; there are a, b and c");
+    }
+    for name in &names {
+        set_stopped(&mut agent, name, fail);
+        if fail && let Some(running) = process(&agent, name) {
+            running.signal(Signal::KILL)?;
+        }
+    }
+    let (names, what) = (names.join(" and "), if fail { "failed" } else { "restored" });
+    Ok(Answer::Done(format!("zone {zone} is {what}: {names}")))
+}
+
+/// Names a new writer, which fences the old one when it opens the volume; the old one is killed, or, if it is paused, ends
+/// itself when it wakes.
+async fn failover(agent: &Shared) -> Result<Answer> {
+    let layout = agent.borrow().layout.clone();
+    let old = agent
+        .borrow()
+        .cluster
+        .writer()
+        .context("no instance is the writer")?
+        .name
+        .clone();
+    let entry = {
+        let mut agent = agent.borrow_mut();
+        let entry = setup::add_instance(&layout, &mut agent.cluster, &[])?;
+        for instance in agent
+            .cluster
+            .instances
+            .iter_mut()
+            .filter(|instance| instance.name == old)
+        {
+            instance.retired = true;
+        }
+        agent.store();
+        entry
+    };
+    let control = Client::new(&layout.control_socket());
+    control
+        .set_writer(entry.name.clone(), format!("127.0.0.1:{}", entry.port))
+        .await?;
+    let mut agent = agent.borrow_mut();
+    let paused = agent
+        .components
+        .iter()
+        .any(|component| component.name == old && component.paused);
+    if !paused {
+        if let Some(running) = process(&agent, &old) {
+            running.signal_tree(Signal::KILL)?;
+        }
+        agent.components.retain(|component| component.name != old);
+    }
+    agent.add("instance", &entry.name);
+    Ok(Answer::Done(format!("{} takes over from {old}", entry.name)))
+}
+
+/// Writer first, so that it can ship what it has; storage next; what the others need last.
+async fn down(agent: &Shared) -> Result<Answer> {
+    agent.borrow_mut().going_down = true;
+    for kind in ["instance", "proxy", "storage", "control"] {
+        let running: Vec<(Process, Duration)> = {
+            let agent = agent.borrow();
+            let of_kind = agent.components.iter().filter(|component| component.kind == kind);
+            of_kind
+                .filter_map(|component| Some((component.process()?, limit_of(&agent, &component.name))))
+                .collect()
+        };
+        for (process, _) in &running {
+            process.signal_tree(Signal::CONT)?;
+            process.signal(Signal::TERM)?;
+        }
+        for (process, limit) in running {
+            end(process, limit).await?;
+        }
+    }
+    Ok(Answer::Done("everything is stopped; the data is kept".to_owned()))
+}

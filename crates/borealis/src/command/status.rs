@@ -1,0 +1,275 @@
+//! `borealis status`: the contract for scripts is the JSON form; fields are added, never renamed.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::BytesMut;
+use node_link::{handshake, read_secret};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use units::Lsn;
+use wire_format::frame::PROTOCOL_VERSION;
+use wire_format::message::{Hello, NodeStatus};
+use wire_format::{Request, Response};
+
+use crate::agent::{Answer, Listed};
+use crate::command::ask_agent;
+use crate::layout::{Cluster, Layout};
+
+/// How long one daemon may take for its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+/// What an instance tells about itself; `None`: it does not.
+pub fn instance_status_blocking(layout: &Layout, name: &str) -> Option<Value> {
+    let mut stream = UnixStream::connect(layout.status_socket(name)).ok()?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT)).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The same, without blocking.
+pub async fn instance_status(layout: &Layout, name: &str) -> Option<Value> {
+    let layout = layout.clone();
+    let name = name.to_owned();
+    let asked = tokio::task::spawn_blocking(move || instance_status_blocking(&layout, &name));
+    asked.await.ok().flatten()
+}
+
+async fn node_status(hello: &Hello, port: u16) -> Option<NodeStatus> {
+    let ask = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        handshake::greet(&mut stream, hello).await?;
+        for part in handshake::request_frame(1, &Request::Status) {
+            stream.write_all(&part).await?;
+        }
+        let mut buffer = BytesMut::new();
+        loop {
+            if let Some((_, response)) = handshake::take_response(&mut buffer)? {
+                return Ok::<_, std::io::Error>(response);
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    match tokio::time::timeout(ANSWER_LIMIT, ask).await {
+        Ok(Ok(Response::Status(status))) => Some(status),
+        _ => None,
+    }
+}
+
+fn state_of(listed: Option<&Listed>, answers: bool, otherwise: &str) -> &'static str {
+    match listed {
+        None => "stopped",
+        Some(listed) if listed.paused => "paused",
+        Some(listed) if listed.stopped => "stopped",
+        Some(listed) if listed.failing => "failed",
+        Some(listed) if listed.pid.is_some() && answers => match otherwise {
+            "catching-up" => "catching-up",
+            "starting" => "starting",
+            _ => "available",
+        },
+        Some(_) => "starting",
+    }
+}
+
+async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Result<Value> {
+    let hello = Hello {
+        version: PROTOCOL_VERSION,
+        cluster: cluster.cluster.parse().map_err(|error| anyhow::anyhow!("{error}"))?,
+        secret: read_secret(&layout.secret_file("cluster")).map_err(anyhow::Error::msg)?,
+        name: "status".to_owned(),
+    };
+    let find = |name: &str| listed.iter().find(|one| one.name == name);
+    let pid = |name: &str| find(name).and_then(|one| one.pid);
+    let writer = cluster.writer().map(|writer| writer.name.clone()).unwrap_or_default();
+    let mut instances = Vec::new();
+    let mut of_writer = Value::Null;
+    for entry in &cluster.instances {
+        let one = find(&entry.name);
+        if entry.retired && one.is_none() {
+            continue;
+        }
+        let paused = one.is_some_and(|one| one.paused);
+        let status = if paused {
+            None
+        } else {
+            instance_status(layout, &entry.name).await
+        };
+        let status = status.unwrap_or(Value::Null);
+        let is_writer = entry.name == writer;
+        let otherwise = status["state"].as_str().unwrap_or("starting");
+        instances.push(json!({
+            "name": entry.name,
+            "role": if is_writer { json!("writer") } else { Value::Null },
+            "pid": status["postmaster_pid"],
+            "process_pid": one.and_then(|one| one.pid),
+            "state": state_of(one, !status.is_null(), otherwise),
+            "address": format!("127.0.0.1:{}", entry.port),
+            "lag_ms": Value::Null,
+            "promotion_tier": Value::Null,
+            "pages_read": status["pages_read"],
+            "activity": status["activity"],
+        }));
+        if is_writer {
+            of_writer = status;
+        }
+    }
+    let durable: Option<Lsn> = of_writer["durable_lsn"].as_str().and_then(|text| text.parse().ok());
+    let mut storage = Vec::new();
+    let mut missing = Vec::new();
+    for node in &cluster.storage {
+        let one = find(&node.name);
+        let asked = one.is_some_and(|one| one.pid.is_some() && !one.paused);
+        let status = if asked {
+            node_status(&hello, node.port).await
+        } else {
+            None
+        };
+        let segment = status
+            .as_ref()
+            .and_then(|status| status.segments.iter().max_by_key(|segment| segment.complete));
+        let complete = segment.map(|segment| segment.complete.lsn);
+        let lag = durable
+            .zip(complete)
+            .map(|(durable, complete)| durable.raw().saturating_sub(complete.raw()));
+        let behind = lag.is_some_and(|lag| 1 << 20 < lag);
+        if status.is_none() {
+            missing.push(node.name.clone());
+        }
+        storage.push(json!({
+            "name": node.name,
+            "zone": node.zone,
+            "pid": one.and_then(|one| one.pid),
+            "state": state_of(one, status.is_some(), if behind { "catching-up" } else { "available" }),
+            "segments": status.as_ref().map(|status| status.segments.len()),
+            "complete_lsn": complete.map(|lsn| lsn.to_string()),
+            "lag_bytes": lag,
+            "address": format!("127.0.0.1:{}", node.port),
+            "journal_bytes": status.as_ref().map(|status| status.journal_bytes),
+            "layer_bytes": segment.map(|segment| segment.layer_bytes),
+            "pages_read": status.as_ref().map(|status| status.pages_read),
+            "damaged": status.as_ref().map(|status| status.segments.iter().any(|segment| !segment.vouches)),
+            "stopped_because": status.as_ref().and_then(|status| status.stopped.clone()),
+        }));
+    }
+    let word = |holds: bool| if holds { "ok" } else { "lost" };
+    let up = cluster.storage.len() - missing.len();
+    let record = control_plane::Client::new(&layout.control_socket()).read().await.ok();
+    let volume_id = record.as_ref().and_then(|volume| {
+        let record: Value = serde_json::from_str(volume.record.as_deref()?).ok()?;
+        Some(record["volume"].clone())
+    });
+    let url = layout.url(cluster.port)?;
+    let urls: serde_json::Map<String, Value> = cluster
+        .instances
+        .iter()
+        .filter(|instance| !instance.retired)
+        .map(|instance| Ok((instance.name.clone(), json!(layout.url(instance.port)?))))
+        .collect::<Result<_>>()?;
+    Ok(json!({
+        "volume": {
+            "id": volume_id,
+            "epoch": of_writer["epoch"],
+            "durable_lsn": of_writer["durable_lsn"],
+            "size_bytes": of_writer["size_bytes"],
+            "groups": if record.is_some_and(|volume| volume.record.is_some()) { 1 } else { 0 },
+            "quorum": { "write": word(4 <= up), "read": word(3 <= up), "missing": missing },
+            "log_bytes_shipped": of_writer["log_bytes_shipped"],
+            "log_bytes_received": of_writer["log_bytes_received"],
+        },
+        "storage": storage,
+        "instances": instances,
+        "endpoints": { "cluster": url, "reader": Value::Null, "instances": urls },
+        "control": { "pid": pid("control"), "api": Value::Null },
+        "proxy": { "pid": pid("proxy") },
+    }))
+}
+
+/// Shows how everything is.
+pub fn run(layout: &Layout, as_json: bool) -> Result<ExitCode> {
+    let cluster = Cluster::load(layout)?;
+    let listed = match ask_agent(layout, "list", "") {
+        Ok(Answer::List(listed)) => listed,
+        Ok(_) => anyhow::bail!("an answer to another order"),
+        // Not running: everything is down, which is an answer, too.
+        Err(_) => Vec::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime
+        .block_on(collect(layout, &cluster, &listed))
+        .context("collect the status")?;
+    if as_json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", table(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn table(status: &Value) -> String {
+    let volume = &status["volume"];
+    let mut out = format!(
+        "volume {}  epoch {}  durable {}  {} MiB\n",
+        text(&volume["id"]),
+        text(&volume["epoch"]),
+        text(&volume["durable_lsn"]),
+        volume["size_bytes"].as_u64().unwrap_or(0) >> 20,
+    );
+    let quorum = &volume["quorum"];
+    let missing: Vec<String> = quorum["missing"].as_array().into_iter().flatten().map(text).collect();
+    let missing = if missing.is_empty() {
+        "none".to_owned()
+    } else {
+        missing.join(", ")
+    };
+    out += &format!(
+        "quorum: write {}, read {}; missing: {missing}\n\n",
+        text(&quorum["write"]),
+        text(&quorum["read"])
+    );
+    out += &format!(
+        "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}\n",
+        "storage", "zone", "state", "pid", "complete", "lag bytes"
+    );
+    for node in status["storage"].as_array().into_iter().flatten() {
+        out += &format!(
+            "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}\n",
+            text(&node["name"]),
+            text(&node["zone"]),
+            text(&node["state"]),
+            text(&node["pid"]),
+            text(&node["complete_lsn"]),
+            text(&node["lag_bytes"]),
+        );
+    }
+    out += &format!(
+        "\n{:<12} {:<8} {:<12} {:>8}  {:<21} {}\n",
+        "instance", "role", "state", "pid", "address", "activity"
+    );
+    for instance in status["instances"].as_array().into_iter().flatten() {
+        out += &format!(
+            "{:<12} {:<8} {:<12} {:>8}  {:<21} {}\n",
+            text(&instance["name"]),
+            text(&instance["role"]),
+            text(&instance["state"]),
+            text(&instance["process_pid"]),
+            text(&instance["address"]),
+            instance["activity"].as_str().unwrap_or_default(),
+        );
+    }
+    out + &format!("\ncluster endpoint: {}\n", text(&status["endpoints"]["cluster"]))
+}

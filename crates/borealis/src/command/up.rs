@@ -1,0 +1,320 @@
+//! `borealis up`.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use compute::settings;
+use supervision::Process;
+
+use crate::command::status::instance_status_blocking;
+use crate::layout::{Cluster, Layout};
+use crate::setup;
+
+/// Whom PostgreSQL runs as when root starts it.
+const USER: &str = "postgres";
+const ENVIRONMENT_PREFIX: &str = "BOREALIS_PG_";
+/// How long everything may take to answer.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Arguments of `borealis up`.
+#[derive(Args)]
+pub struct UpArguments {
+    /// Port of the cluster endpoint, on the loopback address.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Readers beside the writer. None are supported yet.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    readers: u32,
+    /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
+    #[arg(long)]
+    foreground: bool,
+    /// One more argument for initdb, used when the cluster is made.
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    initdb_arg: Vec<String>,
+}
+
+/// Makes what is missing, starts everything, and returns when a query is answered.
+pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
+    if arguments.readers != 0 {
+        bail!("readers are not supported yet\nhint:  leave --readers away");
+    }
+    if !Layout::postgresql_bin().join("postgres").exists() {
+        bail!(
+            "PostgreSQL 15 is not in {}\nhint:  apt-get install --no-install-recommends postgresql-15, or name its programs' \
+             folder in BOREALIS_POSTGRESQL_BIN",
+            Layout::postgresql_bin().display()
+        );
+    }
+    if rustix::process::geteuid().is_root() {
+        return as_postgres(layout);
+    }
+    if let Some(agent) = Process::from_file(&layout.pid_file("agent")) {
+        bail!(
+            "the cluster in {} is running already (agent's pid {})\nhint:  `borealis status` shows it, `borealis down` stops it",
+            layout.directory().display(),
+            agent.pid()
+        );
+    }
+    let environment = settings_from_environment()?;
+    let is_new = !layout.cluster_file().exists();
+    let mut cluster = if is_new {
+        let port = arguments.port.unwrap_or(5433);
+        check_port(port)?;
+        println!("making a cluster in {}", layout.directory().display());
+        setup::create(layout, port, &arguments.initdb_arg)?
+    } else {
+        Cluster::load(layout)?
+    };
+    if let Some(port) = arguments.port
+        && port != cluster.port
+    {
+        cluster.port = port;
+        cluster.store(layout)?;
+        setup::configure_proxy(layout, &cluster)?;
+    }
+    let leftovers = living(layout)?;
+    if !leftovers.iter().any(|(name, _)| name == "proxy") {
+        check_port(cluster.port)?;
+    }
+    if let Some(text) = environment {
+        std::fs::write(layout.environment_settings(), text)?;
+    }
+    install_library(layout)?;
+    let agent = start_agent(layout)?;
+    wait_until_ready(layout, &cluster)?;
+    println!("cluster endpoint: {}", layout.url(cluster.port)?);
+    if arguments.foreground {
+        return stay(layout, agent);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Root only prepares: the directory and the programs belong to `postgres`, who does the rest.
+fn as_postgres(layout: &Layout) -> Result<ExitCode> {
+    let (user, group) = account(USER)?;
+    let directory = layout.directory();
+    let own = |path: &Path| {
+        std::os::unix::fs::chown(path, Some(user), Some(group)).with_context(|| format!("chown {}", path.display()))
+    };
+    let existed = directory.exists();
+    std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    if existed && std::fs::metadata(directory)?.uid() != user && std::fs::read_dir(directory)?.next().is_some() {
+        bail!(
+            "{} belongs to somebody else and is not empty\nhint:  name an empty directory with --dir",
+            directory.display()
+        );
+    }
+    own(directory)?;
+    let program = std::env::current_exe().context("the program's own path")?;
+    let library = program.with_file_name("libborealis_postgresql.so");
+    for folder in ["bin", "lib"] {
+        let folder = directory.join(folder);
+        std::fs::create_dir_all(&folder)?;
+        own(&folder)?;
+    }
+    let installed = directory.join("bin/borealis");
+    if program != installed {
+        replace_file(&program, &installed)?;
+        own(&installed)?;
+    }
+    if library.exists() {
+        replace_file(&library, &layout.library())?;
+        own(&layout.library())?;
+    }
+    let status = Command::new(&installed)
+        .args(std::env::args_os().skip(1))
+        .arg("--dir")
+        .arg(directory)
+        .current_dir("/")
+        .env("HOME", directory)
+        .uid(user)
+        .gid(group)
+        .status()
+        .context("go on as the user postgres")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// User and group of an account.
+fn account(name: &str) -> Result<(u32, u32)> {
+    let text = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
+    let line = text
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name);
+    let fields = line.with_context(|| format!("there is no user {name}; PostgreSQL's package makes it"))?;
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse().ok());
+    number(2)
+        .zip(number(3))
+        .with_context(|| format!("/etc/passwd says nothing useful of {name}"))
+}
+
+fn replace_file(from: &Path, to: &Path) -> Result<()> {
+    let next = to.with_extension("next");
+    std::fs::copy(from, &next).with_context(|| format!("copy {} to {}", from.display(), next.display()))?;
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(&next, to).with_context(|| format!("rename {}", next.display()))
+}
+
+fn install_library(layout: &Layout) -> Result<()> {
+    let program = std::env::current_exe().context("the program's own path")?;
+    let built = program.with_file_name("libborealis_postgresql.so");
+    if built.exists() {
+        return replace_file(&built, &layout.library());
+    }
+    if !layout.library().exists() {
+        bail!(
+            "the PostgreSQL library is not beside {} (libborealis_postgresql.so)\nhint:  make build",
+            program.display()
+        );
+    }
+    Ok(())
+}
+
+fn check_port(port: u16) -> Result<()> {
+    match TcpListener::bind(("127.0.0.1", port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+            bail!("port {port} is in use by another program\nhint:  choose another with --port")
+        }
+        Err(error) => Err(error).with_context(|| format!("listen on port {port}")),
+    }
+}
+
+/// PostgreSQL settings named in the environment, as lines for its configuration; `None`: none are named, what an earlier
+/// `up` was given stays.
+fn settings_from_environment() -> Result<Option<String>> {
+    let mut lines = Vec::new();
+    for (name, value) in std::env::vars() {
+        let Some(setting) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+            continue;
+        };
+        let setting = setting.to_ascii_lowercase();
+        let library = setting.strip_prefix("borealis_");
+        if let Some(library) = library {
+            if !settings::LIBRARY_SETTINGS.contains(&library) {
+                bail!(
+                    "{name}: borealis.{library} cannot be set; {} can",
+                    settings::LIBRARY_SETTINGS.join(", ")
+                );
+            }
+            lines.push(format!("borealis.{library} = '{}'", value.replace('\'', "''")));
+            continue;
+        }
+        if let Some(reason) = settings::refusal(&setting) {
+            bail!("{name}: {setting} is set by Borealis: {reason}");
+        }
+        lines.push(format!("{setting} = '{}'", value.replace('\'', "''")));
+    }
+    lines.sort();
+    Ok((!lines.is_empty()).then(|| format!("# From the environment of `borealis up`.\n{}\n", lines.join("\n"))))
+}
+
+/// Daemons that live, whoever started them.
+pub fn living(layout: &Layout) -> Result<Vec<(String, Process)>> {
+    let mut found = Vec::new();
+    let folder = layout.directory().join("run");
+    for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+        let path: PathBuf = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "pid")
+            && let Some(name) = path.file_stem().and_then(|name| name.to_str())
+            && let Some(process) = Process::from_file(&path)
+        {
+            found.push((name.to_owned(), process));
+        }
+    }
+    Ok(found)
+}
+
+/// Starts the agent and waits until it listens.
+pub fn start_agent(layout: &Layout) -> Result<std::process::Child> {
+    let program = std::env::current_exe().context("the program's own path")?;
+    let errors = std::fs::File::create(layout.error_file("agent")).context("the agent's file for standard error")?;
+    let mut child = Command::new(program)
+        .args(["agent", "--dir"])
+        .arg(layout.directory())
+        .current_dir(layout.directory())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .context("start the agent")?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::os::unix::net::UnixStream::connect(layout.agent_socket()).is_err() {
+        if let Some(status) = child.try_wait()? {
+            let said = std::fs::read_to_string(layout.error_file("agent")).unwrap_or_default();
+            bail!("the agent ended at once ({status}): {said}");
+        }
+        if deadline < Instant::now() {
+            bail!("the agent does not listen; see {}", layout.log_file("agent").display());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(child)
+}
+
+/// Tells what goes on until a query through the cluster endpoint is answered.
+fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
+    let deadline = Instant::now() + READY_LIMIT;
+    let writer = cluster.writer().context("no instance is the writer")?.name.clone();
+    let mut told = String::new();
+    loop {
+        if let Some(status) = instance_status_blocking(layout, &writer) {
+            let activity = status["activity"].as_str().unwrap_or_default();
+            if activity != told && !activity.is_empty() {
+                println!("  {activity}");
+                activity.clone_into(&mut told);
+            }
+            if status["state"] == "available" && answers(layout, cluster)? {
+                return Ok(());
+            }
+        }
+        if deadline < Instant::now() {
+            let log = std::fs::read_to_string(layout.log_file(&writer)).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(8).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!(
+                "the cluster does not answer after {} s; the end of {writer}'s log:\n{}\nhint:  `borealis status` shows what is \
+                 missing, `borealis logs NAME` why",
+                READY_LIMIT.as_secs(),
+                tail.join("\n")
+            );
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn answers(layout: &Layout, cluster: &Cluster) -> Result<bool> {
+    let output = Command::new(Layout::postgresql_bin().join("psql"))
+        .arg(layout.url(cluster.port)?)
+        .args(["-X", "-q", "-c", "SELECT 1"])
+        .stdin(Stdio::null())
+        .output()
+        .context("start psql")?;
+    Ok(output.status.success())
+}
+
+/// Waits for a signal, then stops everything.
+fn stay(layout: &Layout, mut agent: std::process::Child) -> Result<ExitCode> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok::<(), std::io::Error>(())
+    })?;
+    let done = super::down::run(layout);
+    agent.wait()?;
+    done
+}

@@ -1,0 +1,192 @@
+//! What a cluster's directory looks like.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// Version of the whole directory. Until 0.1 another one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Paths in a cluster's directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    directory: PathBuf,
+}
+
+/// `DIR/cluster.json`: what the cluster is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Identity of the cluster.
+    pub cluster: String,
+    /// Port of the cluster endpoint.
+    pub port: u16,
+    /// The storage nodes.
+    pub storage: Vec<StorageEntry>,
+    /// The instances, oldest first; the last one is the writer.
+    pub instances: Vec<InstanceEntry>,
+    /// What is to stay down until it is started by name.
+    pub stopped: Vec<String>,
+}
+
+/// A storage node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageEntry {
+    /// Such as `storage-1`.
+    pub name: String,
+    /// `a`, `b` or `c`.
+    pub zone: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// An instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceEntry {
+    /// Such as `instance-1`.
+    pub name: String,
+    /// Port of its PostgreSQL.
+    pub port: u16,
+    /// Another instance is the writer now: it is not started again.
+    pub retired: bool,
+}
+
+impl Cluster {
+    /// Reads it; an error that says what to do if there is none, or one of another build.
+    pub fn load(layout: &Layout) -> Result<Cluster> {
+        let path = layout.cluster_file();
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "there is no cluster in {} (`borealis up` makes one; --dir names another directory)",
+                layout.directory().display()
+            )
+        })?;
+        #[derive(Deserialize)]
+        struct Version {
+            format_version: u32,
+        }
+        let Version { format_version } =
+            serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
+        if format_version != FORMAT_VERSION {
+            bail!(
+                "{} has format version {format_version}, this build reads version {FORMAT_VERSION}\nhint:  use the build that \
+                 made it, or move the data with its pg_dump",
+                layout.directory().display()
+            );
+        }
+        serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+    }
+
+    /// Writes it.
+    pub fn store(&self, layout: &Layout) -> Result<()> {
+        write_atomically(&layout.cluster_file(), &serde_json::to_vec_pretty(self)?)
+    }
+
+    /// The writer.
+    pub fn writer(&self) -> Option<&InstanceEntry> {
+        self.instances.iter().rev().find(|instance| !instance.retired)
+    }
+}
+
+/// Writes a file under another name first, so that nobody ever reads half of it.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let next = path.with_extension("next");
+    std::fs::write(&next, bytes).with_context(|| format!("write {}", next.display()))?;
+    std::fs::File::open(&next)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("sync {}", next.display()))?;
+    std::fs::rename(&next, path).with_context(|| format!("rename {}", next.display()))
+}
+
+impl Layout {
+    /// The layout of a directory.
+    pub fn new(directory: PathBuf) -> Layout {
+        Layout { directory }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the cluster is made of.
+    pub fn cluster_file(&self) -> PathBuf {
+        self.directory.join("cluster.json")
+    }
+
+    /// A daemon's settings.
+    pub fn config_file(&self, name: &str) -> PathBuf {
+        self.directory.join("config").join(format!("{name}.json"))
+    }
+
+    /// PostgreSQL settings that came from the environment.
+    pub fn environment_settings(&self) -> PathBuf {
+        self.directory.join("config/postgresql-environment.conf")
+    }
+
+    /// A daemon's log.
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.directory.join("log").join(format!("{name}.log"))
+    }
+
+    /// What a daemon wrote to standard error: panics, mostly.
+    pub fn error_file(&self, name: &str) -> PathBuf {
+        self.directory.join("log").join(format!("{name}.err"))
+    }
+
+    /// A daemon's pid and start time.
+    pub fn pid_file(&self, name: &str) -> PathBuf {
+        self.directory.join("run").join(format!("{name}.pid"))
+    }
+
+    /// The agent's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.directory.join("run/agent.sock")
+    }
+
+    /// The control process's socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.directory.join("run/control.sock")
+    }
+
+    /// Where an instance tells its status.
+    pub fn status_socket(&self, name: &str) -> PathBuf {
+        self.directory.join("run").join(format!("{name}.status"))
+    }
+
+    /// The metadata store.
+    pub fn metadata_file(&self) -> PathBuf {
+        self.directory.join("control/metadata.redb")
+    }
+
+    /// A secret.
+    pub fn secret_file(&self, name: &str) -> PathBuf {
+        self.directory.join("secrets").join(name)
+    }
+
+    /// The library that PostgreSQL loads.
+    pub fn library(&self) -> PathBuf {
+        self.directory.join("lib/borealis.so")
+    }
+
+    /// Where PostgreSQL's programs are.
+    pub fn postgresql_bin() -> PathBuf {
+        std::env::var_os("BOREALIS_POSTGRESQL_BIN")
+            .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
+    }
+
+    /// URL of an endpoint, password included.
+    pub fn url(&self, port: u16) -> Result<String> {
+        let path = self.secret_file("password");
+        let password = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(format!(
+            "postgres://postgres:{}@127.0.0.1:{port}/postgres",
+            password.trim()
+        ))
+    }
+}

@@ -1,0 +1,76 @@
+//! The daemons: each reads its own settings, logs to its own file, and ends on SIGTERM.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::layout::Layout;
+
+/// Exit code of an instance that another one has replaced: nobody shall start it again.
+pub const REPLACED: u8 = 3;
+
+/// Runs a daemon to its end.
+pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
+    if let Err(error) = telemetry::log_to(&layout.log_file(name)) {
+        eprintln!("error: {}: {error}", layout.log_file(name).display());
+        return ExitCode::FAILURE;
+    }
+    match serve(layout, kind, name) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<T> {
+    let path = layout.config_file(name);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+}
+
+/// Becomes true when the process is told to end.
+fn stop_signal() -> Result<watch::Receiver<bool>> {
+    let (told, stop) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.send_replace(true);
+    });
+    Ok(stop)
+}
+
+fn serve(layout: &Layout, kind: &str, name: &str) -> Result<ExitCode> {
+    // One thread: PostgreSQL must be started from the main one, and the work of each daemon's network is small.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    let served = local.block_on(&runtime, async {
+        let stop = stop_signal()?;
+        match kind {
+            "storage" => storage_node::run(settings(layout, name)?, Arc::new(redo::PostgreSql), stop).await?,
+            "control" => control_plane::run(&layout.metadata_file(), &layout.control_socket(), stop).await?,
+            "proxy" => proxy::run(settings(layout, name)?, stop).await?,
+            "instance" => match compute::run(settings(layout, name)?, stop).await {
+                Ok(()) => {}
+                Err(compute::InstanceError::Replaced(why)) => {
+                    eprintln!("error: {why}");
+                    return Ok(ExitCode::from(REPLACED));
+                }
+                Err(error) => return Err(error.into()),
+            },
+            other => bail!("there is no role {other}"),
+        }
+        Ok(ExitCode::SUCCESS)
+    });
+    runtime.shutdown_background();
+    served
+}
