@@ -1,10 +1,10 @@
 //! PostgreSQL's table of storage manager functions: its type, and changing it.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_char, c_void};
 
 use pgrx::pg_sys::{BlockNumber, ForkNumber, RelFileNodeBackend, SMgrRelation};
 
-use crate::errors;
+use crate::memory_access;
 
 /// PostgreSQL's table of storage manager functions (`f_smgr` in smgr.c), which no header declares.
 #[repr(C)]
@@ -31,27 +31,8 @@ const _: () = assert!(size_of::<Table>() == 15 * size_of::<usize>());
 
 /// Changes entries of the server's table, in the postmaster: its children inherit them.
 pub fn change_table(table: *mut Table, change: impl FnOnce(&mut Table)) {
-    make_writable(table, true);
+    memory_access::make_writable(table.cast(), size_of::<Table>(), true);
     // SAFETY: `self_check` found the server's table there, it was just made writable, and this process has one thread.
     change(unsafe { &mut *table });
-    make_writable(table, false);
-}
-
-/// The table lies in memory that the loader made read-only after relocation.
-fn make_writable(table: *mut Table, writable: bool) {
-    // SAFETY: `sysconf` touches no memory.
-    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    let start = table as usize & !(page_bytes - 1);
-    let bytes = (table as usize + size_of::<Table>()).next_multiple_of(page_bytes) - start;
-    let access: c_int = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-    // SAFETY: whole pages of the server's own data, which stay mapped and readable.
-    if unsafe { libc::mprotect(start as *mut c_void, bytes, access) } != 0 {
-        errors::die(
-            format!(
-                "cannot change the storage manager's table: {}",
-                std::io::Error::last_os_error()
-            ),
-            "",
-        );
-    }
+    memory_access::make_writable(table.cast(), size_of::<Table>(), false);
 }

@@ -16,6 +16,9 @@ mod last_written;
 mod overlay;
 mod sizes;
 
+mod functions;
+mod relation_bytes;
+
 mod compare;
 mod counters;
 mod errors;
@@ -23,6 +26,7 @@ mod fixed_table;
 mod function_table;
 mod life;
 mod log_position;
+mod memory_access;
 mod overlay_partition;
 mod page;
 mod readahead;
@@ -58,6 +62,7 @@ pub extern "C-unwind" fn _PG_init() {
     overlay::create_spill_file();
     hook_shared_memory();
     storage_manager::install(table);
+    relation_bytes::install();
 }
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;

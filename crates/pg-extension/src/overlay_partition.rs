@@ -54,7 +54,6 @@ pub struct Kept {
 pub struct Slot {
     /// Index of its entry; of the next free slot, while it has none.
     entry: u32,
-    used: bool,
     referenced: bool,
 }
 
@@ -118,7 +117,6 @@ impl Partition<'_> {
     /// A slot to begin with.
     pub const SLOT: Slot = Slot {
         entry: NONE,
-        used: false,
         referenced: false,
     };
     /// A header to begin with.
@@ -256,7 +254,6 @@ impl Partition<'_> {
         self.pages[slot as usize].copy_from_slice(page);
         self.slots[slot as usize] = Slot {
             entry,
-            used: true,
             referenced: true,
         };
     }

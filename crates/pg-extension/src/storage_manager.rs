@@ -57,6 +57,21 @@ pub fn install(table: *mut Table) {
     });
 }
 
+/// The relation's storage manager handle, as PostgreSQL's own `RelationGetSmgr` gets it.
+///
+/// # Safety
+/// `relation` must be open.
+pub unsafe fn open(relation: pg_sys::Relation) -> SMgrRelation {
+    // SAFETY: the relation is open, and owns the handle, which clears the pointer when it is closed.
+    unsafe {
+        if (*relation).rd_smgr.is_null() {
+            let manager = pg_sys::smgropen((*relation).rd_node, (*relation).rd_backend);
+            pg_sys::smgrsetowner(&raw mut (*relation).rd_smgr, manager);
+        }
+        (*relation).rd_smgr
+    }
+}
+
 /// Calls one of md's functions; an error of PostgreSQL passes through our frames as a panic, which `pg_guard` turns back.
 macro_rules! md {
     ($function:ident($($argument:expr),*)) => {{

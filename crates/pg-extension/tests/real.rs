@@ -135,3 +135,26 @@ fn databases_and_many_relations() {
         .sql("do $$ begin for i in 1..400 loop execute format('drop table many_%s', i); end loop; end $$; checkpoint");
     cluster.stop();
 }
+
+/// The SQL functions, and the sizes that `\dt+` shows.
+#[test]
+fn functions_and_sizes() {
+    let cluster = Cluster::start("functions", 6207, COMPARED);
+    cluster.sql(include_str!("../src/functions.sql"));
+    assert_eq!(cluster.sql("select borealis_version()"), env!("CARGO_PKG_VERSION"));
+    cluster.sql("create table t (a int primary key, f text, g text); insert into t select i, repeat('x', 500), 'g' from generate_series(1, 4000) i");
+    let blocks = "select pg_relation_size('t') / 8192 = (select max((ctid::text::point)[0]) + 1 from t)";
+    assert_eq!(cluster.sql(blocks), "t");
+    let parts = "select pg_total_relation_size('t') = pg_table_size('t') + pg_indexes_size('t'), pg_indexes_size('t') > 80000, pg_table_size('t') > 2000000";
+    assert_eq!(cluster.sql(parts), "t|t|t");
+    assert_eq!(cluster.sql("select pg_database_size('postgres') > 9000000, pg_database_size(oid) > 9000000, pg_tablespace_size(1663) > 9000000 from pg_database where datname = 'postgres'"), "t|t|t");
+    assert_eq!(
+        cluster.sql("select pg_relation_size(1) is null, pg_relation_size('pg_stats')"),
+        "t|0"
+    );
+    assert_eq!(cluster.sql("select borealis_evict_all() >= 3"), "t");
+    assert_eq!(cluster.sql("select count(*) from t"), "4000");
+    let counters = "select c->>'pages_compared' > '0', (c->>'pages_read_from_volume')::bigint > 100, (c->>'pages_read_from_overlay')::bigint > 0 from (select borealis_counters()::json c) x";
+    assert_eq!(cluster.sql(counters), "t|t|t");
+    println!("{}", cluster.sql("select borealis_counters()"));
+}
