@@ -139,6 +139,9 @@ impl Journal {
         if self.file_bytes_max <= self.end - self.current {
             self.begin_file()?;
         }
+        if let Some(bytes) = entries.iter().map(entry_bytes).find(|bytes| ENTRY_BYTES_MAX < *bytes) {
+            return Err(AppendError::Write(format!("an entry of {bytes} bytes is too long")));
+        }
         let mut out = Vec::with_capacity(entries.iter().map(entry_bytes).sum());
         let mut batches = Vec::new();
         for entry in entries {

@@ -9,10 +9,12 @@ use units::SegmentId;
 use wire_format::CodecError;
 use wire_format::codec::{Reader, Writer};
 
+use crate::{journal_files, layer};
+
 const FILE: &str = "manifest";
 const NEXT: &str = "manifest.next";
 /// Version of the store's files: manifest, layers and journal.
-pub(crate) const STORE_VERSION: u32 = 1;
+pub(crate) const STORE_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"BORMANI1";
 
 /// What is known of one segment's layers.
@@ -105,12 +107,29 @@ impl Manifest {
         offset < self.through_offset(segment)
     }
 
-    /// The manifest on the disk; an empty disk has an empty one.
+    /// The manifest on the disk, made durable; an empty disk is given one. Files without it are not taken for nothing: it
+    /// would be the end of all layers.
     pub(crate) fn load(disk: &dyn Disk) -> Result<Manifest, ManifestError> {
+        let io = |error: std_io::Error| ManifestError::Io(error.to_string());
         match disk.read_all(FILE) {
-            Ok(bytes) => Manifest::decode(bytes.into()),
-            Err(error) if error.kind() == std_io::ErrorKind::NotFound => Ok(Manifest::default()),
-            Err(error) => Err(ManifestError::Io(error.to_string())),
+            Ok(bytes) => {
+                let manifest = Manifest::decode(bytes.into())?;
+                // A name that is not durable yet may give way to the manifest before it, which names other layers.
+                disk.sync_names("").map_err(io)?;
+                Ok(manifest)
+            }
+            Err(error) if error.kind() == std_io::ErrorKind::NotFound => {
+                for folder in [journal_files::FOLDER, layer::FOLDER] {
+                    if !disk.list(folder).map_err(io)?.is_empty() {
+                        return Err(ManifestError::Damaged(format!("it is missing, but {folder} has files")));
+                    }
+                }
+                let manifest = Manifest::default();
+                manifest.prepare(disk).map_err(io)?;
+                Manifest::replace(disk).map_err(io)?;
+                Ok(manifest)
+            }
+            Err(error) => Err(io(error)),
         }
     }
 

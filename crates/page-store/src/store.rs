@@ -105,8 +105,6 @@ impl PageStore {
     /// Opens the store on `disk`, or makes an empty one. When it returns, everything that it found is durable.
     pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, engine: Arc<dyn Engine>) -> Result<Opened, OpenError> {
         let manifest = Manifest::load(&*disk)?;
-        // A manifest whose name is not durable yet may give way to the one before it, which names other layers.
-        disk.sync_names("").map_err(|error| OpenError::io("manifest", &error))?;
         let mut recovered = recovery::recover(&*disk)?;
         remove_orphans(&*disk, &manifest)?;
         let mut segments = BTreeMap::new();

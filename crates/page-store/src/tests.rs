@@ -11,7 +11,7 @@ use timeline::{Branch, Path};
 use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId};
 use wire_format::{Batch, CatalogEntry, CatalogKey, EncodedBatch, FlushHeader, Item};
 
-use crate::{AppendError, Horizon, JournalEntry, Opened, PageStore, Progress, ReadError, StoreConfig};
+use crate::{AppendError, Horizon, JournalEntry, OpenError, Opened, PageStore, Progress, ReadError, StoreConfig};
 
 const SEGMENT: SegmentId = SegmentId::from_bytes([7; 16]);
 const BLOCKS: u32 = 6;
@@ -765,4 +765,88 @@ fn tables_stay_bounded_when_upkeep_does_not_come_round() {
     world.check();
     world.restart(Some(0));
     world.check();
+}
+
+#[test]
+fn a_store_without_its_manifest_is_not_taken_for_an_empty_one() {
+    let mut world = World::new();
+    appended(&mut world, 50);
+    world.store.write_tables().expect("a good disk");
+    world.disk.remove("manifest").unwrap();
+    let opened = PageStore::open(Arc::new(world.disk.clone()), config(), Arc::new(Toy));
+    assert!(matches!(opened, Err(OpenError::Damaged(_))));
+    assert_eq!(world.disk.list("layers").unwrap().len(), 1, "nothing was removed");
+}
+
+/// What a short life of a store asks of its disk, in order; the disk may stop anywhere.
+fn live(world: &mut World, disk: &MemoryDisk) {
+    for flush in 0..90u64 {
+        let batch = world.next_batch(&[vec![(flush % 6) as u8, 20 + flush as u8], vec![3, 60]], flush as u8);
+        let entry = JournalEntry::Batch {
+            segment: SEGMENT,
+            batch: batch.clone(),
+        };
+        world.unsynced.push(batch);
+        if world.store.append(&[entry]).and_then(|()| world.store.sync()).is_err() {
+            return;
+        }
+        for batch in world.unsynced.drain(..) {
+            world.model.batches.insert(batch.batch().position(), batch);
+        }
+        world.announce(50, true);
+        // A failed step is tried again by the next flush's upkeep, as the node does.
+        while matches!(world.store.maintain(&|| ()), Ok(progress) if progress != Progress::Idle) {}
+        if disk.has_stopped() {
+            return;
+        }
+    }
+}
+
+/// After every single change of the disk: the process dies, or the power goes, or first the one and then the other.
+#[test]
+fn nothing_acknowledged_is_lost_wherever_it_stops() {
+    let mut stops = 0;
+    'ends: for end in 0.. {
+        for (kill, torn) in [(true, None), (false, Some(0)), (false, Some(33)), (true, Some(0))] {
+            let mut world = World::new();
+            let disk = world.disk.clone();
+            disk.stop_after(Some(end));
+            live(&mut world, &disk);
+            if !disk.has_stopped() {
+                break 'ends;
+            }
+            disk.stop_after(None);
+            if kill {
+                world.restart(None);
+                world.check();
+            }
+            if torn.is_some() {
+                world.restart(torn);
+                world.check();
+            }
+            world.append(&[vec![1, 99]], 1);
+            world.sync();
+            world.store.write_tables().expect("a good disk");
+            world.check();
+            stops += 1;
+        }
+    }
+    assert!(1000 < stops, "only {stops} ways to stop");
+}
+
+/// The same, but the process goes on after the disk recovers: errors of upkeep leave nothing half done.
+#[test]
+fn a_disk_that_comes_back_finds_the_store_whole() {
+    for end in 0..400 {
+        let mut world = World::new();
+        let disk = world.disk.clone();
+        disk.stop_after(Some(end));
+        live(&mut world, &disk);
+        disk.stop_after(None);
+        world.check();
+        while matches!(world.store.maintain(&|| ()), Ok(progress) if progress != Progress::Idle) {}
+        world.check();
+        world.restart(Some(0));
+        world.check();
+    }
 }
