@@ -1,11 +1,11 @@
 //! What may be dropped of one key's versions when they are written anew.
 
 use bytes::Bytes;
-use units::{ForkKey, PageKey, Position};
+use units::{ForkKey, PageKey};
 
 use crate::config::StoreConfig;
 use crate::key::{Key, Value, Version};
-use crate::read::{ReadError, Reading, Truncations, materialise};
+use crate::read::{ReadError, Reading, Truncations};
 use crate::segment_store::{Horizon, SegmentStore, order};
 
 /// Folds the versions of one key after the other, with what consecutive keys share remembered.
@@ -58,7 +58,7 @@ impl<'a> Folder<'a> {
                 let truncated = versions[..old].partition_point(|version| version.position <= gone);
                 versions.drain(..base.max(truncated));
                 let old = old - base.max(truncated);
-                self.fold_chain(*page, &mut versions, old, gone);
+                self.fold_chain(*page, &mut versions, old);
             }
             // Only the newest below the fold point can be asked for.
             Key::Catalog(_) | Key::FlushHeader => drop(versions.drain(..old.saturating_sub(1))),
@@ -76,8 +76,8 @@ impl<'a> Folder<'a> {
         Ok(&self.truncations.as_ref().expect("it was set just now").1)
     }
 
-    /// Makes one image of a long chain of deltas. None of the chain is at or below `gone`, the page's last truncation.
-    fn fold_chain(&self, page: PageKey, versions: &mut Vec<Version>, old: usize, gone: Position) {
+    /// Makes one image of a long chain of deltas.
+    fn fold_chain(&self, page: PageKey, versions: &mut Vec<Version>, old: usize) {
         let chain = &versions[..old];
         let deltas = chain
             .iter()
@@ -89,31 +89,18 @@ impl<'a> Folder<'a> {
         let Some(newest) = chain.last().map(|version| version.position) else {
             return;
         };
-        match self.image(page, chain, newest, gone) {
+        // Like any read, not from the chain at hand alone: a record that came late may lie in a table or another layer.
+        match self.reading.page(self.segment, page, newest.lsn) {
             Ok(image) => {
                 let image = Version {
                     position: newest,
-                    value: Value::Image(image),
+                    value: Value::Image(Bytes::copy_from_slice(image.bytes())),
                 };
                 versions.splice(..old, [image]);
             }
             // The deltas stay as they are: whoever asks for the page gets the same error.
             Err(error) => tracing::debug!(segment = %self.segment.id, %page, %error, "store.fold"),
         }
-    }
-
-    /// The page as of `newest`.
-    fn image(&self, page: PageKey, chain: &[Version], newest: Position, gone: Position) -> Result<Bytes, ReadError> {
-        let image = match chain.first().filter(|first| first.is_base()) {
-            Some(base) => {
-                self.reading
-                    .check_readable(self.segment, base.position.max(gone), newest.lsn)?;
-                materialise(self.reading.engine, page, chain)?
-            }
-            // What it starts from lies in another layer.
-            None => self.reading.page(self.segment, page, newest.lsn)?,
-        };
-        Ok(Bytes::copy_from_slice(image.bytes()))
     }
 }
 

@@ -96,12 +96,7 @@ impl Reading<'_> {
     }
 
     /// An error if a visible record after `known`, up to the read point, could not be read: it may have changed any page.
-    pub(crate) fn check_readable(
-        &self,
-        segment: &SegmentStore,
-        known: Position,
-        read_point: Lsn,
-    ) -> Result<(), ReadError> {
+    fn check_readable(&self, segment: &SegmentStore, known: Position, read_point: Lsn) -> Result<(), ReadError> {
         let unreadable = segment.visible(&Key::Unreadable, self.path, read_point, self.cache)?;
         match unreadable.last() {
             Some(Version {
@@ -131,7 +126,7 @@ impl Reading<'_> {
 }
 
 /// The page after all of these versions, oldest first. Zeros if there are none.
-pub(crate) fn materialise(engine: &dyn Engine, key: PageKey, versions: &[Version]) -> Result<Page, ReadError> {
+fn materialise(engine: &dyn Engine, key: PageKey, versions: &[Version]) -> Result<Page, ReadError> {
     let base = versions.iter().rposition(Version::is_base).unwrap_or(0);
     let mut page = Page::zeroed();
     for version in versions.get(base..).unwrap_or_default() {

@@ -406,12 +406,19 @@ impl PageStore {
         Folder::new(&self.config, self.reading(&horizon.path), horizon, segment)
     }
 
+    /// The horizon, once every record that it covers is indexed: a fold must not miss one that is still to be.
+    fn settled_horizon(&self, segment: &SegmentStore) -> Option<Horizon> {
+        let horizon = segment.horizon();
+        segment.settle(&*self.engine, self.handed_over.load(Ordering::Acquire));
+        horizon
+    }
+
     fn write_table(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let horizon = self.settled_horizon(segment);
         let layered_through = locked(&self.manifest).through_offset(segment.id);
         let Some(table) = segment.freeze(layered_through) else {
             return Ok(false);
         };
-        let horizon = segment.horizon();
         let mut folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
         let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
@@ -421,7 +428,7 @@ impl PageStore {
     }
 
     fn merge_layers(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
-        let Some(horizon) = segment.horizon() else {
+        let Some(horizon) = self.settled_horizon(segment) else {
             return Ok(false);
         };
         let Some(chosen) = merge::choose(&segment.layers(), self.config.merge_layers) else {

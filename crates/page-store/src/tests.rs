@@ -238,10 +238,13 @@ impl World {
         }
     }
 
-    /// Up to where the copy lacks nothing.
+    /// Up to where the copy lacks nothing, and everything is synced.
     fn complete(&self) -> Lsn {
-        let hole = self.missed.iter().map(|batch| batch.batch().previous.lsn).min();
-        hole.unwrap_or(Lsn::MAX)
+        let lacking = self.missed.iter().chain(&self.unsynced);
+        lacking
+            .map(|batch| batch.batch().previous.lsn)
+            .min()
+            .unwrap_or(Lsn::MAX)
     }
 
     fn sync(&mut self) {
@@ -849,4 +852,29 @@ fn a_disk_that_comes_back_finds_the_store_whole() {
         world.restart(Some(0));
         world.check();
     }
+}
+
+/// The record that fills a hole lies in another layer than the records around it.
+#[test]
+fn an_image_holds_what_came_late_and_lies_in_another_layer() {
+    let mut world = World::new();
+    let records = |world: &mut World, count: u8| {
+        for byte in 0..count {
+            world.append(&[vec![1, 30 + byte]], 1);
+        }
+        world.sync();
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+    };
+    records(&mut world, 6);
+    world.miss(&[vec![1, 77]], 1);
+    records(&mut world, 4);
+    records(&mut world, 4);
+    world.fill_holes();
+    world.sync();
+    world.announce(0, true);
+    assert_eq!(world.store.maintain(&|| ()), Ok(Progress::LayersMerged));
+    world.check();
+    world.store.write_tables().expect("a good disk");
+    world.check();
 }
