@@ -16,6 +16,10 @@ mod last_written;
 mod overlay;
 mod sizes;
 
+mod commit_guard;
+mod reserved_name;
+mod statements;
+
 mod functions;
 mod relation_bytes;
 
@@ -63,6 +67,9 @@ pub extern "C-unwind" fn _PG_init() {
     hook_shared_memory();
     storage_manager::install(table);
     relation_bytes::install();
+    commit_guard::install();
+    reserved_name::install();
+    statements::install();
 }
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;

@@ -1,5 +1,7 @@
 //! A stock server with the library, on a directory of its own, and a broker that answers from the server's own files.
 
+#![allow(dead_code)] // Each file of tests uses a part.
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -13,6 +15,9 @@ use units::{ForkKey, PAGE_BYTES, fork};
 use wire_format::broker::{AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, REQUEST_BYTES, Status};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
+
+/// A setting that means: make everything ready, but let the test start the server.
+pub const NOT_STARTED: &str = "cluster_name=not_started";
 
 /// A server; stopped and removed when dropped.
 pub struct Cluster {
@@ -109,6 +114,9 @@ impl Cluster {
             })
             .collect();
         fs::write(cluster.dir.join("data/postgresql.conf"), conf + &options).expect("writable");
+        if settings.contains(&NOT_STARTED) {
+            return cluster;
+        }
         let output = command(&format!("{BIN}/pg_ctl"))
             .arg("-D")
             .arg(cluster.dir.join("data"))
@@ -125,7 +133,8 @@ impl Cluster {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    fn client(&self, program: &str) -> Command {
+    /// A program of PostgreSQL's that connects to this server.
+    pub fn client(&self, program: &str) -> Command {
         let mut command = command(&format!("{BIN}/{program}"));
         command.arg("-h").arg(&self.dir).args(["-p", &self.port.to_string()]);
         command

@@ -1,0 +1,237 @@
+//! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
+//!
+//! Refused until it works: tablespaces with a location, and indexes other than btrees (but on temporary tables).
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
+use pgrx::{PgSqlErrorCode, pg_guard};
+
+use crate::{commit_guard, errors, overlay, sizes};
+
+/// Settings that the instance process gives on the command line, which `ALTER SYSTEM` cannot change.
+const OWNED_SETTINGS: [&str; 9] = [
+    "archive_mode",
+    "fsync",
+    "full_page_writes",
+    "max_wal_senders",
+    "restart_after_crash",
+    "shared_preload_libraries",
+    "synchronous_standby_names",
+    "wal_level",
+    "wal_log_hints",
+];
+
+static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
+static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
+
+/// Sets the hooks; in the postmaster.
+pub fn install() {
+    // SAFETY: hooks are plain variables, and this is the postmaster with its one thread.
+    unsafe {
+        PREVIOUS_UTILITY = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(utility);
+        PREVIOUS_ACCESS = pg_sys::object_access_hook;
+        pg_sys::object_access_hook = Some(object_access);
+    }
+}
+
+fn text<'a>(pointer: *const c_char) -> &'a str {
+    if pointer.is_null() {
+        return "";
+    }
+    // SAFETY: texts in parse trees end with zero and live as long as the statement.
+    unsafe { CStr::from_ptr(pointer) }.to_str().unwrap_or_default()
+}
+
+fn refuse(what: &str, hint: &str) -> ! {
+    errors::raise(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("{what}: not supported by this version of Borealis yet"),
+        hint,
+    )
+}
+
+/// The options of a statement.
+fn options(list: *mut pg_sys::List) -> Vec<*mut pg_sys::DefElem> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: a list of options holds `DefElem`s, as many as it says.
+    unsafe {
+        (0..(*list).length as usize)
+            .map(|at| (*(*list).elements.add(at)).ptr_value.cast())
+            .collect()
+    }
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn utility(
+    planned: *mut PlannedStmt,
+    query: *const c_char,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    receiver: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    let (mut planned, mut read_only) = (planned, read_only);
+    // SAFETY: PostgreSQL gives a planned utility statement; each cast below follows the node's tag.
+    let (mut ends_database, mut needs_quorum) = (None, false);
+    unsafe {
+        match (*(*planned).utilityStmt).type_ {
+            NodeTag::T_CreateTableSpaceStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::CreateTableSpaceStmt>();
+                if !text((*statement).location).is_empty() {
+                    refuse(
+                        "a tablespace with a location",
+                        "All data lives in the volume; use the default tablespace.",
+                    );
+                }
+            }
+            NodeTag::T_AlterDatabaseStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseStmt>();
+                if options((*statement).options)
+                    .iter()
+                    .any(|option| text((**option).defname) == "tablespace")
+                {
+                    refuse("moving a database to a tablespace", "All data lives in the volume.");
+                }
+            }
+            NodeTag::T_CreatedbStmt => {
+                if read_only {
+                    planned = pg_sys::copyObjectImpl(planned.cast()).cast();
+                    read_only = false;
+                }
+                let statement = (*planned).utilityStmt.cast::<pg_sys::CreatedbStmt>();
+                copy_through_log(options((*statement).options));
+            }
+            NodeTag::T_DropdbStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::DropdbStmt>();
+                let database = pg_sys::get_database_oid((*statement).dbname, true);
+                ends_database = (database != Oid::INVALID).then_some(database.to_u32());
+            }
+            NodeTag::T_TransactionStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::TransactionStmt>();
+                let kinds = [
+                    TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED,
+                    TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED,
+                ];
+                needs_quorum = kinds.contains(&(*statement).kind);
+            }
+            NodeTag::T_AlterSystemStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::AlterSystemStmt>();
+                warn_of_owned(text((*(*statement).setstmt).name));
+            }
+            _ => {}
+        }
+    }
+    if needs_quorum {
+        commit_guard::hold();
+    }
+    // SAFETY: set in `install`; the arguments are PostgreSQL's own.
+    unsafe {
+        match PREVIOUS_UTILITY {
+            Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                previous(
+                    planned,
+                    query,
+                    read_only,
+                    context,
+                    parameters,
+                    environment,
+                    receiver,
+                    completion,
+                )
+            }),
+            None => pg_sys::standard_ProcessUtility(
+                planned,
+                query,
+                read_only,
+                context,
+                parameters,
+                environment,
+                receiver,
+                completion,
+            ),
+        }
+    }
+    // After an error the end of the transaction releases it.
+    if needs_quorum {
+        commit_guard::release();
+    }
+    if let Some(database) = ends_database {
+        // PostgreSQL removes the files of a whole database without naming the relations.
+        overlay::remove_database(database);
+        sizes::forget_database(database);
+    }
+}
+
+/// A database copied as files would not be in the log, so `STRATEGY FILE_COPY` becomes `WAL_LOG`, the default.
+///
+/// # Safety
+/// The options must be those of a statement that may be changed.
+unsafe fn copy_through_log(options: Vec<*mut pg_sys::DefElem>) {
+    for option in options {
+        // SAFETY: see above; the new text is allocated where the statement lives or shorter, in the current context, which
+        // outlives the statement's execution.
+        unsafe {
+            if text((*option).defname) == "strategy"
+                && text(pg_sys::defGetString(option)).eq_ignore_ascii_case("file_copy")
+            {
+                errors::warn(
+                    "the database is copied with strategy WAL_LOG, the only one that the volume sees".to_owned(),
+                );
+                (*option).arg = pg_sys::makeString(pg_sys::pstrdup(c"wal_log".as_ptr())).cast();
+            }
+        }
+    }
+}
+
+fn warn_of_owned(name: &str) {
+    if OWNED_SETTINGS.contains(&name) || name.starts_with("borealis.") {
+        errors::warn(format!("Borealis sets {name} itself: this changes nothing"));
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn object_access(
+    access: ObjectAccessType::Type,
+    class: Oid,
+    object: Oid,
+    sub_object: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: set in `install`; the arguments are PostgreSQL's own.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ACCESS {
+            pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument));
+        }
+    }
+    if access == ObjectAccessType::OAT_POST_CREATE && class == pg_sys::RelationRelationId && sub_object == 0 {
+        refuse_other_indexes(object);
+    }
+}
+
+/// Called right after a relation was entered into the catalog; its row is not visible yet, but the relation cache has it.
+fn refuse_other_indexes(relation: Oid) {
+    const TEMPORARY: c_char = pg_sys::RELPERSISTENCE_TEMP as c_char;
+    const INDEXES: [c_char; 2] = [
+        pg_sys::RELKIND_INDEX as c_char,
+        pg_sys::RELKIND_PARTITIONED_INDEX as c_char,
+    ];
+    // SAFETY: called in a transaction; the cache gives null for what it does not know, else a pinned relation.
+    unsafe {
+        let opened = pg_sys::RelationIdGetRelation(relation);
+        if opened.is_null() {
+            return;
+        }
+        let row = *(*opened).rd_rel;
+        pg_sys::RelationClose(opened);
+        if INDEXES.contains(&row.relkind) && row.relpersistence != TEMPORARY && row.relam != pg_sys::BTREE_AM_OID {
+            refuse("an index that is not a btree", "Use a btree index.");
+        }
+    }
+}
