@@ -127,13 +127,21 @@ pub fn hold() {
         HELD.store(true, Ordering::SeqCst);
         take_over_pending();
     }
-    // SAFETY: a plain variable of this process. The setting is for this commit only: `release` puts it back, before
-    // PostgreSQL undoes `SET LOCAL`.
+    // SAFETY: a plain variable of this process.
+    let level = unsafe { pg_sys::synchronous_commit };
+    if level < WANTED {
+        SESSION_LEVEL.store(level, Ordering::SeqCst);
+        set_level(WANTED);
+    }
+}
+
+/// Sets `synchronous_commit` for this commit only: `release` puts it back, before PostgreSQL undoes `SET LOCAL`. The
+/// function is the setting's assign hook, which keeps what is waited for in a variable of its own (syncrep.c).
+fn set_level(level: c_int) {
+    // SAFETY: a plain variable of this process, and a function that sets another one; both take any level.
     unsafe {
-        if pg_sys::synchronous_commit < WANTED {
-            SESSION_LEVEL.store(pg_sys::synchronous_commit, Ordering::SeqCst);
-            pg_sys::synchronous_commit = WANTED;
-        }
+        pg_sys::synchronous_commit = level;
+        pg_sys::assign_synchronous_commit(level, std::ptr::null_mut());
     }
 }
 
@@ -164,8 +172,7 @@ fn take_over_pending() {
 pub fn release() {
     let level = SESSION_LEVEL.swap(UNCHANGED, Ordering::SeqCst);
     if level != UNCHANGED {
-        // SAFETY: a plain variable of this process.
-        unsafe { pg_sys::synchronous_commit = level };
+        set_level(level);
     }
     HELD.store(false, Ordering::SeqCst);
     for signal in &SIGNALS {
