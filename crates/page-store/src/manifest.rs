@@ -23,6 +23,8 @@ pub(crate) struct SegmentLayers {
     /// Journal entries below this offset are in layers.
     pub(crate) through_offset: u64,
     pub(crate) layers: Vec<u64>,
+    /// Something that the segment once held is lost. Kept here, since the trace of it may be recycled.
+    pub(crate) damaged: bool,
 }
 
 /// The manifest's content.
@@ -53,6 +55,7 @@ impl Manifest {
         for (segment, layers) in &self.segments {
             out.raw(&segment.bytes());
             out.varint(layers.through_offset);
+            out.bool(layers.damaged);
             out.count(layers.layers.len());
             layers.layers.iter().for_each(|layer| out.varint(*layer));
         }
@@ -83,15 +86,21 @@ impl Manifest {
             next_layer: input.varint("next layer")?,
             ..Manifest::default()
         };
-        for _ in 0..input.count(18, "segments")? {
+        for _ in 0..input.count(19, "segments")? {
             let segment = input.segment()?;
             let through_offset = input.varint("offset")?;
+            let damaged = input.bool("damaged")?;
             let layers = (0..input.count(1, "layers")?)
                 .map(|_| input.varint("layer"))
                 .collect::<Result<_, CodecError>>()?;
-            manifest
-                .segments
-                .insert(segment, SegmentLayers { through_offset, layers });
+            manifest.segments.insert(
+                segment,
+                SegmentLayers {
+                    through_offset,
+                    layers,
+                    damaged,
+                },
+            );
         }
         input.finish()?;
         Ok(Ok(manifest))
@@ -100,6 +109,11 @@ impl Manifest {
     /// Journal entries of the segment below this offset are in layers.
     pub(crate) fn through_offset(&self, segment: SegmentId) -> u64 {
         self.segments.get(&segment).map_or(0, |layers| layers.through_offset)
+    }
+
+    /// Whether something that the segment once held is lost.
+    pub(crate) fn is_damaged(&self, segment: SegmentId) -> bool {
+        self.segments.get(&segment).is_some_and(|layers| layers.damaged)
     }
 
     /// Whether the segment's batch at this offset of the journal is in layers.

@@ -28,6 +28,15 @@ pub enum ReadError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file is gone.
+    #[error("{file} is missing")]
+    Missing {
+        /// The file.
+        file: String,
+    },
+    /// Something that this copy of the segment once held is lost: its pages cannot be made.
+    #[error("this copy of segment {0} has lost something: another copy has it")]
+    Lost(SegmentId),
     /// A file cannot be read or written.
     #[error("{file}: {what}")]
     Io {
@@ -50,6 +59,9 @@ impl ReadError {
     }
 
     pub(crate) fn io(file: &str, error: &std_io::Error) -> ReadError {
+        if error.kind() == std_io::ErrorKind::NotFound {
+            return ReadError::Missing { file: file.to_owned() };
+        }
         ReadError::Io {
             file: file.to_owned(),
             what: error.to_string(),

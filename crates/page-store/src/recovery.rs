@@ -10,7 +10,7 @@ use wire_format::{Batch, EncodedBatch};
 
 use crate::journal::{self, AppendError, ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, ENTRY_MAGIC, KIND_BATCH, KIND_STATE};
 use crate::journal_files::{FOLDER, JournalFile, Location, file_name};
-use crate::manifest::ManifestError;
+use crate::manifest::{Manifest, ManifestError};
 use crate::read::ReadError;
 
 /// Why a store could not be opened.
@@ -69,7 +69,7 @@ pub struct RecoveredSegment {
     pub state: Bytes,
     /// The batches that the journal holds, in the order in which they came.
     pub batches: Vec<Arc<Batch>>,
-    /// False if something below a synced offset is damaged: what the segment acknowledged may be gone.
+    /// False if something that the segment acknowledged may be gone, now or at an earlier start.
     pub vouches: bool,
 }
 
@@ -255,14 +255,14 @@ fn take(recovered: &mut Recovered, entry: Entry, synced: u64) -> Result<(), Open
 }
 
 /// Groups batches by segment, for the segments' own recovery.
-pub(crate) fn by_segment(recovered: &Recovered, lost: &[SegmentId]) -> Vec<RecoveredSegment> {
+pub(crate) fn by_segment(recovered: &Recovered, manifest: &Manifest) -> Vec<RecoveredSegment> {
     let mut segments: BTreeMap<SegmentId, RecoveredSegment> = BTreeMap::new();
     for (segment, state) in &recovered.states {
         let one = RecoveredSegment {
             segment: *segment,
             state: state.clone(),
             batches: Vec::new(),
-            vouches: !recovered.rot && !lost.contains(segment),
+            vouches: !manifest.is_damaged(*segment),
         };
         segments.insert(*segment, one);
     }

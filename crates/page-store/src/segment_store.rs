@@ -56,6 +56,8 @@ pub(crate) struct Tables {
 /// One segment's versions.
 pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
+    /// Something that it once held is lost: it makes no pages.
+    pub(crate) damaged: bool,
     /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
     arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
     /// About how much memory the arrivals take.
@@ -68,13 +70,14 @@ pub(crate) struct SegmentStore {
 }
 
 impl SegmentStore {
-    pub(crate) fn new(id: SegmentId, layers: Vec<Arc<Layer>>, through_offset: u64) -> SegmentStore {
+    pub(crate) fn new(id: SegmentId, layers: Vec<Arc<Layer>>, through_offset: u64, damaged: bool) -> SegmentStore {
         let indexed = Indexed {
             through_offset,
             ..Indexed::default()
         };
         SegmentStore {
             id,
+            damaged,
             arrivals: Mutex::default(),
             arrived_bytes: AtomicUsize::new(0),
             indexed: Mutex::new(indexed),

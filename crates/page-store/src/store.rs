@@ -104,27 +104,29 @@ pub struct PageStore {
 impl PageStore {
     /// Opens the store on `disk`, or makes an empty one. When it returns, everything that it found is durable.
     pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, engine: Arc<dyn Engine>) -> Result<Opened, OpenError> {
-        let manifest = Manifest::load(&*disk)?;
+        let mut manifest = Manifest::load(&*disk)?;
+        let mut damage_is_new = false;
         let mut recovered = recovery::recover(&*disk)?;
         remove_orphans(&*disk, &manifest)?;
         let mut segments = BTreeMap::new();
-        let mut lost = Vec::new();
         for segment in recovered.states.keys() {
-            let known = manifest.segments.get(segment).cloned().unwrap_or_default();
-            let mut layers = Vec::new();
-            for number in &known.layers {
-                match Layer::open(disk.clone(), *number) {
-                    Ok(layer) => layers.push(Arc::new(layer)),
-                    Err(error) => {
-                        tracing::error!(%segment, %error, "store.open: a layer is lost, the segment loses its vote");
-                        lost.push(*segment);
-                    }
-                }
+            let known = manifest.segments.entry(*segment).or_default();
+            let found = (known.damaged, known.layers.len());
+            known.damaged |= recovered.rot;
+            let layers = open_layers(&disk, &known.layers)?;
+            known.damaged |= layers.len() < known.layers.len();
+            if known.damaged {
+                tracing::error!(%segment, "store.open: something is lost, the segment has no vote and gives no pages");
             }
-            let store = SegmentStore::new(*segment, layers, known.through_offset);
+            damage_is_new |= (known.damaged, layers.len()) != found;
+            let store = SegmentStore::new(*segment, layers, known.through_offset, known.damaged);
             segments.insert(*segment, Arc::new(store));
         }
-        let report = recovery::by_segment(&recovered, &lost);
+        if damage_is_new {
+            let stored = manifest.prepare(&*disk).and_then(|()| Manifest::replace(&*disk));
+            stored.map_err(|error| OpenError::io("manifest", &error))?;
+        }
+        let report = recovery::by_segment(&recovered, &manifest);
         recovered.cut_torn_tail(&*disk)?;
         recovered.sync_last_file(&*disk)?;
         let mut files = JournalFiles::new(recovered.files.clone());
@@ -195,7 +197,7 @@ impl PageStore {
                     .unwrap_or_else(PoisonError::into_inner)
                     .contains_key(segment);
                 if !known {
-                    let store = Arc::new(SegmentStore::new(*segment, Vec::new(), journal.synced));
+                    let store = Arc::new(SegmentStore::new(*segment, Vec::new(), journal.synced, false));
                     let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
                     segments.insert(*segment, store);
                 }
@@ -244,6 +246,9 @@ impl PageStore {
     fn settled(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
         let end = self.handed_over.load(Ordering::Acquire);
         let segment = self.segment(segment)?;
+        if segment.damaged {
+            return Err(ReadError::Lost(segment.id));
+        }
         segment.settle(&*self.engine, end);
         Ok(segment)
     }
@@ -534,6 +539,22 @@ impl PageStore {
             closed: journal.closed.clone(),
         }
     }
+}
+
+/// Those of the layers that can still be read.
+fn open_layers(disk: &Arc<dyn Disk>, numbers: &[u64]) -> Result<Vec<Arc<Layer>>, OpenError> {
+    let mut layers = Vec::new();
+    for number in numbers {
+        match Layer::open(disk.clone(), *number) {
+            Ok(layer) => layers.push(Arc::new(layer)),
+            Err(error @ (ReadError::Corrupt { .. } | ReadError::Missing { .. })) => {
+                tracing::error!(%error, "store.open: a layer is lost");
+            }
+            // It may well be there the next time.
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(layers)
 }
 
 /// Layers that no manifest names are left from work that a crash cut off.

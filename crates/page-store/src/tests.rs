@@ -878,3 +878,46 @@ fn an_image_holds_what_came_late_and_lies_in_another_layer() {
     world.store.write_tables().expect("a good disk");
     world.check();
 }
+
+#[test]
+fn what_was_lost_stays_lost_when_its_trace_is_recycled() {
+    let mut world = World::new();
+    appended(&mut world, 10);
+    let file = newest_journal_file(&world.disk);
+    world.disk.flip_bit(&file, world.disk.length(&file).unwrap() / 2);
+    world.store = open(&world.disk).store;
+    for _ in 0..20 {
+        for _ in 0..50 {
+            world.append(&[vec![1, 50]], 1);
+        }
+        world.sync();
+        world.announce(0, true);
+        while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    }
+    assert!(world.disk.length(&file).is_err(), "the damaged file was recycled");
+    let Opened { store, segments } = open(&world.disk);
+    assert!(!segments[0].vouches);
+    let read = store.read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(0), 1);
+    assert_eq!(read, Err(ReadError::Lost(SEGMENT)));
+}
+
+#[test]
+fn a_lost_layer_costs_the_vote_for_good() {
+    for harm in [
+        |disk: &MemoryDisk, layer: &str| disk.flip_bit(layer, disk.length(layer).unwrap() - 1),
+        |disk: &MemoryDisk, layer: &str| disk.remove(layer).unwrap(),
+    ] {
+        let mut world = World::new();
+        appended(&mut world, 50);
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+        let layer = format!("layers/{}", world.disk.list("layers").unwrap()[0]);
+        harm(&world.disk, &layer);
+        for _ in 0..2 {
+            let Opened { store, segments } = open(&world.disk);
+            assert!(!segments[0].vouches);
+            let read = store.read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(0), 1);
+            assert_eq!(read, Err(ReadError::Lost(SEGMENT)));
+        }
+    }
+}
