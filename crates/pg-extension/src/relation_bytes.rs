@@ -46,7 +46,7 @@ pub fn install() {
             .iter_mut()
             .find(|entry| unsafe { CStr::from_ptr(entry.name) } == name);
         match entry {
-            Some(entry) => std::mem::replace(&mut entry.function, Some(function)),
+            Some(entry) => entry.function.replace(function),
             None => errors::die(format!("PostgreSQL has no function {name:?}"), "Use PostgreSQL 15."),
         }
     };

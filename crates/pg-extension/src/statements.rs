@@ -78,8 +78,8 @@ unsafe extern "C-unwind" fn utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     let (mut planned, mut read_only) = (planned, read_only);
-    // SAFETY: PostgreSQL gives a planned utility statement; each cast below follows the node's tag.
     let (mut ends_database, mut needs_quorum) = (None, false);
+    // SAFETY: PostgreSQL gives a planned utility statement; each cast below follows the node's tag.
     unsafe {
         match (*(*planned).utilityStmt).type_ {
             NodeTag::T_CreateTableSpaceStmt => {
