@@ -1,6 +1,8 @@
 //! What a cluster's directory looks like.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -60,12 +62,14 @@ impl Cluster {
     /// Reads it; an error that says what to do if there is none, or one of another build.
     pub fn load(layout: &Layout) -> Result<Cluster> {
         let path = layout.cluster_file();
-        let text = std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "there is no cluster in {} (`borealis up` makes one; --dir names another directory)",
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+                "there is no cluster in {}\nhint:  `borealis up` makes one; --dir names another directory",
                 layout.directory().display()
-            )
-        })?;
+            ),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
         #[derive(Deserialize)]
         struct Version {
             format_version: u32,
@@ -93,14 +97,18 @@ impl Cluster {
     }
 }
 
-/// Writes a file under another name first, so that nobody ever reads half of it.
+/// Writes a file under another name first, so that nobody ever reads half of it. It is synced, and so is its name.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let next = path.with_extension("next");
     std::fs::write(&next, bytes).with_context(|| format!("write {}", next.display()))?;
     std::fs::File::open(&next)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("sync {}", next.display()))?;
-    std::fs::rename(&next, path).with_context(|| format!("rename {}", next.display()))
+    std::fs::rename(&next, path).with_context(|| format!("rename {}", next.display()))?;
+    let folder = path.parent().context("a file has a folder")?;
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("sync {}", folder.display()))
 }
 
 impl Layout {
@@ -137,6 +145,11 @@ impl Layout {
     /// What a daemon wrote to standard error: panics, mostly.
     pub fn error_file(&self, name: &str) -> PathBuf {
         self.directory.join("log").join(format!("{name}.err"))
+    }
+
+    /// Held locked by the one agent, for as long as it lives.
+    pub fn agent_lock(&self) -> PathBuf {
+        self.directory.join("run/agent.lock")
     }
 
     /// A daemon's pid and start time.
@@ -180,13 +193,58 @@ impl Layout {
             .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
     }
 
-    /// URL of an endpoint, password included.
-    pub fn url(&self, port: u16) -> Result<String> {
+    /// Password of the superuser.
+    fn password(&self) -> Result<String> {
         let path = self.secret_file("password");
         let password = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(password.trim().to_owned())
+    }
+
+    /// URL of an endpoint, password included. For people; a command line is readable by everybody on the machine.
+    pub fn url(&self, port: u16) -> Result<String> {
         Ok(format!(
             "postgres://postgres:{}@127.0.0.1:{port}/postgres",
-            password.trim()
+            self.password()?
         ))
+    }
+
+    /// psql, set to connect to an endpoint. The password travels in the environment.
+    pub fn psql(&self, port: u16) -> Result<Command> {
+        let mut psql = Command::new(Layout::postgresql_bin().join("psql"));
+        psql.env("PGHOST", "127.0.0.1")
+            .env("PGPORT", port.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGPASSWORD", self.password()?);
+        for unset in ["PGSERVICE", "PGHOSTADDR", "PGPASSFILE", "PGOPTIONS"] {
+            psql.env_remove(unset);
+        }
+        if std::env::var_os("PGDATABASE").is_none() {
+            psql.env("PGDATABASE", "postgres");
+        }
+        Ok(psql)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_format_is_refused_with_both_versions_and_a_missing_cluster_with_a_way_out() {
+        let directory = std::env::temp_dir().join(format!("borealis-layout-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a temporary folder");
+        let layout = Layout::new(directory.clone());
+        let missing = Cluster::load(&layout).expect_err("nothing is there").to_string();
+        assert!(missing.contains("no cluster") && missing.contains("hint:"), "{missing}");
+        let newer = FORMAT_VERSION + 1;
+        std::fs::write(
+            layout.cluster_file(),
+            format!("{{\"format_version\": {newer}, \"moons\": 3}}"),
+        )
+        .expect("a file");
+        let refused = Cluster::load(&layout).expect_err("a newer format").to_string();
+        assert!(refused.contains(&format!("version {newer}")), "{refused}");
+        assert!(refused.contains(&format!("version {FORMAT_VERSION}")), "{refused}");
+        std::fs::remove_dir_all(directory).expect("it is ours");
     }
 }

@@ -15,6 +15,18 @@ use crate::layout::{Cluster, FORMAT_VERSION, InstanceEntry, Layout, StorageEntry
 const ZONES: [&str; 6] = ["a", "a", "b", "b", "c", "c"];
 /// What may be in a directory that is not a cluster yet.
 const OURS_ALREADY: [&str; 2] = ["bin", "lib"];
+/// Stands in the directory from the first step of its making to the last: what a broken-off `up` left is made anew.
+const UNFINISHED: &str = "unfinished";
+const FOLDERS: [&str; 8] = [
+    "config",
+    "run",
+    "log",
+    "control",
+    "lib",
+    "storage",
+    "instances",
+    "secrets",
+];
 
 const HBA: &str = "\
 # Who may connect to PostgreSQL. Kept across restarts; see PostgreSQL's manual, chapter 21.
@@ -37,10 +49,46 @@ fn random_hex(bytes: usize) -> Result<String> {
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A port that nothing listens on. Kept in the configuration from then on.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-    Ok(listener.local_addr()?.port())
+/// Lowest port given to a daemon.
+const PORT_MIN: u16 = 15_000;
+/// Highest port given to a daemon where the kernel does not say which ones it hands out.
+const PORT_MAX: u16 = 32_767;
+/// Ports tried before giving up.
+const PORT_ATTEMPTS_MAX: u32 = 1000;
+
+/// Last port below those that the kernel gives to outgoing connections, from `ip_local_port_range`.
+fn port_max(local_port_range: &str) -> u16 {
+    let first = local_port_range.split_whitespace().next();
+    let first = first.and_then(|first| first.parse::<u16>().ok());
+    first
+        .map_or(PORT_MAX, |first| first.saturating_sub(1))
+        .clamp(PORT_MIN, PORT_MAX)
+}
+
+/// A port that nothing listens on and that is not `taken`. Kept in the configuration from then on.
+///
+/// It lies below the ports of outgoing connections: while a daemon is down, one of those could take its port, and a
+/// client that keeps trying could even connect to itself; the daemon could not listen again.
+fn free_port(taken: &[u16]) -> Result<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let max = port_max(&range);
+    for _ in 0..PORT_ATTEMPTS_MAX {
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("random bytes: {error}"))?;
+        let offset = u32::from_le_bytes(random) % (u32::from(max - PORT_MIN) + 1);
+        let port = PORT_MIN + u16::try_from(offset).context("an offset below a port")?;
+        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port between {PORT_MIN} and {max} is free on 127.0.0.1")
+}
+
+/// Ports that belong to the cluster, whether something listens or not.
+fn ports(cluster: &Cluster) -> Vec<u16> {
+    let storage = cluster.storage.iter().map(|node| node.port);
+    let instances = cluster.instances.iter().map(|instance| instance.port);
+    storage.chain(instances).chain([cluster.port]).collect()
 }
 
 fn secret(path: &Path, text: &str) -> Result<()> {
@@ -63,27 +111,10 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("make {}", directory.display()))?;
-    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
-        let name = entry?.file_name();
-        if !OURS_ALREADY.iter().any(|ours| name == *ours) {
-            bail!(
-                "{} is not empty and holds no cluster (it has {})\nhint:  name an empty directory with --dir",
-                directory.display(),
-                name.display()
-            );
-        }
-    }
+    clear(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
-    for folder in [
-        "config",
-        "run",
-        "log",
-        "control",
-        "lib",
-        "storage",
-        "instances",
-        "secrets",
-    ] {
+    fs::write(directory.join(UNFINISHED), "")?;
+    for folder in FOLDERS {
         let folder = directory.join(folder);
         fs::DirBuilder::new()
             .recursive(true)
@@ -96,22 +127,22 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
     fs::write(directory.join("pg_hba.conf"), HBA)?;
     fs::write(directory.join("pg_ident.conf"), "")?;
     fs::write(directory.join("postgresql.conf"), SETTINGS)?;
-    let mut storage = Vec::new();
-    for (zone, number) in ZONES.iter().zip(1..) {
-        storage.push(StorageEntry {
-            name: format!("storage-{number}"),
-            zone: (*zone).to_owned(),
-            port: free_port()?,
-        });
-    }
     let mut cluster = Cluster {
         format_version: FORMAT_VERSION,
         cluster: random_hex(16)?,
         port,
-        storage,
+        storage: Vec::new(),
         instances: Vec::new(),
         stopped: Vec::new(),
     };
+    for (zone, number) in ZONES.iter().zip(1..) {
+        let port = free_port(&ports(&cluster))?;
+        cluster.storage.push(StorageEntry {
+            name: format!("storage-{number}"),
+            zone: (*zone).to_owned(),
+            port,
+        });
+    }
     for entry in &cluster.storage {
         configure_storage(layout, &cluster, entry)?;
     }
@@ -119,7 +150,32 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
     configure_proxy(layout, &cluster)?;
     // Last: a directory without it holds no cluster.
     cluster.store(layout)?;
+    fs::remove_file(directory.join(UNFINISHED))?;
     Ok(cluster)
+}
+
+/// Refuses a directory that holds anything of somebody else; removes what a making that broke off left.
+fn clear(directory: &Path) -> Result<()> {
+    let unfinished = directory.join(UNFINISHED).exists();
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if OURS_ALREADY.iter().any(|ours| name == *ours) {
+            continue;
+        }
+        if !unfinished {
+            bail!(
+                "{} is not empty and holds no cluster (it has {})\nhint:  name an empty directory with --dir",
+                directory.display(),
+                name.display()
+            );
+        }
+        // No volume can be in it: daemons are started only when the cluster's file is there.
+        if FOLDERS.iter().any(|folder| name == *folder) {
+            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn store<T: serde::Serialize>(layout: &Layout, name: &str, config: &T) -> Result<()> {
@@ -153,7 +209,7 @@ pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
 pub fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[String]) -> Result<InstanceEntry> {
     let entry = InstanceEntry {
         name: format!("instance-{}", cluster.instances.len() + 1),
-        port: free_port()?,
+        port: free_port(&ports(cluster))?,
         retired: false,
     };
     let address = |node: &StorageEntry| StorageAddress {
@@ -179,4 +235,61 @@ pub fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[
     store(layout, &entry.name, &config)?;
     cluster.instances.push(entry.clone());
     Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn layout(name: &str) -> Layout {
+        let directory: PathBuf = std::env::temp_dir().join(format!("borealis-setup-{name}-{}", std::process::id()));
+        Layout::new(directory)
+    }
+
+    #[test]
+    fn daemons_listen_below_the_ports_of_outgoing_connections() {
+        assert_eq!(port_max("32768\t60999\n"), 32_767);
+        assert_eq!(port_max("20000 60999"), 19_999);
+        assert_eq!(port_max("1024 65535"), PORT_MIN, "no room below: at least a valid port");
+        assert_eq!(port_max(""), PORT_MAX);
+        let taken: Vec<u16> = (PORT_MIN..PORT_MAX).step_by(2).collect();
+        for _ in 0..20 {
+            assert!(!taken.contains(&free_port(&taken).expect("half of them are free")));
+        }
+    }
+
+    #[test]
+    fn a_new_cluster_has_ports_of_its_own_and_secrets_that_only_its_user_reads() {
+        let layout = layout("new");
+        let cluster = create(&layout, 5433, &[]).expect("an empty directory");
+        let all = ports(&cluster);
+        assert_eq!(all.len(), 8, "six nodes, the writer, the endpoint");
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        for name in ["cluster", "password"] {
+            let mode = fs::metadata(layout.secret_file(name))
+                .expect("a secret")
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+        let again = Cluster::load(&layout).expect("what was stored");
+        assert_eq!(again.cluster, cluster.cluster);
+        fs::remove_dir_all(layout.directory()).expect("it is ours");
+    }
+
+    #[test]
+    fn what_a_broken_off_up_left_is_made_anew_and_what_is_not_ours_is_refused() {
+        let layout = layout("unfinished");
+        let first = create(&layout, 5433, &[]).expect("an empty directory");
+        fs::remove_file(layout.cluster_file()).expect("as if it broke off before the last step");
+        let refused = create(&layout, 5433, &[]).expect_err("the mark is gone: it may be anything");
+        assert!(refused.to_string().contains("is not empty"), "{refused}");
+        fs::write(layout.directory().join(UNFINISHED), "").expect("the mark");
+        let second = create(&layout, 5433, &[]).expect("it may begin again");
+        assert_ne!(first.cluster, second.cluster);
+        fs::remove_dir_all(layout.directory()).expect("it is ours");
+    }
 }

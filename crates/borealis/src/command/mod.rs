@@ -4,7 +4,7 @@ pub mod down;
 pub mod status;
 pub mod up;
 
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
@@ -21,12 +21,14 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// Gives the agent an order.
 pub fn ask_agent(layout: &Layout, order: &str, name: &str) -> Result<Answer> {
     let socket = layout.agent_socket();
-    let mut stream = UnixStream::connect(&socket).with_context(|| {
-        format!(
-            "the cluster in {} is not running (`borealis up` starts it)",
+    let mut stream = match UnixStream::connect(&socket) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => bail!(
+            "the cluster in {} is not running\nhint:  `borealis up` starts it",
             layout.directory().display()
-        )
-    })?;
+        ),
+        Err(error) => return Err(error).with_context(|| format!("ask the agent on {}", socket.display())),
+    };
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     let order = Order {
         order: order.to_owned(),
@@ -58,9 +60,7 @@ pub fn order(layout: &Layout, order: &str, name: &str) -> Result<ExitCode> {
 /// psql on the cluster endpoint.
 pub fn psql(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     let cluster = Cluster::load(layout)?;
-    let mut psql = std::process::Command::new(Layout::postgresql_bin().join("psql"));
-    psql.arg(layout.url(cluster.port)?).args(arguments);
-    Err(psql.exec()).context("start psql")
+    Err(layout.psql(cluster.port)?.args(arguments).exec()).context("start psql")
 }
 
 /// A daemon's log.
