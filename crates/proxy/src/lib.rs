@@ -1,11 +1,12 @@
 //! The cluster endpoint: a stable address in front of whoever is the writer.
 //!
-//! A client that connects while there is no writer, or while the writer starts, is held until there is one. Connections of
-//! a writer that was replaced are cut. What passes is not looked at beyond the first message.
+//! A client that connects while there is no writer, or while the writer starts or does not answer, is held until there is
+//! one. Connections of a writer that was replaced or that ended are cut. What passes is not looked at beyond the first
+//! message. Without the control process the last known writer stands, also across a restart of the proxy.
 
 mod startup;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +16,18 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
 
-use startup::{Startup, StartupError};
+use startup::{Server, Startup, StartupError};
 
 /// How often the control process is asked who the writer is.
 const WRITER_PAUSE: Duration = Duration::from_millis(50);
-/// The pause before a held client's connection is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
+/// The first pause before a held client's connection is tried again; doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long a client may take for its first message, as PostgreSQL's `authentication_timeout`.
+const STARTUP_LIMIT: Duration = Duration::from_secs(60);
+/// Connections beyond `connections_max` that wait to be told so; any more are closed without a word.
+const REFUSALS_MAX: usize = 100;
 
 /// Settings of the proxy, read from `DIR/config/proxy.json`. Unknown keys are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +43,9 @@ pub struct ProxyConfig {
     /// How long a client is held while there is no writer, in milliseconds.
     #[serde(default = "default_hold")]
     pub hold_ms_max: u64,
+    /// Where the proxy writes down who the writer is, for a start without the control process.
+    #[serde(default)]
+    pub writer_file: Option<PathBuf>,
 }
 
 fn default_connections() -> usize {
@@ -63,9 +71,11 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
         error,
     })?;
     tracing::info!(address = %config.listen, "proxy.start");
-    let (told, writer) = watch::channel(None);
-    let asking = tokio::spawn(follow_writer(Client::new(&config.control_socket), told));
+    let (told, writer) = watch::channel(config.writer_file.as_deref().and_then(remembered));
+    let control = Client::new(&config.control_socket);
+    let asking = tokio::spawn(follow_writer(control, told, config.writer_file));
     let places = Arc::new(Semaphore::new(config.connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let hold = Duration::from_millis(config.hold_ms_max);
     let serving = async {
         loop {
@@ -73,13 +83,18 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "proxy.accept");
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    tokio::time::sleep(RETRY_PAUSE_MAX).await;
                     continue;
                 }
             };
-            let (writer, place) = (writer.clone(), places.clone().try_acquire_owned());
+            let (writer, place) = (writer.clone(), places.clone().try_acquire_owned().ok());
+            let refusal = refusals.clone();
             tokio::spawn(async move {
-                if let Err(error) = serve(stream, writer, place.is_ok(), hold).await {
+                let has_place = place.is_some();
+                let Some(place) = place.or_else(|| refusal.try_acquire_owned().ok()) else {
+                    return;
+                };
+                if let Err(error) = serve(stream, writer, has_place, hold).await {
                     tracing::debug!(%error, "proxy.disconnect");
                 }
                 drop(place);
@@ -94,20 +109,37 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
     Ok(())
 }
 
+/// The writer that an earlier proxy wrote down.
+fn remembered(file: &Path) -> Option<Writer> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let (name, address) = text.trim().split_once(' ')?;
+    Some(Writer {
+        name: name.to_owned(),
+        address: address.to_owned(),
+    })
+}
+
+/// Writes the writer down for a proxy that starts without the control process.
+fn remember(file: &Path, writer: &Writer) -> std::io::Result<()> {
+    let next = file.with_extension("next");
+    std::fs::write(&next, format!("{} {}\n", writer.name, writer.address))?;
+    std::fs::rename(&next, file)
+}
+
 /// Keeps asking who the writer is. While the control process is away, the last answer stands.
-async fn follow_writer(control: Client, told: watch::Sender<Option<Writer>>) {
+async fn follow_writer(control: Client, told: watch::Sender<Option<Writer>>, file: Option<PathBuf>) {
     loop {
         match control.writer().await {
-            Ok(writer) => {
-                told.send_if_modified(|known| {
-                    let changed = *known != writer;
-                    if changed {
-                        tracing::info!(writer = ?writer.as_ref().map(|writer| &writer.name), "proxy.route");
-                        *known = writer;
-                    }
-                    changed
-                });
+            Ok(writer) if *told.borrow() != writer => {
+                tracing::info!(writer = ?writer.as_ref().map(|writer| &writer.name), "proxy.route");
+                if let Some((file, writer)) = file.as_deref().zip(writer.as_ref())
+                    && let Err(error) = remember(file, writer)
+                {
+                    tracing::warn!(%error, file = %file.display(), "proxy.remember");
+                }
+                told.send_replace(writer);
             }
+            Ok(_) => {}
             Err(error) => tracing::debug!(%error, "proxy.route"),
         }
         tokio::time::sleep(WRITER_PAUSE).await;
@@ -121,8 +153,10 @@ async fn serve(
     hold: Duration,
 ) -> Result<(), StartupError> {
     client.set_nodelay(true)?;
-    let startup = Startup::read(&mut client).await?;
-    if !has_place {
+    let startup = tokio::time::timeout(STARTUP_LIMIT, Startup::read(&mut client)).await;
+    let startup = startup.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    // A query can be cancelled also when every place is taken.
+    if !has_place && !startup.is_cancel() {
         return startup::refuse(
             &mut client,
             "53300",
@@ -130,32 +164,73 @@ async fn serve(
         )
         .await;
     }
-    let deadline = Instant::now() + hold;
-    let mut server = loop {
-        let known = writer.borrow_and_update().clone();
-        if let Some(known) = known {
-            match startup.forward(&known.address).await {
-                Ok(Some(server)) => break server,
-                // It is a cancel request: there is no answer to wait for.
-                Ok(None) => return Ok(()),
-                Err(error) => tracing::debug!(%error, writer = %known.name, "proxy.hold"),
-            }
-        }
-        if deadline < Instant::now() {
-            let text = "there is no writer: a failover takes longer than the endpoint holds connections";
-            return startup::refuse(&mut client, "57P03", text).await;
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
+    let routed = tokio::select! {
+        routed = tokio::time::timeout(hold, route(&startup, &mut writer)) => routed,
+        // Nobody is left to be connected: a client says nothing before its first message is answered. Who cancels a query may
+        // well leave at once.
+        () = gone(&client), if !startup.is_cancel() => return Ok(()),
+    };
+    let Ok((writer_then, mut server)) = routed else {
+        let text = "there is no writer: a failover takes longer than the endpoint holds connections";
+        return startup::refuse(&mut client, "57P03", text).await;
     };
     client.write_all(&server.answered).await?;
-    let routed = writer.borrow_and_update().clone();
     tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut client, &mut server.stream) => { copied?; }
-        _ = writer.wait_for(|now| *now != routed) => {
+        passed = pass(&mut client, &mut server.stream) => passed?,
+        _ = writer.wait_for(|now| *now != writer_then) => {
             tracing::info!("proxy.cut: the writer was replaced");
         }
     }
     Ok(())
+}
+
+/// Hands the client's first message to whoever is the writer, as often as it takes. A writer that accepts but does not
+/// answer is left as soon as another one is named.
+async fn route(startup: &Startup, writer: &mut watch::Receiver<Option<Writer>>) -> (Option<Writer>, Server) {
+    let mut pause = RETRY_PAUSE_MIN;
+    loop {
+        let known = writer.borrow_and_update().clone();
+        if let Some(known) = &known {
+            tokio::select! {
+                forwarded = startup.forward(&known.address) => match forwarded {
+                    Ok(server) => return (Some(known.clone()), server),
+                    Err(error) => tracing::debug!(%error, writer = %known.name, "proxy.hold"),
+                },
+                Ok(()) = writer.changed() => continue,
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (2 * pause).min(RETRY_PAUSE_MAX),
+            Ok(()) = writer.changed() => pause = RETRY_PAUSE_MIN,
+        }
+    }
+}
+
+/// Returns when the client has closed its connection; never if it says something instead.
+async fn gone(client: &TcpStream) {
+    let mut first = [0];
+    if let Ok(1) = client.peek(&mut first).await {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Passes bytes both ways until the server ends. A client that only ended its own side still gets the answers.
+async fn pass(client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let requests = async {
+        tokio::io::copy(&mut from_client, &mut to_server).await?;
+        to_server.shutdown().await?;
+        std::future::pending::<std::io::Result<()>>().await
+    };
+    let answers = async {
+        tokio::io::copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::select! {
+        failed = requests => failed,
+        ended = answers => ended,
+    }
 }
 
 #[cfg(test)]

@@ -37,6 +37,13 @@ pub(crate) struct Server {
 }
 
 impl Startup {
+    /// Whether it asks to cancel another connection's query. PostgreSQL answers by closing the connection.
+    pub(crate) fn is_cancel(&self) -> bool {
+        self.is_cancel
+    }
+}
+
+impl Startup {
     /// Reads it. Encryption is declined: the endpoint is a loopback address.
     pub(crate) async fn read(client: &mut TcpStream) -> Result<Startup, StartupError> {
         loop {
@@ -59,23 +66,20 @@ impl Startup {
         }
     }
 
-    /// Hands it to the server at `address`. An error if that is not there or still starting; `None`: a cancel request was
-    /// handed over.
-    pub(crate) async fn forward(&self, address: &str) -> Result<Option<Server>, StartupError> {
+    /// Hands it to the server at `address`. An error if that is not there or still starting. A cancel request is answered
+    /// with nothing but the end of the connection, which tells the client that it was taken note of.
+    pub(crate) async fn forward(&self, address: &str) -> Result<Server, StartupError> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         stream.write_all(&self.message).await?;
-        if self.is_cancel {
-            return Ok(None);
-        }
         let mut answered = vec![0; ANSWER_BYTES_MAX];
         let count = stream.read(&mut answered).await?;
         answered.truncate(count);
         let starting = answered.first() == Some(&b'E') && answered.windows(STARTING.len()).any(|part| part == STARTING);
-        if starting || answered.is_empty() {
+        if starting || (answered.is_empty() && !self.is_cancel) {
             return Err(StartupError::Starting);
         }
-        Ok(Some(Server { stream, answered }))
+        Ok(Server { stream, answered })
     }
 }
 

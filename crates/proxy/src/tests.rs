@@ -77,3 +77,112 @@ async fn who_finds_no_place_or_no_writer_is_told_so() {
         serving.await.expect("no panic").expect("a clean end");
     }
 }
+
+/// A writer whose processes are frozen accepts connections and never answers.
+#[tokio::test]
+async fn a_client_held_by_a_frozen_writer_goes_to_the_next_one() {
+    let (mut client, accepted) = pair().await;
+    let frozen = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (told, known) = watch::channel(writer("instance-1", &frozen));
+    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    client.write_all(&startup()).await.expect("the proxy listens");
+    let (_silent, _) = frozen.accept().await.expect("the proxy tries it");
+    let next = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    told.send_replace(writer("instance-2", &next));
+    drop(answer(&next, b"ready").await);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).await.expect("the answer and the end");
+    assert_eq!(got, b"ready");
+    serving.await.expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_client_that_ended_its_own_side_still_gets_the_answer() {
+    let (mut client, accepted) = pair().await;
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (_told, known) = watch::channel(writer("instance-1", &server));
+    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    client.write_all(&startup()).await.expect("the proxy listens");
+    let mut stream = answer(&server, b"ready").await;
+    let mut got = [0; 5];
+    client.read_exact(&mut got).await.expect("the answer");
+    client.write_all(b"query").await.expect("it goes through");
+    client.shutdown().await.expect("only its own side");
+    let mut asked = Vec::new();
+    stream.read_to_end(&mut asked).await.expect("the query and its end");
+    assert_eq!(asked, b"query");
+    stream.write_all(b"rows").await.expect("the client still listens");
+    drop(stream);
+    let mut rows = Vec::new();
+    client.read_to_end(&mut rows).await.expect("the answer and the end");
+    assert_eq!(rows, b"rows");
+    serving.await.expect("no panic").expect("a clean end");
+}
+
+/// A client that never closes must not keep the place of a connection whose server is gone.
+#[tokio::test]
+async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
+    let (mut client, accepted) = pair().await;
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (_told, known) = watch::channel(writer("instance-1", &server));
+    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    client.write_all(&startup()).await.expect("the proxy listens");
+    drop(answer(&server, b"ready").await);
+    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    ended.expect("in time").expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_held_client_that_leaves_gives_its_place_back() {
+    let (mut client, accepted) = pair().await;
+    let (_told, known) = watch::channel(None);
+    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(60)));
+    client.write_all(&startup()).await.expect("the proxy listens");
+    drop(client);
+    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    ended.expect("in time").expect("no panic").expect("a clean end");
+}
+
+#[tokio::test]
+async fn the_last_known_writer_stands_without_the_control_process() {
+    let folder = std::env::temp_dir().join(format!("borealis-proxy-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder");
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let file = folder.join("writer");
+    super::remember(&file, &writer("instance-1", &server).expect("a writer")).expect("the folder is ours");
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = free.local_addr().expect("it listens").to_string();
+    drop(free);
+    let (stop, stopping) = watch::channel(false);
+    let config = super::ProxyConfig {
+        listen: address.clone(),
+        control_socket: folder.join("nobody.sock"),
+        connections_max: 1,
+        hold_ms_max: 10_000,
+        writer_file: Some(file),
+    };
+    let running = tokio::spawn(super::run(config, stopping));
+    let connect = async || loop {
+        if let Ok(client) = TcpStream::connect(&address).await {
+            return client;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let mut client = connect().await;
+    client.write_all(&startup()).await.expect("the proxy listens");
+    let stream = answer(&server, b"ready").await;
+    let mut got = [0; 5];
+    client.read_exact(&mut got).await.expect("the answer");
+    let mut second = connect().await;
+    second.write_all(&startup()).await.expect("the proxy listens");
+    let mut error = Vec::new();
+    second.read_to_end(&mut error).await.expect("an answer");
+    assert!(
+        String::from_utf8_lossy(&error).contains("53300"),
+        "the one place is taken"
+    );
+    drop(stream);
+    stop.send_replace(true);
+    running.await.expect("no panic").expect("a clean end");
+    std::fs::remove_dir_all(folder).expect("it is ours");
+}
