@@ -80,7 +80,11 @@ enum Command {
         what: ZoneCommand,
     },
     /// Fence the writer and start a new one.
-    Failover,
+    Failover {
+        /// The reader that is to be the writer. There are no readers yet: leave it away.
+        #[arg(long, value_name = "NAME")]
+        to: Option<String>,
+    },
     /// Run psql on the cluster endpoint.
     Psql {
         /// Arguments for psql.
@@ -95,6 +99,8 @@ enum Command {
         /// Which.
         name: String,
     },
+    /// Show the versions of this build and of the formats that it reads.
+    Version,
     /// Keep everything of a cluster running. Started by `up`.
     #[command(hide = true)]
     Agent,
@@ -112,12 +118,14 @@ enum Command {
 enum ZoneCommand {
     /// Kill the storage nodes of a zone and keep them down.
     Fail {
-        /// a, b or c.
+        /// Which.
+        #[arg(value_parser = ["a", "b", "c"])]
         zone: String,
     },
     /// Start them again.
     Restore {
-        /// a, b or c.
+        /// Which.
+        #[arg(value_parser = ["a", "b", "c"])]
         zone: String,
     },
 }
@@ -148,9 +156,10 @@ fn main() -> ExitCode {
             ZoneCommand::Fail { zone } => command::order(&layout, "az-fail", &zone),
             ZoneCommand::Restore { zone } => command::order(&layout, "az-restore", &zone),
         },
-        Command::Failover => command::order(&layout, "failover", ""),
+        Command::Failover { to } => command::failover(&layout, to.as_deref()),
         Command::Psql { arguments } => command::psql(&layout, &arguments),
         Command::Logs { follow, name } => command::logs(&layout, &name, follow),
+        Command::Version => command::version(),
         Command::Agent => agent::run(&layout),
         Command::Role { kind, name } => return role::run(&layout, &kind, &name),
     };

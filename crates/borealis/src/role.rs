@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use supervision::Process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -18,6 +19,11 @@ pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
         eprintln!("error: {}: {error}", layout.log_file(name).display());
         return ExitCode::FAILURE;
     }
+    if let Err(error) = own_name(layout, name) {
+        tracing::error!("{error:#}");
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
     match serve(layout, kind, name) {
         Ok(code) => code,
         Err(error) => {
@@ -26,6 +32,19 @@ pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes the pid file, unless another process lives under this name.
+fn own_name(layout: &Layout, name: &str) -> Result<()> {
+    let own = Process::of(std::process::id()).context("find the own process")?;
+    let file = layout.pid_file(name);
+    if let Some(other) = Process::from_file(&file)
+        && other != own
+    {
+        bail!("{name} is running already (pid {})", other.pid());
+    }
+    own.write_file(&file)
+        .with_context(|| format!("write {}", file.display()))
 }
 
 fn settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<T> {

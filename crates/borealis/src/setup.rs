@@ -201,17 +201,36 @@ pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
     let config: ProxyConfig = serde_json::from_value(serde_json::json!({
         "listen": format!("127.0.0.1:{}", cluster.port),
         "control_socket": layout.control_socket(),
+        "writer_file": layout.directory().join("run/writer"),
     }))?;
     store(layout, "proxy", &config)
 }
 
-/// Adds an instance, which is to be the writer. The cluster has to be stored after that.
-pub fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[String]) -> Result<InstanceEntry> {
-    let entry = InstanceEntry {
+/// Writes the settings of the instance that is to be the writer after `old`. It belongs to the cluster once it is added.
+pub fn configure_successor(layout: &Layout, cluster: &Cluster, old: &str) -> Result<InstanceEntry> {
+    let path = layout.config_file(old);
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut config: InstanceConfig =
+        serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
+    let entry = next_instance(cluster)?;
+    config.name.clone_from(&entry.name);
+    config.port = entry.port;
+    store(layout, &entry.name, &config)?;
+    Ok(entry)
+}
+
+/// Name and port of one more instance.
+fn next_instance(cluster: &Cluster) -> Result<InstanceEntry> {
+    Ok(InstanceEntry {
         name: format!("instance-{}", cluster.instances.len() + 1),
         port: free_port(&ports(cluster))?,
         retired: false,
-    };
+    })
+}
+
+/// Adds an instance, which is to be the writer. The cluster has to be stored after that.
+fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[String]) -> Result<()> {
+    let entry = next_instance(cluster)?;
     let address = |node: &StorageEntry| StorageAddress {
         name: node.name.clone(),
         zone: node.zone.clone(),
@@ -233,8 +252,8 @@ pub fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[
         limits: Limits::default(),
     };
     store(layout, &entry.name, &config)?;
-    cluster.instances.push(entry.clone());
-    Ok(entry)
+    cluster.instances.push(entry);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! One daemon under the agent's care.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +10,20 @@ use supervision::{Process, RestartRule};
 
 use crate::layout::Layout;
 use crate::role::REPLACED;
+
+/// A daemon that lived so long was sound: its death is not one of a row.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+/// Deaths in a row after which a daemon is called failed.
+const FAILING_AFTER: u32 = 3;
+
+/// How a daemon ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// It is to be started again.
+    Died,
+    /// Another instance has replaced it.
+    Replaced,
+}
 
 /// A daemon.
 pub(crate) struct Component {
@@ -21,7 +36,9 @@ pub(crate) struct Component {
     /// Only if this agent started it.
     child: Option<Child>,
     rule: RestartRule,
-    pub(crate) deaths_in_a_row: u32,
+    /// When this agent started or adopted it last, since the agent's own start.
+    started: Duration,
+    deaths_in_a_row: u32,
 }
 
 impl Component {
@@ -39,6 +56,7 @@ impl Component {
             process,
             child: None,
             rule: RestartRule::default(),
+            started: Duration::ZERO,
             deaths_in_a_row: 0,
         }
     }
@@ -51,13 +69,14 @@ impl Component {
         self.process().is_some()
     }
 
-    /// Starts it if it is dead and shall live. `true`: it ended because another instance has replaced it.
-    pub(crate) fn look(&mut self, layout: &Layout, now: Duration, going_down: bool) -> bool {
-        let mut replaced = false;
+    /// Notices its death.
+    pub(crate) fn look(&mut self, now: Duration) -> Option<End> {
+        let mut ended = None;
         if let Some(child) = &mut self.child
             && let Ok(Some(status)) = child.try_wait()
         {
-            replaced = status.code() == Some(i32::from(REPLACED));
+            let replaced = self.kind == "instance" && status.code() == Some(i32::from(REPLACED));
+            ended = Some(if replaced { End::Replaced } else { End::Died });
             tracing::warn!(name = %self.name, %status, "process.end");
             self.child = None;
         }
@@ -65,29 +84,49 @@ impl Component {
             self.process = None;
             self.paused = false;
             self.rule.died(now);
+            let lived = now.saturating_sub(self.started);
+            self.deaths_in_a_row = if lived < SOUND_AFTER {
+                self.deaths_in_a_row + 1
+            } else {
+                1
+            };
+            ended = ended.or(Some(End::Died));
+        }
+        ended
+    }
+
+    /// Starts it if it is dead and shall live. One that an earlier agent had just started is adopted.
+    pub(crate) fn start_if_due(&mut self, layout: &Layout, program: &Path, now: Duration) {
+        if self.process.is_some() || self.stopped || !self.rule.may_start(now) {
+            return;
+        }
+        self.rule.started(now);
+        self.started = now;
+        if let Some(process) = Process::from_file(&layout.pid_file(&self.name)) {
+            tracing::info!(name = %self.name, pid = process.pid(), "process.adopt");
+            self.process = Some(process);
+            return;
+        }
+        if let Err(error) = self.start(layout, program) {
+            tracing::error!(name = %self.name, %error, "process.start");
+            self.rule.died(now);
             self.deaths_in_a_row += 1;
         }
-        if replaced && self.kind == "instance" {
-            return true;
-        }
-        if self.process.is_none() && !self.stopped && !going_down && self.rule.may_start(now) {
-            self.rule.started(now);
-            if let Err(error) = self.start(layout) {
-                tracing::error!(name = %self.name, %error, "process.start");
-                self.rule.died(now);
-            }
-        }
-        false
+    }
+
+    /// Whether it keeps dying before it can be of use.
+    pub(crate) fn is_failing(&self) -> bool {
+        FAILING_AFTER <= self.deaths_in_a_row && !self.is_alive()
     }
 
     /// Starts it at the next look, however often it died.
     pub(crate) fn allow_start(&mut self) {
         self.rule = RestartRule::default();
+        self.deaths_in_a_row = 0;
     }
 
-    fn start(&mut self, layout: &Layout) -> Result<()> {
+    fn start(&mut self, layout: &Layout, program: &Path) -> Result<()> {
         let errors = std::fs::File::create(layout.error_file(&self.name)).context("its file for standard error")?;
-        let program = std::env::current_exe().context("the program's own path")?;
         let child = Command::new(program)
             .args(["role", self.kind, &self.name, "--dir"])
             .arg(layout.directory())
@@ -100,10 +139,8 @@ impl Component {
             .spawn()
             .context("spawn")?;
         let process = Process::of(child.id()).context("it is gone already")?;
-        process
-            .write_file(&layout.pid_file(&self.name))
-            .context("its pid file")?;
         tracing::info!(name = %self.name, pid = child.id(), "process.start");
+        // Its pid file the daemon writes by itself: an agent that dies here leaves nobody unknown.
         self.process = Some(process);
         self.child = Some(child);
         self.paused = false;

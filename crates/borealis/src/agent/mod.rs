@@ -4,11 +4,13 @@ mod component;
 mod orders;
 
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use supervision::Process;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -16,10 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::layout::{Cluster, Layout};
-use component::Component;
+use component::{Component, End};
 
-/// How often the daemons are looked at.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How often the daemons are looked at. The death of its own children the agent hears at once.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the agent is asked, one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,11 +62,15 @@ pub struct Listed {
 /// The agent's state.
 pub(crate) struct Agent {
     pub(crate) layout: Layout,
+    /// The program to start daemons with. Asked for once: a running program whose file is replaced has no path any more.
+    program: PathBuf,
     pub(crate) cluster: Cluster,
     pub(crate) components: Vec<Component>,
     pub(crate) began: Instant,
     /// Told to stop everything.
     pub(crate) going_down: bool,
+    /// A new writer is being named.
+    pub(crate) failing_over: bool,
 }
 
 impl Agent {
@@ -72,17 +78,22 @@ impl Agent {
         let cluster = Cluster::load(layout)?;
         let mut agent = Agent {
             layout: layout.clone(),
+            program: std::env::current_exe().context("the program's own path")?,
             components: Vec::new(),
             began: Instant::now(),
             going_down: false,
+            failing_over: false,
             cluster,
         };
         agent.add("control", "control");
         let storage: Vec<String> = agent.cluster.storage.iter().map(|node| node.name.clone()).collect();
         storage.iter().for_each(|name| agent.add("storage", name));
-        let instances = agent.cluster.instances.iter().filter(|instance| !instance.retired);
-        let instances: Vec<String> = instances.map(|instance| instance.name.clone()).collect();
-        instances.iter().for_each(|name| agent.add("instance", name));
+        for instance in agent.cluster.instances.clone() {
+            // A writer that was replaced while it was paused: it must be known, to be woken or killed.
+            if !instance.retired || Process::from_file(&layout.pid_file(&instance.name)).is_some() {
+                agent.add("instance", &instance.name);
+            }
+        }
         agent.add("proxy", "proxy");
         Ok(agent)
     }
@@ -98,8 +109,17 @@ impl Agent {
         let now = self.began.elapsed();
         let mut retired = Vec::new();
         for component in &mut self.components {
-            if component.look(&self.layout, now, self.going_down) {
+            let ended = component.look(now);
+            let entry = self
+                .cluster
+                .instances
+                .iter()
+                .find(|instance| instance.name == component.name);
+            let is_retired = entry.is_some_and(|instance| instance.retired);
+            if ended == Some(End::Replaced) || (is_retired && !component.is_alive()) {
                 retired.push(component.name.clone());
+            } else if !self.going_down {
+                component.start_if_due(&self.layout, &self.program, now);
             }
         }
         for name in retired {
@@ -122,13 +142,16 @@ impl Agent {
 
 /// Runs the agent until `down` has stopped everything.
 pub fn run(layout: &Layout) -> Result<ExitCode> {
+    // Held to the end of the process, however that comes: two agents would start everything twice.
+    let lock = std::fs::File::create(layout.agent_lock()).context("make the agent's lock")?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "an agent is running already in {}\nhint:  `borealis status` shows the cluster",
+            layout.directory().display()
+        );
+    }
     telemetry::log_to(&layout.log_file("agent"))?;
     let own = Process::of(std::process::id()).context("find the agent's own process")?;
-    if let Some(other) = Process::from_file(&layout.pid_file("agent"))
-        && other != own
-    {
-        bail!("an agent is running already (pid {})", other.pid());
-    }
     own.write_file(&layout.pid_file("agent"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();

@@ -12,11 +12,16 @@ use tokio::time::Instant;
 
 use super::{Agent, Answer, Listed, Order};
 use crate::command::status::instance_status;
+use crate::layout::InstanceEntry;
 use crate::setup;
 
 /// How long a daemon may take to end by itself before it is killed. An instance's PostgreSQL has a limit of its own.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 const INSTANCE_STOP_LIMIT: Duration = Duration::from_secs(30);
+/// How long a killed process may take to be gone: one in the middle of a disk operation finishes it first.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long the control process may be away during a failover.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 type Shared = Rc<RefCell<Agent>>;
@@ -43,7 +48,7 @@ fn list(agent: &Agent) -> Vec<Listed> {
         pid: component.process().map(|process| process.pid()),
         paused: component.paused,
         stopped: component.stopped,
-        failing: 2 < component.deaths_in_a_row && !component.is_alive(),
+        failing: component.is_failing(),
     };
     agent.components.iter().map(listed).collect()
 }
@@ -102,7 +107,12 @@ async fn kill(agent: &Shared, name: &str) -> Result<Answer> {
         postmaster.signal(Signal::KILL)?;
         return Ok(Answer::Done(format!("killed the postmaster of {resolved} (pid {pid})")));
     }
-    running.signal(Signal::KILL)?;
+    if running.is_stopped() {
+        // What is frozen below it would not notice its death.
+        running.signal_tree(Signal::KILL)?;
+    } else {
+        running.signal(Signal::KILL)?;
+    }
     Ok(Answer::Done(format!("killed {resolved} (pid {})", running.pid())))
 }
 
@@ -121,6 +131,10 @@ async fn end(process: Process, limit: Duration) -> Result<()> {
             .into_iter()
             .filter_map(Process::of)
             .try_for_each(|process| process.signal(Signal::KILL))?;
+        let deadline = Instant::now() + KILL_LIMIT;
+        while process.is_alive() && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
     }
     Ok(())
 }
@@ -138,6 +152,7 @@ async fn stop(agent: &Shared, name: &str) -> Result<Answer> {
     set_stopped(&mut agent.borrow_mut(), &name, true);
     let (running, limit) = (process(&agent.borrow(), &name), limit_of(&agent.borrow(), &name));
     if let Some(running) = running {
+        running.signal(Signal::TERM)?;
         running.signal_tree(Signal::CONT)?;
         end(running, limit).await?;
     }
@@ -191,45 +206,52 @@ fn zone(agent: &Shared, zone: &str, fail: bool) -> Result<Answer> {
 /// Names a new writer, which fences the old one when it opens the volume; the old one is killed, or, if it is paused, ends
 /// itself when it wakes.
 async fn failover(agent: &Shared) -> Result<Answer> {
+    if std::mem::replace(&mut agent.borrow_mut().failing_over, true) {
+        bail!("a failover is under way already");
+    }
+    let outcome = fail_over(agent).await;
+    agent.borrow_mut().failing_over = false;
+    outcome
+}
+
+async fn fail_over(agent: &Shared) -> Result<Answer> {
     let layout = agent.borrow().layout.clone();
-    let old = agent
-        .borrow()
-        .cluster
-        .writer()
-        .context("no instance is the writer")?
-        .name
-        .clone();
-    let entry = {
-        let mut agent = agent.borrow_mut();
-        let entry = setup::add_instance(&layout, &mut agent.cluster, &[])?;
-        for instance in agent
-            .cluster
-            .instances
-            .iter_mut()
-            .filter(|instance| instance.name == old)
-        {
-            instance.retired = true;
-        }
-        agent.store();
-        entry
-    };
-    let control = Client::new(&layout.control_socket());
-    control
-        .set_writer(entry.name.clone(), format!("127.0.0.1:{}", entry.port))
-        .await?;
+    let cluster = agent.borrow().cluster.clone();
+    let old = cluster.writer().or(cluster.instances.last());
+    let old = old.context("there is no instance")?.name.clone();
+    let entry = setup::configure_successor(&layout, &cluster, &old)?;
+    // Control first: an instance that finds another one named retires.
+    name_writer(&Client::new(&layout.control_socket()), &entry).await?;
     let mut agent = agent.borrow_mut();
-    let paused = agent
-        .components
-        .iter()
-        .any(|component| component.name == old && component.paused);
-    if !paused {
-        if let Some(running) = process(&agent, &old) {
-            running.signal_tree(Signal::KILL)?;
-        }
-        agent.components.retain(|component| component.name != old);
+    for instance in agent.cluster.instances.iter_mut() {
+        instance.retired |= instance.name == old;
+    }
+    agent.cluster.stopped.retain(|name| *name != old);
+    agent.cluster.instances.push(entry.clone());
+    agent.cluster.store(&layout)?;
+    let replaced = agent.components.iter().find(|component| component.name == old);
+    // One that is paused is left to end itself when it wakes: it is fenced.
+    if let Some(running) = replaced.and_then(|component| component.process().filter(|_| !component.paused)) {
+        running.signal_tree(Signal::KILL)?;
     }
     agent.add("instance", &entry.name);
     Ok(Answer::Done(format!("{} takes over from {old}", entry.name)))
+}
+
+/// Names the writer in the metadata store. Tries again while that restarts: what was asked for may have been done.
+async fn name_writer(control: &Client, entry: &InstanceEntry) -> Result<()> {
+    let address = format!("127.0.0.1:{}", entry.port);
+    let deadline = Instant::now() + CONTROL_LIMIT;
+    loop {
+        match control.set_writer(entry.name.clone(), address.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) if deadline < Instant::now() => {
+                return Err(error).context("without the control process no writer can be named");
+            }
+            Err(error) => tracing::warn!(%error, "writer.set"),
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Writer first, so that it can ship what it has; storage next; what the others need last.
@@ -244,8 +266,8 @@ async fn down(agent: &Shared) -> Result<Answer> {
                 .collect()
         };
         for (process, _) in &running {
-            process.signal_tree(Signal::CONT)?;
             process.signal(Signal::TERM)?;
+            process.signal_tree(Signal::CONT)?;
         }
         for (process, limit) in running {
             end(process, limit).await?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::agent::{Answer, Order};
-use crate::layout::{Cluster, Layout};
+use crate::layout::{Cluster, FORMAT_VERSION, Layout};
 
 /// How long the agent may take for an order: stopping everything without a quorum takes longest.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
@@ -55,6 +55,27 @@ pub fn order(layout: &Layout, order: &str, name: &str) -> Result<ExitCode> {
         Answer::Failed(what) => bail!("{what}"),
         Answer::List(_) => bail!("an answer to another order"),
     }
+}
+
+/// Fences the writer and starts a new one.
+pub fn failover(layout: &Layout, to: Option<&str>) -> Result<ExitCode> {
+    if let Some(name) = to {
+        let cluster = Cluster::load(layout)?;
+        let writer = cluster.writer().map_or("none", |writer| &writer.name);
+        bail!(
+            "{name} is no reader: the cluster has none, its writer is {writer}\nhint:  leave --to away, and a new writer is started"
+        );
+    }
+    order(layout, "failover", "")
+}
+
+/// Versions of this build and of what it reads.
+pub fn version() -> Result<ExitCode> {
+    println!("borealis {}", env!("CARGO_PKG_VERSION"));
+    println!("directory format {FORMAT_VERSION}");
+    println!("metadata store format {}", control_plane::FORMAT_VERSION);
+    println!("storage protocol {}", wire_format::frame::PROTOCOL_VERSION);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// psql on the cluster endpoint.

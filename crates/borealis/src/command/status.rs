@@ -123,14 +123,19 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     let durable: Option<Lsn> = of_writer["durable_lsn"].as_str().and_then(|text| text.parse().ok());
     let mut storage = Vec::new();
     let mut missing = Vec::new();
-    for node in &cluster.storage {
+    // All at once: one that hangs does not add its patience to that of the others.
+    let asked: Vec<_> = cluster
+        .storage
+        .iter()
+        .map(|node| {
+            let lives = find(&node.name).is_some_and(|one| one.pid.is_some() && !one.paused);
+            let (hello, port) = (hello.clone(), node.port);
+            tokio::spawn(async move { if lives { node_status(&hello, port).await } else { None } })
+        })
+        .collect();
+    for (node, asked) in cluster.storage.iter().zip(asked) {
         let one = find(&node.name);
-        let asked = one.is_some_and(|one| one.pid.is_some() && !one.paused);
-        let status = if asked {
-            node_status(&hello, node.port).await
-        } else {
-            None
-        };
+        let status = asked.await?;
         let segment = status
             .as_ref()
             .and_then(|status| status.segments.iter().max_by_key(|segment| segment.complete));
@@ -139,7 +144,11 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             .zip(complete)
             .map(|(durable, complete)| durable.raw().saturating_sub(complete.raw()));
         let behind = lag.is_some_and(|lag| 1 << 20 < lag);
-        if status.is_none() {
+        // One that stopped acknowledging, or does not vouch for what it acknowledged, counts for no quorum.
+        let counts = status
+            .as_ref()
+            .is_some_and(|status| status.stopped.is_none() && status.segments.iter().all(|segment| segment.vouches));
+        if !counts {
             missing.push(node.name.clone());
         }
         storage.push(json!({
@@ -191,14 +200,28 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     }))
 }
 
+/// The daemons that live without an agent.
+fn left_behind(layout: &Layout) -> Result<Vec<Listed>> {
+    let living = super::up::living(layout)?.into_iter();
+    Ok(living
+        .map(|(name, process)| Listed {
+            name,
+            pid: Some(process.pid()),
+            paused: process.is_stopped(),
+            stopped: false,
+            failing: false,
+        })
+        .collect())
+}
+
 /// Shows how everything is.
 pub fn run(layout: &Layout, as_json: bool) -> Result<ExitCode> {
     let cluster = Cluster::load(layout)?;
     let listed = match ask_agent(layout, "list", "") {
         Ok(Answer::List(listed)) => listed,
         Ok(_) => anyhow::bail!("an answer to another order"),
-        // Not running: everything is down, which is an answer, too.
-        Err(_) => Vec::new(),
+        // Data flows without the agent: what lives is known by the pid files.
+        Err(_) => left_behind(layout)?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime
@@ -242,8 +265,8 @@ fn table(status: &Value) -> String {
         text(&quorum["read"])
     );
     out += &format!(
-        "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}\n",
-        "storage", "zone", "state", "pid", "complete", "lag bytes"
+        "{:<12} {:<5} {:<12} {:>8}  {:<18} {:>12}\n",
+        "storage", "zone", "state", "pid", "complete LSN", "lag bytes"
     );
     for node in status["storage"].as_array().into_iter().flatten() {
         out += &format!(
