@@ -6,6 +6,8 @@ use crate::fault::{Applied, Fault};
 
 pub(crate) const HEADER_BYTES: usize = 24;
 pub(crate) const POINTER_BYTES: usize = 4;
+/// `PD_HAS_FREE_LINES`: a hint, without which unused line pointers are not found again.
+const HAS_FREE_LINES: u16 = 0x0001;
 /// `PD_ALL_VISIBLE`.
 const ALL_VISIBLE: u16 = 0x0004;
 /// Layout version 4 and a size of 8192.
@@ -138,14 +140,13 @@ impl<'a> PageMut<'a> {
         self.set_u32(4, lsn.raw() as u32);
     }
 
-    pub(crate) fn set_all_visible(&mut self, visible: bool) {
+    fn set_flag(&mut self, flag: u16, on: bool) {
         let flags = self.u16(FLAGS_AT);
-        let flags = if visible {
-            flags | ALL_VISIBLE
-        } else {
-            flags & !ALL_VISIBLE
-        };
-        self.set_u16(FLAGS_AT, flags);
+        self.set_u16(FLAGS_AT, if on { flags | flag } else { flags & !flag });
+    }
+
+    pub(crate) fn set_all_visible(&mut self, visible: bool) {
+        self.set_flag(ALL_VISIBLE, visible);
     }
 
     /// `PageSetPrunable`.
@@ -281,11 +282,11 @@ impl<'a> PageMut<'a> {
         Ok(())
     }
 
-    /// `PageRepairFragmentation`, but for the hint that says whether there are unused line pointers.
+    /// `PageRepairFragmentation`: items move together, unused line pointers at the end go.
     pub(crate) fn repair_fragmentation(&mut self) -> Applied {
         self.check()?;
         let mut items = Vec::new();
-        let mut last_used = 0;
+        let (mut used, mut last_used) = (0, 0);
         for number in 1..=self.pointers() {
             let pointer = self.pointer(number)?;
             if pointer.state == State::Unused {
@@ -296,10 +297,12 @@ impl<'a> PageMut<'a> {
                 self.stored(number)?;
                 items.push((number, pointer));
             }
+            used += 1;
             last_used = number;
         }
         self.compact(&items)?;
         self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(last_used));
+        self.set_flag(HAS_FREE_LINES, used < last_used);
         Ok(())
     }
 
@@ -310,6 +313,9 @@ impl<'a> PageMut<'a> {
             left -= 1;
         }
         self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(left));
+        let mut is_unused = (1..=left).map(|number| self.pointer(number).map(|pointer| pointer.state == State::Unused));
+        let has_unused = is_unused.try_fold(false, |any, one| one.map(|one| any | one))?;
+        self.set_flag(HAS_FREE_LINES, has_unused);
         Ok(())
     }
 

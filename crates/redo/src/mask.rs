@@ -1,5 +1,7 @@
 //! What may differ between a page as PostgreSQL has it and the same page made by redo: hints, command ids, unused space.
-//! Follows `access/common/bufmask.c` and the `rm_mask` functions. Used by oracles, never by redo.
+//! Follows `access/common/bufmask.c` and the `rm_mask` functions, but hides less: of a heap page `PD_ALL_VISIBLE` stays,
+//! and of a tuple's infomask everything but the four bits that readers set as hints. A wrong lock bit or a page wrongly
+//! all-visible gives wrong answers to queries; PostgreSQL's own masks would hide both. Used by oracles, never by redo.
 
 use units::Page;
 use wal::resource_manager;
@@ -9,8 +11,8 @@ use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
 use crate::nbtree;
 
 const MARKER: u8 = 0;
-/// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`, `PD_ALL_VISIBLE`.
-const HINTS: u16 = 0x0007;
+/// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`.
+const HINTS: u16 = 0x0003;
 
 /// Masks a page that a record of this resource manager changed. A page that is no page stays as it is.
 pub fn mask(page: &mut Page, block: u32, manager: u8) {
@@ -35,8 +37,9 @@ pub fn mask(page: &mut Page, block: u32, manager: u8) {
 }
 
 fn mask_heap(page: &mut PageMut<'_>, block: u32) {
-    const XACT_MASK: u16 = 0xFFF0;
+    /// `HEAP_XMIN_COMMITTED` and `HEAP_XMIN_INVALID`; both together are no hint but mean frozen.
     const XMIN_FROZEN: u16 = 0x0300;
+    const COMBO_COMMAND: u16 = 0x0020;
     const SPECULATIVE: u16 = 0xFFFE;
     for number in 1..=page.pointers() {
         let Ok(pointer) = page.stored(number) else {
@@ -45,11 +48,9 @@ fn mask_heap(page: &mut PageMut<'_>, block: u32) {
         let at = pointer.offset;
         if pointer.state == State::Normal && 23 <= pointer.bytes {
             let infomask = page.u16(at + 20);
-            let masked = if infomask & XMIN_FROZEN == XMIN_FROZEN {
-                infomask & !(XMAX_INVALID | XMAX_COMMITTED)
-            } else {
-                infomask & !XACT_MASK
-            };
+            let is_frozen = infomask & XMIN_FROZEN == XMIN_FROZEN;
+            let xmin_hints = if is_frozen { 0 } else { XMIN_FROZEN };
+            let masked = infomask & !(xmin_hints | XMAX_INVALID | XMAX_COMMITTED | COMBO_COMMAND);
             page.set_u16(at + 20, masked);
             page.set_u32(at + 8, 0);
             if page.u16(at + 16) == SPECULATIVE {

@@ -112,6 +112,16 @@ impl Stock {
         run(pgbench);
     }
 
+    /// Where the record of the last checkpoint begins.
+    pub fn checkpoint(&self) -> units::Lsn {
+        let mut control = command("pg_controldata");
+        control.arg("-D").arg(self.data());
+        let text = String::from_utf8(run(control).stdout).expect("text");
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix("Latest checkpoint location:"));
+        value.expect("a checkpoint").trim().parse().expect("its place")
+    }
+
     /// A clean stop.
     pub fn stop(&self) {
         let mut stop = command("pg_ctl");
