@@ -1,63 +1,95 @@
-//! Decoded blocks of layer files, bounded in bytes.
+//! A bounded memory of what was read: decoded blocks of layers, and pages that were made.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::hash::Hash;
+use std::sync::Mutex;
 
-use bytes::Bytes;
+use crate::locked;
 
-#[derive(Default)]
-struct Blocks {
-    blocks: HashMap<(u64, u32), (u64, Bytes)>,
+struct Entry<V> {
+    used: u64,
+    bytes: usize,
+    value: V,
+}
+
+struct Entries<K, V> {
+    entries: HashMap<K, Entry<V>>,
     bytes: usize,
     clock: u64,
 }
 
-/// Blocks by (layer, number), the least recently used dropped first.
-pub(crate) struct BlockCache {
+/// Values by key up to a number of bytes, the least recently used dropped first.
+pub(crate) struct Cache<K, V> {
     bytes_max: usize,
-    blocks: Mutex<Blocks>,
+    entries: Mutex<Entries<K, V>>,
 }
 
-impl BlockCache {
-    pub(crate) fn new(bytes_max: usize) -> BlockCache {
-        BlockCache {
+impl<K: Eq + Hash, V: Clone> Cache<K, V> {
+    pub(crate) fn new(bytes_max: usize) -> Cache<K, V> {
+        let entries = Entries {
+            entries: HashMap::new(),
+            bytes: 0,
+            clock: 0,
+        };
+        Cache {
             bytes_max,
-            blocks: Mutex::default(),
+            entries: Mutex::new(entries),
         }
     }
 
-    fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        let mut all = locked(&self.entries);
+        all.clock += 1;
+        let clock = all.clock;
+        let entry = all.entries.get_mut(key)?;
+        entry.used = clock;
+        Some(entry.value.clone())
     }
 
-    pub(crate) fn get(&self, layer: u64, block: u32) -> Option<Bytes> {
-        let mut blocks = self.blocks();
-        blocks.clock += 1;
-        let clock = blocks.clock;
-        let (used, bytes) = blocks.blocks.get_mut(&(layer, block))?;
-        *used = clock;
-        Some(bytes.clone())
-    }
-
-    pub(crate) fn insert(&self, layer: u64, block: u32, bytes: Bytes) {
-        let mut blocks = self.blocks();
-        blocks.clock += 1;
-        let clock = blocks.clock;
-        blocks.bytes += bytes.len();
-        if let Some((_, before)) = blocks.blocks.insert((layer, block), (clock, bytes)) {
-            blocks.bytes -= before.len();
+    pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
+        let mut all = locked(&self.entries);
+        all.clock += 1;
+        let used = all.clock;
+        all.bytes += bytes;
+        if let Some(before) = all.entries.insert(key, Entry { used, bytes, value }) {
+            all.bytes -= before.bytes;
         }
-        if self.bytes_max < blocks.bytes {
+        if self.bytes_max < all.bytes {
             // An eighth at a time, so that the scan for the oldest is rare.
-            let mut used: Vec<u64> = blocks.blocks.values().map(|(used, _)| *used).collect();
+            let mut used: Vec<u64> = all.entries.values().map(|entry| entry.used).collect();
             used.sort_unstable();
             let oldest_kept = used[used.len() / 8];
-            blocks.blocks.retain(|_, (used, _)| oldest_kept < *used);
-            blocks.bytes = blocks.blocks.values().map(|(_, bytes)| bytes.len()).sum();
+            all.entries.retain(|_, entry| oldest_kept < entry.used);
+            all.bytes = all.entries.values().map(|entry| entry.bytes).sum();
         }
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.blocks().bytes
+        locked(&self.entries).bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_go_first() {
+        let cache = Cache::new(80);
+        for key in 0..8 {
+            cache.insert(key, key, 10);
+        }
+        assert_eq!(cache.get(&0), Some(0));
+        cache.insert(8, 8, 10);
+        assert_eq!(cache.get(&1), None);
+        assert_eq!(cache.get(&0), Some(0));
+        assert!(cache.bytes() <= 80);
+    }
+
+    #[test]
+    fn a_value_larger_than_the_cache_does_not_stay() {
+        let cache = Cache::new(80);
+        cache.insert(1, (), 100);
+        assert_eq!((cache.get(&1), cache.bytes()), (None, 0));
     }
 }

@@ -7,6 +7,8 @@ pub struct StoreConfig {
     pub table_bytes_max: usize,
     /// Bytes of layer blocks kept decoded for reads.
     pub cache_bytes_max: usize,
+    /// Bytes of pages kept as they were made, so that the next read applies only what came since.
+    pub page_cache_bytes_max: usize,
     /// Bytes of one journal file before the next is begun.
     pub journal_file_bytes: u64,
     /// Bytes of journal kept for peers that are behind; beyond it they need a whole copy.
@@ -20,11 +22,12 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// About 100 MiB of memory, most of it cache and tables.
+    /// About 75 MiB of memory; 120 MiB while tables cannot be written out as fast as log comes in.
     fn default() -> StoreConfig {
         StoreConfig {
             table_bytes_max: 24 << 20,
             cache_bytes_max: 32 << 20,
+            page_cache_bytes_max: 16 << 20,
             journal_file_bytes: 32 << 20,
             journal_retained_bytes_max: 96 << 20,
             chain_deltas_max: 32,

@@ -1,7 +1,7 @@
 //! What may be dropped of one key's versions when they are written anew.
 
 use bytes::Bytes;
-use units::{ForkKey, PageKey};
+use units::{ForkKey, PageKey, Position};
 
 use crate::config::StoreConfig;
 use crate::key::{Key, Value, Version};
@@ -71,7 +71,11 @@ impl<'a> Folder<'a> {
     fn truncations_of(&mut self, fork: ForkKey) -> Result<&Truncations, ReadError> {
         if self.truncations.as_ref().is_none_or(|(of, _)| *of != fork) {
             let fold_point = self.horizon.fold_point();
-            self.truncations = Some((fork, self.reading.truncations(self.segment, fork, fold_point)?));
+            self.truncations = Some((
+                fork,
+                self.reading
+                    .truncations(self.segment, fork, Position::ZERO, fold_point)?,
+            ));
         }
         Ok(&self.truncations.as_ref().expect("it was set just now").1)
     }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use io::Disk;
+use units::Position;
 use wire_format::codec::{Reader, Writer};
 
-use crate::cache::BlockCache;
+use crate::cache::Cache;
 use crate::key::{Key, Version};
 use crate::read::ReadError;
 
@@ -25,6 +26,9 @@ pub(crate) fn file_name(layer: u64) -> String {
     format!("{FOLDER}/{layer:016}")
 }
 
+/// Decoded blocks by layer and number.
+pub(crate) type BlockCache = Cache<(u64, u32), Bytes>;
+
 struct BlockEntry {
     first_key: Key,
     offset: u64,
@@ -36,6 +40,8 @@ struct BlockEntry {
 pub(crate) struct Layer {
     pub(crate) number: u64,
     pub(crate) file_bytes: u64,
+    /// The highest position of its versions.
+    pub(crate) newest: Position,
     disk: Arc<dyn Disk>,
     blocks: Vec<BlockEntry>,
     last_key: Key,
@@ -77,10 +83,11 @@ impl Layer {
         if crc32c::crc32c(&index) != checksum {
             return Err(corrupt("its index has another checksum"));
         }
-        let (blocks, last_key) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        let (blocks, last_key, newest) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
         Ok(Layer {
             number,
             file_bytes,
+            newest,
             disk,
             blocks,
             last_key,
@@ -102,7 +109,7 @@ impl Layer {
     }
 
     fn block(&self, at: usize, cache: Option<&BlockCache>) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = cache.and_then(|cache| cache.get(self.number, at as u32)) {
+        if let Some(bytes) = cache.and_then(|cache| cache.get(&(self.number, at as u32))) {
             return Ok(bytes);
         }
         let entry = &self.blocks[at];
@@ -122,14 +129,20 @@ impl Layer {
             .map_err(|error| ReadError::corrupt(&name, &error.to_string()))?;
         let bytes = Bytes::from(bytes);
         if let Some(cache) = cache {
-            cache.insert(self.number, at as u32, bytes.clone());
+            cache.insert((self.number, at as u32), bytes.clone(), bytes.len());
         }
         Ok(bytes)
     }
 
-    /// Adds every version of `key` to `into`.
-    pub(crate) fn collect(&self, key: &Key, cache: &BlockCache, into: &mut Vec<Version>) -> Result<(), ReadError> {
-        if self.last_key < *key || self.blocks.is_empty() {
+    /// Adds every version of `key` above `after` to `into`.
+    pub(crate) fn collect(
+        &self,
+        key: &Key,
+        after: Position,
+        cache: &BlockCache,
+        into: &mut Vec<Version>,
+    ) -> Result<(), ReadError> {
+        if self.last_key < *key || self.newest <= after {
             return Ok(());
         }
         for at in self.block_of(key)..self.blocks.len() {
@@ -139,7 +152,9 @@ impl Layer {
             let mut entries = Entries::new(self.block(at, Some(cache))?, &file_name(self.number));
             while let Some((found, version)) = entries.next()? {
                 if found == *key {
-                    into.push(version);
+                    if after < version.position {
+                        into.push(version);
+                    }
                 } else if *key < found {
                     break;
                 }
@@ -164,7 +179,7 @@ fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<()
         .map_err(|error| ReadError::io(name, &error))
 }
 
-fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key), wire_format::CodecError> {
+fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Position), wire_format::CodecError> {
     let mut input = Reader::new(bytes);
     let count = input.count(4, "blocks")?;
     let mut blocks = Vec::with_capacity(count);
@@ -177,8 +192,9 @@ fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key), wire_format::Codec
         });
     }
     let last_key = Key::read(&mut input)?;
+    let newest = input.position("newest position")?;
     input.finish()?;
-    Ok((blocks, last_key))
+    Ok((blocks, last_key, newest))
 }
 
 struct Entries {
@@ -241,6 +257,7 @@ pub(crate) struct LayerWriter {
     block: Writer,
     block_first_key: Option<Key>,
     last_key: Option<Key>,
+    newest: Position,
     blocks: Vec<BlockEntry>,
     written: u64,
     finished: bool,
@@ -265,6 +282,7 @@ impl LayerWriter {
             block: Writer::with_capacity(2 * BLOCK_BYTES),
             block_first_key: None,
             last_key: None,
+            newest: Position::ZERO,
             blocks: Vec::new(),
             written: 0,
             finished: false,
@@ -282,6 +300,7 @@ impl LayerWriter {
         key.write(&mut self.block);
         version.write(&mut self.block);
         self.last_key = Some(key.clone());
+        self.newest = self.newest.max(version.position);
         if BLOCK_BYTES <= self.block.written().len() {
             self.close_block()?;
         }
@@ -322,6 +341,7 @@ impl LayerWriter {
             index.varint(u64::from(block.checksum));
         }
         last_key.write(&mut index);
+        index.position(self.newest);
         let index = index.finish();
         let mut tail = index.to_vec();
         tail.extend_from_slice(&self.written.to_le_bytes());

@@ -1,14 +1,16 @@
 //! Making a page from its versions.
 
 use std::io as std_io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::{Engine, EngineError};
 use timeline::Path;
-use units::{ForkKey, Lsn, Page, PageKey, Position, SegmentId};
+use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey, Position, SegmentId};
 
-use crate::cache::BlockCache;
+use crate::cache::Cache;
 use crate::key::{Key, Value, Version};
+use crate::layer::BlockCache;
 use crate::segment_store::SegmentStore;
 
 /// Why a page or an entry cannot be given. Another copy may have it.
@@ -81,24 +83,41 @@ impl Truncations {
     }
 }
 
+/// Bytes that a page takes in the cache, about.
+const MADE_PAGE_BYTES: usize = PAGE_BYTES + 128;
+
+/// A page as it was made from every visible version up to `newest`. Any path that sees `newest` sees the same ones.
+pub(crate) struct MadePage {
+    generation: u64,
+    newest: Position,
+    page: Page,
+}
+
+/// Pages that were made.
+pub(crate) type PageCache = Cache<(SegmentId, PageKey), Arc<MadePage>>;
+
 /// What a read needs besides the segment.
 pub(crate) struct Reading<'a> {
     pub(crate) engine: &'a dyn Engine,
-    pub(crate) cache: &'a BlockCache,
+    pub(crate) blocks: &'a BlockCache,
+    pub(crate) pages: &'a PageCache,
+    /// Whether pages that are made stay in the cache; those of background work would only push out others.
+    pub(crate) keeps_pages: bool,
     pub(crate) path: &'a Path,
 }
 
 impl Reading<'_> {
-    /// The truncations of a fork, drops of its database included, that are visible at the read point.
+    /// The truncations of a fork, drops of its database included, that are above `after` and visible at the read point.
     pub(crate) fn truncations(
         &self,
         segment: &SegmentStore,
         fork: ForkKey,
+        after: Position,
         read_point: Lsn,
     ) -> Result<Truncations, ReadError> {
         let mut truncations = Truncations::default();
         for key in [Key::Truncation(fork), Key::drop_of(fork.relation)] {
-            for version in segment.visible(&key, self.path, read_point, self.cache)? {
+            for version in segment.visible(&key, self.path, after, read_point, self.blocks)? {
                 if let Value::Truncation { from_block } = version.value {
                     truncations.0.push((version.position, from_block));
                 }
@@ -109,12 +128,12 @@ impl Reading<'_> {
 
     /// An error if a visible record after `known`, up to the read point, could not be read: it may have changed any page.
     fn check_readable(&self, segment: &SegmentStore, known: Position, read_point: Lsn) -> Result<(), ReadError> {
-        let unreadable = segment.visible(&Key::Unreadable, self.path, read_point, self.cache)?;
+        let unreadable = segment.visible(&Key::Unreadable, self.path, known, read_point, self.blocks)?;
         match unreadable.last() {
             Some(Version {
                 position,
                 value: Value::Unreadable(what),
-            }) if known < *position => Err(ReadError::Engine(EngineError::Malformed {
+            }) => Err(ReadError::Engine(EngineError::Malformed {
                 end: position.lsn,
                 what: String::from_utf8_lossy(what).into_owned(),
             })),
@@ -122,26 +141,52 @@ impl Reading<'_> {
         }
     }
 
+    /// The page as it was made before, if nothing came late since, and the path and the read point see all of it.
+    fn made_before(&self, segment: &SegmentStore, key: PageKey, read_point: Lsn) -> Option<Arc<MadePage>> {
+        let made = self.pages.get(&(segment.id, key))?;
+        let whole = made.generation == segment.generation();
+        let seen = made.newest.lsn <= read_point && self.path.sees(made.newest);
+        (whole && seen).then_some(made)
+    }
+
     /// The page as of the read point.
     pub(crate) fn page(&self, segment: &SegmentStore, key: PageKey, read_point: Lsn) -> Result<Page, ReadError> {
-        let mut versions = segment.visible(&Key::Page(key), self.path, read_point, self.cache)?;
-        let mut known = Position::ZERO;
-        if !versions.is_empty() {
-            known = self.truncations(segment, key.fork, read_point)?.last(key.block);
-            versions.retain(|version| known < version.position);
-            let base = versions.iter().rev().find(|version| version.is_base());
-            known = base.map_or(known, |base| base.position);
+        // Before any version is looked at: one that comes late from now on spoils what is made here.
+        let generation = segment.generation();
+        let made = self.made_before(segment, key, read_point);
+        let after = made.as_ref().map_or(Position::ZERO, |made| made.newest);
+        let mut versions = segment.visible(&Key::Page(key), self.path, after, read_point, self.blocks)?;
+        if versions.is_empty() && made.is_none() {
+            self.check_readable(segment, Position::ZERO, read_point)?;
+            return Ok(Page::zeroed());
         }
+        let gone = self.truncations(segment, key.fork, after, read_point)?.last(key.block);
+        versions.retain(|version| gone < version.position);
+        let base = versions.iter().rposition(Version::is_base);
+        let known = base.map_or(gone.max(after), |base| versions[base].position);
         self.check_readable(segment, known, read_point)?;
-        materialise(self.engine, key, &versions)
+        let versions = &versions[base.unwrap_or(0)..];
+        let start = match made.filter(|_| gone <= after && base.is_none()) {
+            Some(made) => made.page.clone(),
+            None => Page::zeroed(),
+        };
+        let page = materialise(self.engine, key, start, versions)?;
+        if let Some(newest) = versions.last().filter(|_| self.keeps_pages) {
+            let made = MadePage {
+                generation,
+                newest: newest.position,
+                page: page.clone(),
+            };
+            self.pages.insert((segment.id, key), Arc::new(made), MADE_PAGE_BYTES);
+        }
+        Ok(page)
     }
 }
 
-/// The page after all of these versions, oldest first. Zeros if there are none.
-fn materialise(engine: &dyn Engine, key: PageKey, versions: &[Version]) -> Result<Page, ReadError> {
-    let base = versions.iter().rposition(Version::is_base).unwrap_or(0);
-    let mut page = Page::zeroed();
-    for version in versions.get(base..).unwrap_or_default() {
+/// The page after all of these versions, oldest first.
+fn materialise(engine: &dyn Engine, key: PageKey, start: Page, versions: &[Version]) -> Result<Page, ReadError> {
+    let mut page = start;
+    for version in versions {
         match &version.value {
             Value::Image(image) => page = image_page(image),
             Value::Delta { record, .. } => engine.apply(record, version.position.lsn, key, &mut page)?,

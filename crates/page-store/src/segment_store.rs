@@ -1,6 +1,6 @@
 //! What the store holds of one segment: tables, layers, and how far they may be folded.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use engine::Engine;
@@ -8,10 +8,9 @@ use timeline::Path;
 use units::{Lsn, PAGE_BYTES, Position, SegmentId};
 use wire_format::{Batch, Item};
 
-use crate::cache::BlockCache;
 use crate::index::{self, Fragments};
 use crate::key::{Key, Value, Version};
-use crate::layer::Layer;
+use crate::layer::{BlockCache, Layer};
 use crate::locked;
 use crate::read::ReadError;
 use crate::table::Table;
@@ -44,6 +43,8 @@ struct Indexed {
     fragments: Fragments,
     /// Every batch below this journal offset is in a table or a layer.
     through_offset: u64,
+    /// The highest position of all versions.
+    newest: Position,
 }
 
 #[derive(Default)]
@@ -67,12 +68,14 @@ pub(crate) struct SegmentStore {
     pub(crate) tables: RwLock<Tables>,
     layers: RwLock<Arc<Vec<Arc<Layer>>>>,
     horizon: Mutex<Option<Horizon>>,
+    generation: AtomicU64,
 }
 
 impl SegmentStore {
     pub(crate) fn new(id: SegmentId, layers: Vec<Arc<Layer>>, through_offset: u64, damaged: bool) -> SegmentStore {
         let indexed = Indexed {
             through_offset,
+            newest: layers.iter().map(|layer| layer.newest).max().unwrap_or_default(),
             ..Indexed::default()
         };
         SegmentStore {
@@ -84,6 +87,7 @@ impl SegmentStore {
             tables: RwLock::default(),
             layers: RwLock::new(Arc::new(layers)),
             horizon: Mutex::default(),
+            generation: AtomicU64::new(0),
         }
     }
 
@@ -123,9 +127,16 @@ impl SegmentStore {
         if versions.is_empty() {
             return;
         }
+        let newest = versions.iter().map(|(_, version)| version.position).max();
+        let late = versions.iter().any(|(_, version)| version.position <= indexed.newest);
+        indexed.newest = indexed.newest.max(newest.unwrap_or_default());
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         for (key, version) in versions {
             tables.active.insert(key, version);
+        }
+        if late {
+            // After they are there, and before anyone can see them.
+            self.generation.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -173,29 +184,37 @@ impl SegmentStore {
         self.tables.write().unwrap_or_else(PoisonError::into_inner).frozen = None;
     }
 
-    /// Every version of `key` that the path sees at or below `read_point`, oldest first, each position once.
+    /// Every version of `key` above `after` that the path sees at or below `read_point`, oldest first, each position once.
     pub(crate) fn visible(
         &self,
         key: &Key,
         path: &Path,
+        after: Position,
         read_point: Lsn,
         cache: &BlockCache,
     ) -> Result<Vec<Version>, ReadError> {
+        let wanted = |position: Position| after < position && position.lsn <= read_point && path.sees(position);
         let mut versions = Vec::new();
         {
             // Tables before layers: what moves from one to the other in between is seen twice, never missed.
             let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-            tables.active.collect(key, &mut versions);
+            tables.active.collect(key, wanted, &mut versions);
             if let Some(frozen) = &tables.frozen {
-                frozen.collect(key, &mut versions);
+                frozen.collect(key, wanted, &mut versions);
             }
         }
         for layer in self.layers().iter() {
-            layer.collect(key, cache, &mut versions)?;
+            layer.collect(key, after, cache, &mut versions)?;
         }
-        versions.retain(|version| version.position.lsn <= read_point && path.sees(version.position));
+        versions.retain(|version| wanted(version.position));
         order(&mut versions);
         Ok(versions)
+    }
+
+    /// Counts how often a version came late, below another one. What was made of versions is as good as made now while this
+    /// is the same: every version that it missed lies above the newest that it has.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 }
 

@@ -13,18 +13,18 @@ use units::{Lsn, Page, PageKey, Position, SegmentId};
 use wire_format::codec::Reader;
 use wire_format::{CatalogEntry, CatalogKey, EncodedBatch};
 
-use crate::cache::BlockCache;
+use crate::cache::Cache;
 use crate::catalog;
 use crate::config::StoreConfig;
 use crate::fold::Folder;
 use crate::journal::{AppendError, Journal, JournalEntry};
 use crate::journal_files::{self, Held, JournalFiles};
 use crate::key::{Key, Value};
-use crate::layer::{self, Layer, LayerWriter};
+use crate::layer::{self, BlockCache, Layer, LayerWriter};
 use crate::locked;
 use crate::manifest::Manifest;
 use crate::merge;
-use crate::read::{ReadError, Reading};
+use crate::read::{PageCache, ReadError, Reading};
 use crate::recovery::{self, OpenError, RecoveredSegment};
 use crate::segment_store::{Horizon, SegmentStore};
 
@@ -74,7 +74,7 @@ pub struct StoreStatus {
     pub journal_bytes: u64,
     /// Bytes that memory tables hold.
     pub table_bytes: u64,
-    /// Bytes of cached blocks.
+    /// Bytes of cached blocks and pages.
     pub cache_bytes: u64,
     /// Bytes in layer files, by segment.
     pub layer_bytes: BTreeMap<SegmentId, u64>,
@@ -87,7 +87,8 @@ pub struct PageStore {
     disk: Arc<dyn Disk>,
     engine: Arc<dyn Engine>,
     config: StoreConfig,
-    cache: BlockCache,
+    blocks: BlockCache,
+    pages: PageCache,
     /// Held over writes and syncs: only by who appends.
     journal: Mutex<Journal>,
     journal_files: Arc<Mutex<JournalFiles>>,
@@ -152,7 +153,8 @@ impl PageStore {
         }
         let end = journal.end;
         let store = PageStore {
-            cache: BlockCache::new(config.cache_bytes_max),
+            blocks: Cache::new(config.cache_bytes_max),
+            pages: Cache::new(config.page_cache_bytes_max),
             disk,
             engine,
             config,
@@ -293,7 +295,9 @@ impl PageStore {
     fn reading<'a>(&'a self, path: &'a Path) -> Reading<'a> {
         Reading {
             engine: &*self.engine,
-            cache: &self.cache,
+            blocks: &self.blocks,
+            pages: &self.pages,
+            keeps_pages: true,
             path,
         }
     }
@@ -314,7 +318,9 @@ impl PageStore {
     /// The header of the last flush that ends at or below `at`.
     pub fn flush_header(&self, segment: SegmentId, path: &Path, at: Lsn) -> Result<FlushedHeader, ReadError> {
         let segment = self.settled(segment)?;
-        let newest = segment.visible(&Key::FlushHeader, path, at, &self.cache)?.pop();
+        let newest = segment
+            .visible(&Key::FlushHeader, path, Position::ZERO, at, &self.blocks)?
+            .pop();
         let Some((end, Value::Header(header))) = newest.map(|version| (version.position, version.value)) else {
             return Err(ReadError::NoFlush(at));
         };
@@ -408,7 +414,11 @@ impl PageStore {
     }
 
     fn folder<'a>(&'a self, segment: &'a SegmentStore, horizon: &'a Horizon) -> Folder<'a> {
-        Folder::new(&self.config, self.reading(&horizon.path), horizon, segment)
+        let reading = Reading {
+            keeps_pages: false,
+            ..self.reading(&horizon.path)
+        };
+        Folder::new(&self.config, reading, horizon, segment)
     }
 
     /// The horizon, once every record that it covers is indexed: a fold must not miss one that is still to be.
@@ -531,7 +541,7 @@ impl PageStore {
         StoreStatus {
             journal_bytes: journal.bytes(),
             table_bytes: self.table_bytes(&segments) as u64,
-            cache_bytes: self.cache.bytes() as u64,
+            cache_bytes: (self.blocks.bytes() + self.pages.bytes()) as u64,
             layer_bytes: segments
                 .iter()
                 .map(|segment| (segment.id, layer_bytes(segment)))

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use units::Position;
+
 use crate::key::{Key, Version};
 
 /// Bytes that a version takes besides its content, about.
@@ -22,9 +24,10 @@ impl Table {
         self.versions.entry(key).or_default().push(version);
     }
 
-    pub(crate) fn collect(&self, key: &Key, into: &mut Vec<Version>) {
+    /// Adds the versions of `key` that are wanted to `into`.
+    pub(crate) fn collect(&self, key: &Key, wanted: impl Fn(Position) -> bool, into: &mut Vec<Version>) {
         if let Some(versions) = self.versions.get(key) {
-            into.extend_from_slice(versions);
+            into.extend(versions.iter().filter(|version| wanted(version.position)).cloned());
         }
     }
 }
