@@ -11,6 +11,16 @@ struct MemoryFile {
     content: Vec<u8>,
     /// What the platter has.
     synced: Vec<u8>,
+    /// Content and platter are the same up to here.
+    same_through: usize,
+}
+
+impl MemoryFile {
+    fn sync(&mut self) {
+        self.synced.truncate(self.same_through);
+        self.synced.extend_from_slice(&self.content[self.same_through..]);
+        self.same_through = self.content.len();
+    }
 }
 
 #[derive(Default)]
@@ -85,6 +95,7 @@ impl MemoryDisk {
             let kept = &more[..torn.min(more.len())];
             file.synced.extend_from_slice(kept);
             file.content = file.synced.clone();
+            file.same_through = file.content.len();
         }
         state.names = state.durable_names.clone();
         let State { files, names, .. } = &mut *state;
@@ -170,7 +181,9 @@ impl Disk for MemoryDisk {
             state.files.insert(number, MemoryFile::default());
         }
         let (used, capacity) = (state.bytes_used(), state.capacity);
-        let content = &mut state.file_mut(file)?.content;
+        let file = state.file_mut(file)?;
+        file.same_through = file.same_through.min(at as usize);
+        let content = &mut file.content;
         let end = at as usize + bytes.len();
         let grows = end.saturating_sub(content.len()) as u64;
         let fits = match capacity {
@@ -191,7 +204,9 @@ impl Disk for MemoryDisk {
     fn truncate(&self, file: &str, length: u64) -> io::Result<()> {
         let mut state = self.state();
         state.change()?;
-        state.file_mut(file)?.content.truncate(length as usize);
+        let file = state.file_mut(file)?;
+        file.content.truncate(length as usize);
+        file.same_through = file.same_through.min(length as usize);
         Ok(())
     }
 
@@ -201,8 +216,7 @@ impl Disk for MemoryDisk {
         if state.syncs_fail {
             return Err(io::Error::other("the disk failed to sync"));
         }
-        let file = state.file_mut(file)?;
-        file.synced.clone_from(&file.content);
+        state.file_mut(file)?.sync();
         Ok(())
     }
 
