@@ -474,6 +474,8 @@ impl PageStore {
         new: Option<Layer>,
         through_offset: u64,
     ) -> Result<(), ReadError> {
+        // A table is written and layers are merged at the same time: what one adds, the other must not leave out.
+        let mut manifest = locked(&self.manifest);
         let new = new.map(Arc::new);
         let is_old = |layer: &Arc<Layer>| old.iter().any(|one| one.number == layer.number);
         let mut layers: Vec<Arc<Layer>> = segment
@@ -483,7 +485,6 @@ impl PageStore {
             .cloned()
             .collect();
         layers.extend(new.clone());
-        let mut manifest = locked(&self.manifest);
         let mut next = manifest.clone();
         let known = next.segments.entry(segment.id).or_default();
         known.layers = layers.iter().map(|layer| layer.number).collect();
