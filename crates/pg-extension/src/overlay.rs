@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
+use units::{ByteCount, ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
 
 use crate::counters::count;
 use crate::fixed_table::Hashed;
@@ -22,6 +22,8 @@ use crate::{errors, log_position, settings, shared_memory};
 /// A writer that finds no memory waits this often for the volume before it uses the spill file, this long each time.
 const WAITS_MAX: u32 = 10;
 const WAIT: Duration = Duration::from_millis(1);
+/// How much log the volume may lack before writers wait for it.
+const LAG_WITHOUT_WAITS_MAX: ByteCount = ByteCount(16 << 20);
 /// A fork with more blocks than this is purged by looking at every entry instead of every block.
 const BLOCKS_PURGED_SINGLY_MAX: u32 = 256;
 
@@ -135,7 +137,7 @@ pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
     Keep {
         lsn: written.raw(),
         xid: if main {
-            page::latest_command_xid(page, next_xid()).unwrap_or(0)
+            page::latest_command_xid(page, next_xid).unwrap_or(0)
         } else {
             0
         },
@@ -199,11 +201,13 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
     );
 }
 
-/// Waiting helps only if the volume lags, and hurts where the whole server waits for us.
+/// Slows a writer down whose log the volume cannot keep up with, except where the whole server waits for us. A little lag is
+/// always there, and no reason: the spill file is cheap.
 fn may_wait(judge: &Judge) -> bool {
     // SAFETY: a plain counter of this process.
     let critical = unsafe { pg_sys::CritSectionCount } != 0;
-    !critical && judge.durable < log_position::flushed()
+    let lag = log_position::flushed().bytes_since(judge.durable.max(settings::start_lsn()));
+    !critical && lag.is_some_and(|lag| lag > LAG_WITHOUT_WAITS_MAX)
 }
 
 /// Forgets a page.

@@ -75,7 +75,7 @@ pub fn has_cycle_id(page: &PageBytes) -> bool {
 /// speculative tokens. A transaction's first command has number zero, which is what redo writes.
 ///
 /// `next_xid` stands for a multixact's members, which are not on the page.
-pub fn latest_command_xid(page: &PageBytes, next_xid: u32) -> Option<u32> {
+pub fn latest_command_xid(page: &PageBytes, next_xid: impl Fn() -> u32) -> Option<u32> {
     if !is_heap(page) {
         return None;
     }
@@ -100,7 +100,7 @@ pub fn latest_command_xid(page: &PageBytes, next_xid: u32) -> Option<u32> {
             if flags & XMAX_IS_MULTI == 0 {
                 u32_at(page, tuple + 4)
             } else {
-                next_xid
+                next_xid()
             }
         });
         for xid in [inserter, deleter].into_iter().flatten().filter(|xid| *xid != 0) {

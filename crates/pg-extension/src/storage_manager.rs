@@ -291,9 +291,18 @@ fn keep(key: &PageKey, bytes: *const c_char, extends: bool) {
     };
     last_written::note_page(key, written);
     let keep: Keep = overlay::keep_for(key, &page, written);
-    // SAFETY: a plain variable of this process.
-    let is_checkpointer = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_CHECKPOINTER;
-    overlay::store(*key, &page, keep, !is_checkpointer);
+    // SAFETY: plain variables of this process.
+    let (is_checkpointer, is_shutdown) = unsafe {
+        let is_checkpointer = pg_sys::MyBackendType == pg_sys::BackendType::B_CHECKPOINTER;
+        (
+            is_checkpointer,
+            is_checkpointer && (&raw const pg_sys::ShutdownRequestPending).read_volatile() != 0,
+        )
+    };
+    // The checkpointer is told to shut down when nobody is left who could read: the log has everything that stays.
+    if !is_shutdown {
+        overlay::store(*key, &page, keep, !is_checkpointer);
+    }
 }
 
 #[pg_guard]

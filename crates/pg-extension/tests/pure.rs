@@ -232,7 +232,7 @@ proptest! {
         bytes[12..14].copy_from_slice(&lower.to_le_bytes());
         for special in [special, 8192, 8176, 8184, 0] {
             bytes[16..18].copy_from_slice(&special.to_le_bytes());
-            let _ = (page::latest_command_xid(&bytes, 7), page::is_sequence(&bytes), page::has_cycle_id(&bytes));
+            let _ = (page::latest_command_xid(&bytes, || 7), page::is_sequence(&bytes), page::has_cycle_id(&bytes));
             let _ = (page::lsn(&bytes), page::is_all_visible(&bytes), page::is_heap(&bytes));
         }
     }
@@ -256,7 +256,7 @@ fn heap_page(xmin: u32, xmax: u32, command: u32, flags: u16) -> PageBytes {
 fn command_ids_of_running_transactions_are_seen() {
     const XMIN_COMMITTED: u16 = 0x0100;
     const XMAX_INVALID: u16 = 0x0800;
-    let seen = |page: PageBytes| page::latest_command_xid(&page, 1000);
+    let seen = |page: PageBytes| page::latest_command_xid(&page, || 1000);
     assert_eq!(
         seen(heap_page(500, 0, 0, XMAX_INVALID)),
         None,

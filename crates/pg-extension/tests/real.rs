@@ -139,7 +139,9 @@ fn databases_and_many_relations() {
 /// The SQL functions, and the sizes that `\dt+` shows.
 #[test]
 fn functions_and_sizes() {
-    let cluster = Cluster::start("functions", 6207, COMPARED);
+    // Autovacuum would lock what is to be evicted.
+    let settings = [COMPARED, &["autovacuum=off"]].concat();
+    let cluster = Cluster::start("functions", 6207, &settings);
     cluster.sql(include_str!("../src/functions.sql"));
     assert_eq!(cluster.sql("select borealis_version()"), env!("CARGO_PKG_VERSION"));
     cluster.sql("create table t (a int primary key, f text, g text); insert into t select i, repeat('x', 500), 'g' from generate_series(1, 4000) i");
@@ -157,4 +159,81 @@ fn functions_and_sizes() {
     let counters = "select c->>'pages_compared' > '0', (c->>'pages_read_from_volume')::bigint > 100, (c->>'pages_read_from_overlay')::bigint > 0 from (select borealis_counters()::json c) x";
     assert_eq!(cluster.sql(counters), "t|t|t");
     println!("{}", cluster.sql("select borealis_counters()"));
+}
+
+/// Settings of a server whose volume never gets anything: there is no quorum, so nothing may be forgotten.
+const WITHOUT_QUORUM: &[&str] = &[
+    "borealis.broker_socket={dir}/broker",
+    "borealis.overlay_size=1MB",
+    "borealis.spill_size_max=256MB",
+    "synchronous_standby_names=nobody",
+    "borealis.start_lsn=0/1500000",
+    "shared_buffers=1MB",
+    "autovacuum=off",
+];
+
+/// Contents of the files of relations, by name, but for the relation cache's own.
+fn relation_files(cluster: &Cluster) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let data = cluster.dir.join("data");
+    let mut folders = vec![data.join("global"), data.join("base")];
+    let mut files = std::collections::BTreeMap::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("readable") {
+            let path = entry.expect("readable").path();
+            let name = path.file_name().expect("an entry").to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.starts_with(|first: char| first.is_ascii_digit()) {
+                files.insert(path.clone(), std::fs::read(&path).expect("readable"));
+            }
+        }
+    }
+    files
+}
+
+/// Pages of permanent relations never reach the cluster's files, and are all found again.
+#[test]
+fn permanent_pages_never_reach_files() {
+    let cluster = Cluster::start("files", 6208, WITHOUT_QUORUM);
+    let before = relation_files(&cluster);
+    let seen = cluster.sql(
+        "begin;
+         create table t (a int primary key, f text);
+         insert into t select i, repeat('x', 700) from generate_series(1, 6000) i;
+         create index t_f on t (f, a);
+         update t set f = repeat('y', 300) where a % 3 = 0;
+         create table u as select * from t;
+         select count(*), sum(a) from u where f like 'y%';
+         set local enable_seqscan = off;
+         select count(*) from t where a between 500 and 1499;
+         truncate u;
+         cluster t using t_f;
+         reindex table t;
+         select count(*), sum(a) from t where f like 'x%';
+         select count(*) from u;
+         rollback;
+         select count(*) > 300 from pg_class",
+    );
+    assert_eq!(seen, "2000|6003000\n1000\n4000|12000000\n0\nt");
+    for (path, content) in relation_files(&cluster) {
+        match before.get(&path) {
+            Some(old) => assert!(*old == content, "{} was written", path.display()),
+            None => assert!(content.is_empty(), "{} has {} bytes", path.display(), content.len()),
+        }
+    }
+}
+
+/// When neither memory nor spill file has room, the statement fails, and the server lives.
+#[test]
+fn a_full_overlay_fails_the_statement_only() {
+    let mut settings = WITHOUT_QUORUM.to_vec();
+    settings.push("borealis.spill_size_max=2MB");
+    let cluster = Cluster::start("full", 6209, &settings);
+    let error = cluster.sql_error("begin; create table t (a int, f text); insert into t select i, repeat('x', 700) from generate_series(1, 50000) i;");
+    assert!(
+        error.contains("it is full") && error.contains("borealis.spill_size_max"),
+        "{error}"
+    );
+    assert_eq!(cluster.sql("select count(*) > 300 from pg_class"), "t");
+    assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
 }
