@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use units::{ForkKey, Lsn, PAGE_BYTES, PageKey};
+use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
 use wire_format::broker::{
     ANSWER_HEADER_BYTES, ANSWER_PAYLOAD_BYTES_MAX, AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, Status,
 };
@@ -216,7 +216,8 @@ pub fn read_page(key: PageKey, needed: Lsn, wanted_soon: u16, page: &mut PageByt
 pub fn fork_blocks(fork: ForkKey) -> SizeEntry {
     count(&shared_memory::counters().size_questions);
     let answer = ask(BrokerQuestion::ForkBlocks { fork });
-    let unlogged = answer.payload.first() == Some(&1);
+    // The INIT fork itself is logged: it is what an unlogged relation begins with.
+    let unlogged = fork.fork != fork::INIT && answer.payload.first() == Some(&1);
     match answer.header.status {
         Status::Ok => SizeEntry {
             blocks: Some(answer.header.value),

@@ -267,12 +267,7 @@ fn answer_all(mut stream: UnixStream, data: &Path) {
 fn answer(question: &BrokerQuestion, data: &Path) -> (Status, u32, Vec<u8>) {
     match question {
         BrokerQuestion::ForkBlocks { fork } => {
-            let unlogged = fork.fork != fork::INIT && file(fork.relation.fork(fork::INIT), data).exists();
-            let payload = if fork.fork == fork::INIT {
-                Vec::new()
-            } else {
-                vec![u8::from(unlogged)]
-            };
+            let payload = vec![u8::from(file(fork.relation.fork(fork::INIT), data).exists())];
             match fs::metadata(file(*fork, data)) {
                 Ok(found) => (Status::Ok, (found.len() / PAGE_BYTES as u64) as u32, payload),
                 Err(_) => (Status::Absent, 0, payload),
