@@ -45,8 +45,23 @@ pub enum Blob {
 }
 
 impl Blob {
-    /// What `name` stands for; `None`: not one of ours.
+    /// What `name` stands for; `None`: not one of ours. Each blob has one name.
     pub fn parse(name: &str) -> Option<Blob> {
+        Blob::parse_loosely(name).filter(|blob| blob.name() == name)
+    }
+
+    /// The inverse of [`Blob::parse`].
+    pub fn name(self) -> String {
+        match self {
+            Blob::ControlFile => CONTROL_FILE.to_owned(),
+            Blob::RelationMap { tablespace, database } => relation_map(tablespace, database),
+            Blob::Database { tablespace, database } => self::database(tablespace, database),
+            Blob::TwoPhase { transaction } => two_phase(transaction),
+        }
+    }
+
+    /// Numbers may have signs and leading zeros here.
+    fn parse_loosely(name: &str) -> Option<Blob> {
         let pair = |rest: &str| {
             let (tablespace, database) = rest.split_once('/')?;
             Some((tablespace.parse().ok()?, database.parse().ok()?))
@@ -86,6 +101,16 @@ mod tests {
             Some(Blob::TwoPhase { transaction: 0x2F1 })
         );
         assert_eq!(Blob::parse(CONTROL_FILE), Some(Blob::ControlFile));
-        assert_eq!(Blob::parse("relmap/x/5"), None);
+        for name in [
+            "relmap/x/5",
+            "relmap/1663",
+            "relmap/+1663/5",
+            "database/1663/05",
+            "twophase/2f1",
+            "",
+            "other/1/2",
+        ] {
+            assert_eq!(Blob::parse(name), None, "{name}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! `global/pg_control` of PostgreSQL 15 on x86-64: `ControlFileData` in `catalog/pg_control.h`.
 
 use units::Lsn;
-use wal::{CHECKPOINT_BYTES, Checkpoint, Parameters};
+use wal::{CHECKPOINT_BYTES, Checkpoint, Parameters, is_wal_file_size};
+
+use crate::import::BLOCKS_PER_FILE;
 
 /// Bytes of the file.
 pub const FILE_BYTES: usize = 8192;
@@ -20,6 +22,7 @@ const CHECKPOINT_COPY_AT: usize = 40;
 const RECOVERY_AT: std::ops::Range<usize> = 136..172;
 const PARAMETERS_AT: usize = 172;
 const BLOCK_BYTES_AT: usize = 216;
+const BLOCKS_PER_FILE_AT: usize = 220;
 const WAL_BLOCK_BYTES_AT: usize = 224;
 const WAL_FILE_BYTES_AT: usize = 228;
 const CHECKSUM_VERSION_AT: usize = 252;
@@ -45,12 +48,21 @@ pub enum ControlFileError {
         /// How large.
         found: u32,
     },
+    /// Compiled with other relation files.
+    #[error("PostgreSQL was compiled with {0} pages to a relation file instead of {BLOCKS_PER_FILE}")]
+    RelationFileSize(u32),
+    /// WAL files of a size that PostgreSQL does not have.
+    #[error("pg_control speaks of WAL files of {0} bytes, but no cluster has such files")]
+    WalFileSize(u32),
     /// Data checksums are on.
     #[error("the cluster was made with data checksums, which the volume has no use for: leave --data-checksums away")]
     DataChecksums,
 }
 
-/// A control file whose checksum and version are right.
+/// A control file whose checksum, version and sizes are right.
+///
+/// The bytes are kept as they are: what we do not name (the page format's alignment, the authentication nonce) survives
+/// in [`ControlFile::shut_down_at`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ControlFile {
     bytes: Vec<u8>,
@@ -76,6 +88,12 @@ impl ControlFile {
                     found: file.u32(at),
                 });
             }
+        }
+        if file.u32(BLOCKS_PER_FILE_AT) != BLOCKS_PER_FILE {
+            return Err(ControlFileError::RelationFileSize(file.u32(BLOCKS_PER_FILE_AT)));
+        }
+        if !is_wal_file_size(file.wal_file_bytes()) {
+            return Err(ControlFileError::WalFileSize(file.u32(WAL_FILE_BYTES_AT)));
         }
         if file.u32(CHECKSUM_VERSION_AT) != 0 {
             return Err(ControlFileError::DataChecksums);
@@ -168,5 +186,113 @@ impl ControlFile {
         let checksum = crc32c::crc32c(&bytes[..CRC_AT]);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&checksum.to_le_bytes());
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A control file with these values at these places.
+    fn file(values: &[(usize, u32)]) -> Vec<u8> {
+        let sizes = [
+            (VERSION_AT, VERSION),
+            (BLOCK_BYTES_AT, 8192),
+            (BLOCKS_PER_FILE_AT, BLOCKS_PER_FILE),
+            (WAL_BLOCK_BYTES_AT, 8192),
+            (WAL_FILE_BYTES_AT, 16 << 20),
+        ];
+        let mut bytes = vec![0; FILE_BYTES];
+        for (at, value) in sizes.iter().chain(values) {
+            bytes[*at..*at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        seal(&mut bytes);
+        bytes
+    }
+
+    fn seal(bytes: &mut [u8]) {
+        let checksum = crc32c::crc32c(&bytes[..CRC_AT]);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    #[test]
+    fn what_the_volume_cannot_serve_is_refused() {
+        use ControlFileError::*;
+        let refusal = |at, value| ControlFile::parse(&file(&[(at, value)])).err();
+        assert_eq!(refusal(VERSION_AT, 1300), None);
+        assert_eq!(refusal(VERSION_AT, 1700), Some(Version(1700)));
+        let (what, found) = ("page size", 16384);
+        assert_eq!(refusal(BLOCK_BYTES_AT, 16384), Some(BlockSize { what, found }));
+        let (what, found) = ("WAL page size", 4096);
+        assert_eq!(refusal(WAL_BLOCK_BYTES_AT, 4096), Some(BlockSize { what, found }));
+        assert_eq!(refusal(BLOCKS_PER_FILE_AT, 1), Some(RelationFileSize(1)));
+        assert_eq!(refusal(WAL_FILE_BYTES_AT, 0), Some(WalFileSize(0)));
+        assert_eq!(refusal(WAL_FILE_BYTES_AT, 3 << 20), Some(WalFileSize(3 << 20)));
+        assert_eq!(refusal(CHECKSUM_VERSION_AT, 1), Some(DataChecksums));
+        let mut damaged = file(&[]);
+        damaged[CHECKPOINT_AT] ^= 1;
+        assert_eq!(ControlFile::parse(&damaged), Err(Checksum));
+        assert_eq!(ControlFile::parse(&damaged[..296]), Err(Length(296)));
+    }
+
+    /// Of the file of a running server all but what says where and how it was shut down stays, bit by bit.
+    #[test]
+    fn shutting_down_changes_what_it_names_and_nothing_else() {
+        let mut bytes = file(&[]);
+        for (at, byte) in bytes[..CRC_AT].iter_mut().enumerate() {
+            if !(VERSION_AT..CATALOG_VERSION_AT).contains(&at) && !(BLOCK_BYTES_AT..256).contains(&at) {
+                *byte = 0xA5;
+            }
+        }
+        seal(&mut bytes);
+        let control = ControlFile::parse(&bytes).expect("all that is checked is right");
+        assert!(!control.is_shut_down());
+        let checkpoint = Checkpoint {
+            redo: Lsn::from_raw(0x1_0000_0028),
+            next_transaction: 1 << 33 | 5,
+            ..Checkpoint::default()
+        };
+        let parameters = Parameters {
+            connections_max: 77,
+            wal_level: 2,
+            track_commit_timestamp: true,
+            ..Parameters::default()
+        };
+        let after = control.shut_down_at(checkpoint.redo, &checkpoint, &parameters, 1_700_000_000);
+        let unlogged_at = CHECKPOINT_COPY_AT + CHECKPOINT_BYTES;
+        for kept in [
+            0..STATE_AT,
+            unlogged_at..RECOVERY_AT.start,
+            204..CRC_AT,
+            CRC_AT + 4..FILE_BYTES,
+        ] {
+            assert_eq!(after[kept.clone()], bytes[kept]);
+        }
+        let control = ControlFile::parse(&after).expect("it is a control file");
+        assert!(control.is_shut_down());
+        assert_eq!(control.checkpoint_start(), checkpoint.redo);
+        assert_eq!(control.checkpoint(), checkpoint);
+        assert_eq!(control.parameters(), parameters);
+        let again = control.shut_down_at(checkpoint.redo, &checkpoint, &parameters, 1_700_000_000);
+        assert_eq!(again, after);
+    }
+
+    proptest! {
+        /// Even with a right checksum: nobody panics over what a control file says.
+        #[test]
+        fn arbitrary_control_files_are_read_or_refused(noise in prop::collection::vec(any::<u8>(), CRC_AT)) {
+            let mut bytes = vec![0; FILE_BYTES];
+            bytes[..CRC_AT].copy_from_slice(&noise);
+            seal(&mut bytes);
+            prop_assert!(ControlFile::parse(&bytes).is_err());
+            bytes[VERSION_AT..CATALOG_VERSION_AT].copy_from_slice(&VERSION.to_le_bytes());
+            bytes[BLOCK_BYTES_AT..232].copy_from_slice(&file(&[])[BLOCK_BYTES_AT..232]);
+            bytes[CHECKSUM_VERSION_AT..CHECKSUM_VERSION_AT + 4].fill(0);
+            seal(&mut bytes);
+            let control = ControlFile::parse(&bytes).expect("what is checked is right");
+            control.shut_down_at(Lsn::from_raw(0), &control.checkpoint(), &control.parameters(), 0);
+        }
     }
 }

@@ -44,20 +44,16 @@ pub fn classify(path: &str) -> Result<ImportedFile, UnknownFile> {
     let unknown = || UnknownFile(path.to_owned());
     let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
     if let Some(array) = status_files::array_of_folder(folder) {
-        let number = u32::from_str_radix(name, 16).map_err(|_| unknown())?;
-        return Ok(ImportedFile::Status {
-            array,
-            first_page: number * status_files::PAGES_PER_FILE,
-        });
+        let first_page = status_files::first_page_of_file(name).ok_or_else(unknown)?;
+        return Ok(ImportedFile::Status { array, first_page });
     }
     let (tablespace, database) = match folder {
         "global" => (GLOBAL_TABLESPACE, 0),
-        _ => match folder.strip_prefix("base/").map(str::parse) {
-            Some(Ok(database)) => (DEFAULT_TABLESPACE, database),
-            Some(Err(_)) => return Err(unknown()),
-            // Log, settings, caches, statistics, subtransactions: all of it comes anew.
-            None => return Ok(ImportedFile::Ignored),
-        },
+        _ if is_made_anew(folder, name) => return Ok(ImportedFile::Ignored),
+        _ => {
+            let database = folder.strip_prefix("base/").and_then(number);
+            (DEFAULT_TABLESPACE, database.ok_or_else(unknown)?)
+        }
     };
     match name {
         "pg_control" => Ok(ImportedFile::Blob(blob::CONTROL_FILE.to_owned())),
@@ -68,10 +64,45 @@ pub fn classify(path: &str) -> Result<ImportedFile, UnknownFile> {
     }
 }
 
+/// Files of the data directory itself that say nothing about its contents.
+const SETTINGS: &[&str] = &[
+    "PG_VERSION",
+    "pg_hba.conf",
+    "pg_ident.conf",
+    "postgresql.auto.conf",
+    "postgresql.conf",
+    "postmaster.opts",
+];
+/// Folders whose files are of no use once the server is shut down: its log, whose end the control file tells; caches;
+/// statistics; what running transactions need. Prepared transactions, slots and tablespaces are not among them: a
+/// directory that has some is refused, because they would be lost.
+const MADE_ANEW: &[&str] = &[
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_notify",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_wal",
+    "pg_wal/archive_status",
+];
+
+fn is_made_anew(folder: &str, name: &str) -> bool {
+    MADE_ANEW.contains(&folder) || (folder.is_empty() && SETTINGS.contains(&name))
+}
+
+/// A number as PostgreSQL writes it into a file's name: nothing but digits, none of them a leading zero.
+fn number(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
+}
+
 /// `16384`, `16384_fsm`, `16384.1`, `16384_vm.2`.
 fn fork_file(name: &str, tablespace: u32, database: u32) -> Option<ImportedFile> {
     let (name, segment) = match name.split_once('.') {
-        Some((name, segment)) => (name, segment.parse::<u32>().ok()?),
+        Some((name, segment)) => (name, number(segment)?),
         None => (name, 0),
     };
     let (number, fork) = match name.split_once('_') {
@@ -84,7 +115,7 @@ fn fork_file(name: &str, tablespace: u32, database: u32) -> Option<ImportedFile>
     let relation = RelationKey {
         tablespace,
         database,
-        relation: number.parse().ok()?,
+        relation: self::number(number)?,
     };
     Some(ImportedFile::Fork {
         fork: relation.fork(fork),
@@ -94,6 +125,8 @@ fn fork_file(name: &str, tablespace: u32, database: u32) -> Option<ImportedFile>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -128,7 +161,43 @@ mod tests {
         });
         assert_eq!(classify("pg_xact/0000"), status);
         assert_eq!(classify("pg_wal/000000010000000000000001"), Ok(ImportedFile::Ignored));
-        assert!(classify("base/5/strange").is_err());
-        assert!(classify("base/other/1259").is_err());
+        for path in SETTINGS {
+            assert_eq!(classify(path), Ok(ImportedFile::Ignored));
+        }
+    }
+
+    #[test]
+    fn what_would_be_lost_is_refused() {
+        let paths = [
+            "base/5/strange",
+            "base/5/+1259",
+            "base/5/1259.x",
+            "base/5/1259_fsm_vm",
+            "base/5/1259.4294967295",
+            "base/5/t3_16384",
+            "base/other/1259",
+            "base/pgsql_tmp/pgsql_tmp1.0",
+            "pg_replslot/mine/state",
+            "pg_tblspc/16385/PG_15_202209061/5/16386",
+            "pg_twophase/000002F1",
+            "pg_xact/0",
+            "pg_xact/000g",
+            "pg_multixact/members/FFFFFFFF",
+            "backup_label",
+            "notes.txt",
+            "",
+        ];
+        for path in paths {
+            assert_eq!(classify(path), Err(UnknownFile(path.to_owned())));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_path_is_classified_or_refused(folder in prop::sample::select(vec!["", "global/", "base/1/", "pg_xact/"]), name in ".{0,20}") {
+            if let Ok(ImportedFile::Fork { first_block, .. }) = classify(&format!("{folder}{name}")) {
+                prop_assert!(first_block.is_multiple_of(BLOCKS_PER_FILE));
+            }
+        }
     }
 }

@@ -25,6 +25,17 @@ pub fn array_of_folder(folder: &str) -> Option<RelationKey> {
         .map(|(array, _)| *array)
 }
 
+/// The first page in the file of this name: hexadecimal, four digits at least.
+pub fn first_page_of_file(name: &str) -> Option<u32> {
+    let number = u32::from_str_radix(name, 16).ok()?;
+    (file_name(number) == name).then(|| number.checked_mul(PAGES_PER_FILE))?
+}
+
+/// `SlruFileName`.
+fn file_name(number: u32) -> String {
+    format!("{number:04X}")
+}
+
 /// A run of pages of one array, from `first` to `last`, around the end of the array if `last` comes before it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StatusRange {
@@ -121,7 +132,7 @@ pub fn files(pages: &BTreeMap<PageKey, Page>) -> Vec<(String, Vec<u8>)> {
     }
     files
         .into_iter()
-        .map(|((folder, number), bytes)| (format!("{folder}/{number:04X}"), bytes))
+        .map(|((folder, number), bytes)| (format!("{folder}/{}", file_name(number)), bytes))
         .collect()
 }
 

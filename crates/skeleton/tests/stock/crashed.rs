@@ -138,6 +138,10 @@ pub fn inputs(end: LogEnd, recovered: &Path, time: i64) -> (SkeletonInputs, Vec<
     let mut status: BTreeMap<PageKey, Page> = BTreeMap::new();
     let mut forks: Vec<(RelationKey, String)> = Vec::new();
     for path in files(recovered) {
+        if path.starts_with("pg_twophase/") {
+            // Those are of the log.
+            continue;
+        }
         let bytes = || std::fs::read(recovered.join(&path)).expect("a file");
         match classify(&path).expect("a file of PostgreSQL") {
             ImportedFile::Fork { fork, .. } => {
@@ -155,9 +159,9 @@ pub fn inputs(end: LogEnd, recovered: &Path, time: i64) -> (SkeletonInputs, Vec<
                 Some(Blob::RelationMap { tablespace, database }) => {
                     inputs.relation_maps.push((tablespace, database, bytes()));
                 }
-                // Of the crash, not of the recovery.
-                Some(Blob::ControlFile | Blob::TwoPhase { .. }) => {}
-                None => panic!("{name} is not a name"),
+                // The crashed one is used.
+                Some(Blob::ControlFile) => {}
+                Some(Blob::TwoPhase { .. }) | None => panic!("{path} became {name}"),
             },
             ImportedFile::Ignored => {}
         }
