@@ -87,6 +87,10 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
     }
 }
 
+/// `CLOG_ZEROPAGE` and `COMMIT_TS_ZEROPAGE`.
+const ZERO_PAGE: u8 = 0x00;
+
+/// Pages of transaction status, which have no header and no LSN.
 fn status(record: &DecodedRecord<'_>, key: PageKey, page: &mut PageMut<'_>) -> Result<(), Fault> {
     match (record.header.resource_manager, key.fork.relation) {
         (resource_manager::TRANSACTION, RelationKey::TRANSACTION_STATUS) => clog::redo(record, key.block, page),
@@ -94,7 +98,7 @@ fn status(record: &DecodedRecord<'_>, key: PageKey, page: &mut PageMut<'_>) -> R
             clog::redo_commit_timestamps(record, key.block, page)
         }
         (resource_manager::MULTIXACT, _) => multixact::redo(record, key, page),
-        (resource_manager::CLOG | resource_manager::COMMIT_TIMESTAMP, _) => {
+        (resource_manager::CLOG | resource_manager::COMMIT_TIMESTAMP, _) if record.operation() == ZERO_PAGE => {
             page.bytes_mut().fill(0);
             Ok(())
         }

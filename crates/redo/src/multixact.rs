@@ -9,6 +9,8 @@ use wal::{
 use crate::bufpage::PageMut;
 use crate::fault::{Applied, Fault};
 
+const ZERO_OFFSETS_PAGE: u8 = 0x00;
+const ZERO_MEMBERS_PAGE: u8 = 0x10;
 /// Members stand in groups of four: four flag bytes, then four transactions.
 const MEMBERS_PER_GROUP: u32 = 4;
 const GROUP_BYTES: usize = 20;
@@ -16,9 +18,13 @@ const GROUP_BYTES: usize = 20;
 pub(crate) fn redo(record: &DecodedRecord<'_>, key: PageKey, page: &mut PageMut<'_>) -> Applied {
     let creation = MultixactCreation::of(record).map_err(|_| Fault::Mismatch("its fields cannot be read"))?;
     let Some(creation) = creation else {
-        // A zeroed page, of offsets or of members.
-        page.bytes_mut().fill(0);
-        return Ok(());
+        return match record.operation() {
+            ZERO_OFFSETS_PAGE | ZERO_MEMBERS_PAGE => {
+                page.bytes_mut().fill(0);
+                Ok(())
+            }
+            _ => Err(Fault::Unsupported),
+        };
     };
     match key.fork.relation {
         RelationKey::MULTIXACT_OFFSETS => offsets(&creation, key, page),
