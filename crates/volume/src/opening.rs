@@ -18,6 +18,8 @@ use crate::record::{RecordError, VolumeRecord};
 
 /// How long more than three answers are waited for: the more answer, the fewer copies have to be made.
 const ALL_ANSWERS_PAUSE: Duration = Duration::from_millis(20);
+/// How long a copy that refused something is left alone; others are asked meanwhile.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of log asked of a source at once.
 const COPY_BYTES_MAX: u32 = 1 << 20;
 
@@ -105,7 +107,7 @@ enum Phase {
     Installing {
         path: Path,
         record: VolumeRecord,
-        asked: bool,
+        asked: Option<SegmentId>,
     },
     Done,
 }
@@ -119,6 +121,8 @@ struct Copy {
     /// Copies on their way to it.
     incoming: VecDeque<EncodedBatch>,
     awaiting: bool,
+    /// It is asked again from then on: it refused, or another that was asked instead is gone.
+    again_at: Option<Duration>,
 }
 
 /// One attempt to open the volume.
@@ -149,6 +153,7 @@ impl Opening {
             complete: Position::ZERO,
             incoming: VecDeque::new(),
             awaiting: false,
+            again_at: None,
         };
         Ok(Opening {
             epoch,
@@ -195,6 +200,7 @@ impl Opening {
             return;
         };
         copy.connected = true;
+        copy.again_at = None;
         let request = match &self.phase {
             Phase::Installing { path, .. } => Request::Install {
                 segment,
@@ -221,16 +227,28 @@ impl Opening {
         }
         self.fetching
             .retain(|source, target| *source != segment && *target != segment);
-        if let Phase::Installing { asked, .. } = &mut self.phase {
-            *asked = false;
-        }
+        self.ask_others(segment);
         if matches!(self.phase, Phase::Copying) {
             self.copy_on(effects);
         }
     }
 
+    /// If `segment` was asked for the marks, it will not tell them: whoever else is connected is asked instead.
+    fn ask_others(&mut self, segment: SegmentId) {
+        let Phase::Installing { asked, .. } = &mut self.phase else {
+            return;
+        };
+        if *asked == Some(segment) {
+            *asked = None;
+            for copy in self.copies.values_mut() {
+                copy.again_at.get_or_insert(Duration::ZERO);
+            }
+        }
+    }
+
     /// Time passes.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
+        self.ask_again(now, effects);
         let enough_since = match &mut self.phase {
             Phase::Promising { enough_since } => enough_since,
             Phase::Copying => {
@@ -259,6 +277,23 @@ impl Opening {
         Ok(())
     }
 
+    /// Copies that refused to promise or to take the path are asked once more.
+    fn ask_again(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) {
+        let installing = matches!(self.phase, Phase::Installing { .. });
+        let mut rested = Vec::new();
+        for copy in self.copies.values_mut() {
+            if copy.again_at.is_some_and(|at| at <= now) {
+                copy.again_at = None;
+                if copy.connected && (installing || copy.promised.is_none()) {
+                    rested.push(copy.member.segment);
+                }
+            }
+        }
+        for segment in rested {
+            self.connected(segment, effects);
+        }
+    }
+
     /// A copy answered.
     pub fn response(
         &mut self,
@@ -283,16 +318,15 @@ impl Opening {
             }
             Response::Installed { complete, .. } => self.installed(segment, complete, effects),
             Response::FlushHeader { end, marks, .. } => self.read_marks(end, marks, effects),
-            // Whatever it refuses, somebody else may not: the next tick asks again.
+            // Whatever it refuses, somebody else may not; later it may not either.
             Response::Refused(_) => {
                 self.fetching.remove(&segment);
                 if let Some(copy) = self.copies.get_mut(&segment) {
                     copy.awaiting = false;
                     copy.incoming.clear();
+                    copy.again_at = Some(now + REFUSAL_PAUSE);
                 }
-                if let Phase::Installing { asked, .. } = &mut self.phase {
-                    *asked = false;
-                }
+                self.ask_others(segment);
             }
             _ => {}
         }
@@ -341,7 +375,9 @@ impl Opening {
         // One reign is one stream: no two of its flushes follow the same one.
         let following: BTreeMap<Lsn, &HeldFlush> = vouching
             .flat_map(|promised| &promised.held)
-            .filter(|flush| flush.end.epoch == reign && known.lsn < flush.end.lsn && self.path.sees(flush.previous))
+            .filter(|flush| flush.end.epoch == reign && known.lsn < flush.end.lsn)
+            // The volume's very first flush follows nothing, which no timeline sees.
+            .filter(|flush| flush.previous == Position::ZERO || self.path.sees(flush.previous))
             .map(|flush| (flush.previous.lsn, flush))
             .collect();
         let (mut at, mut branch) = (known, known);
@@ -390,6 +426,7 @@ impl Opening {
                 && copy.promised.is_some()
                 && !self.complete(copy)
                 && !copy.awaiting
+                && copy.again_at.is_none()
                 && copy.incoming.is_empty()
         });
         let targets: Vec<(SegmentId, Position)> = behind
@@ -404,7 +441,10 @@ impl Opening {
     /// Asks somebody for what `target` lacks next.
     fn fetch(&mut self, target: SegmentId, after: Position, effects: &mut Vec<OpeningEffect>) {
         let idle = |copy: &&Copy| {
-            copy.connected && copy.member.segment != target && !self.fetching.contains_key(&copy.member.segment)
+            copy.connected
+                && copy.again_at.is_none()
+                && copy.member.segment != target
+                && !self.fetching.contains_key(&copy.member.segment)
         };
         let further = |copy: &&Copy| copy.promised.is_some() && after.lsn < copy.complete.lsn;
         let next = self.chain.iter().find(|flush| after.lsn < flush.end.lsn);
@@ -485,7 +525,7 @@ impl Opening {
         self.phase = Phase::Installing {
             path,
             record,
-            asked: false,
+            asked: None,
         };
         let connected: Vec<SegmentId> = self
             .copies
@@ -504,8 +544,8 @@ impl Opening {
         let Phase::Installing { asked, .. } = &mut self.phase else {
             return;
         };
-        if !*asked && branch <= complete.lsn {
-            *asked = true;
+        if asked.is_none() && branch <= complete.lsn {
+            *asked = Some(segment);
             effects.push(OpeningEffect::Send {
                 segment,
                 request: Request::ReadFlushHeader {
