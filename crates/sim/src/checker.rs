@@ -1,0 +1,137 @@
+//! What must stay true (DESIGN §4.8), checked at every step.
+//!
+//! The checker sees what nobody in the system can: every flush that was ever made, every acknowledgement, every opened
+//! timeline, and the disks.
+
+use std::collections::BTreeMap;
+
+use quorum::WRITE_QUORUM;
+use timeline::Path;
+use units::{Epoch, Lsn, Position};
+
+use crate::disk::Disk;
+
+/// A promise that was broken, in words.
+pub(crate) type Violation = String;
+
+#[derive(Debug)]
+struct Flush {
+    previous: Position,
+    boundary: Lsn,
+}
+
+/// Everything that was ever said to the outside.
+#[derive(Default, Debug)]
+pub(crate) struct Checker {
+    flushes: BTreeMap<Position, Flush>,
+    acknowledged: BTreeMap<Epoch, Lsn>,
+    opened: BTreeMap<Epoch, Path>,
+}
+
+impl Checker {
+    /// A writer made a flush.
+    pub(crate) fn flushed(&mut self, end: Position, previous: Position, boundary: Lsn) {
+        let before = self.flushes.insert(end, Flush { previous, boundary });
+        assert!(before.is_none(), "the simulated writer made {end} twice");
+    }
+
+    /// A writer acknowledged everything up to `durable`.
+    pub(crate) fn acknowledged(&mut self, epoch: Epoch, durable: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
+        let before = self.acknowledged.insert(epoch, durable).unwrap_or(Lsn::ZERO);
+        if durable <= before {
+            return Err(format!("the durable LSN of {epoch:?} went from {before} to {durable}"));
+        }
+        for (later, path) in self.opened.range(epoch.next()..) {
+            visible(epoch, durable, *later, path)?;
+        }
+        let end = self.ends_at(epoch, durable)?;
+        self.held(end, before, disks)
+    }
+
+    /// A volume was opened: everything acknowledged so far is in its history, which is whole and safe.
+    pub(crate) fn opened(
+        &mut self,
+        path: &Path,
+        branch: Lsn,
+        last: Position,
+        disks: &[&Disk],
+    ) -> Result<(), Violation> {
+        let epoch = path.epoch();
+        // A later reign may have begun while this opener slept: then it is a zombie, and will acknowledge nothing.
+        for (earlier, durable) in self.acknowledged.range(..epoch) {
+            visible(*earlier, *durable, epoch, path)?;
+        }
+        if last.lsn != branch {
+            return Err(format!(
+                "{epoch:?} begins at {branch}, inside or between flushes: the last is {last}"
+            ));
+        }
+        let flush = self
+            .flushes
+            .get(&last)
+            .ok_or_else(|| format!("nobody ever made {last}"))?;
+        if flush.boundary != branch {
+            return Err(format!(
+                "{epoch:?} begins inside a record: {last} has its boundary at {}",
+                flush.boundary
+            ));
+        }
+        self.opened.insert(epoch, path.clone());
+        self.held(last, Lsn::ZERO, disks)
+    }
+
+    /// The flush that ends where the durable LSN stands.
+    fn ends_at(&self, epoch: Epoch, durable: Lsn) -> Result<Position, Violation> {
+        let end = Position::new(epoch, durable);
+        match self.flushes.get(&end) {
+            Some(flush) if flush.boundary == durable => Ok(end),
+            _ => Err(format!("{epoch:?} acknowledged {durable}, which is no record's end")),
+        }
+    }
+
+    /// Every flush from `end` back to `down_to` lies on a write quorum of disks, synced.
+    fn held(&self, end: Position, down_to: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
+        for at in self.history(end).into_iter().take_while(|at| down_to < at.lsn) {
+            let copies = disks.iter().filter(|disk| disk.keeps(at)).count();
+            if copies < WRITE_QUORUM {
+                return Err(format!("{at} is history below {end}, but only {copies} disks keep it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The flushes from `end` back to the first.
+    pub(crate) fn history(&self, end: Position) -> Vec<Position> {
+        let mut at = end;
+        let mut history = Vec::new();
+        while let Some(flush) = self.flushes.get(&at) {
+            history.push(at);
+            at = flush.previous;
+        }
+        history
+    }
+
+    /// The last record end in a flush, if it was ever made.
+    pub(crate) fn boundary(&self, end: Position) -> Option<Lsn> {
+        self.flushes.get(&end).map(|flush| flush.boundary)
+    }
+
+    /// Timelines opened and flushes acknowledged, for the report.
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        let acknowledged = |position: &&Position| {
+            let durable = self.acknowledged.get(&position.epoch);
+            durable.is_some_and(|durable| position.lsn <= *durable)
+        };
+        (self.opened.len(), self.flushes.keys().filter(acknowledged).count())
+    }
+}
+
+fn visible(epoch: Epoch, durable: Lsn, later: Epoch, path: &Path) -> Result<(), Violation> {
+    if path.sees(Position::new(epoch, durable)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{epoch:?} acknowledged {durable}, but the history of {later:?} has of it only {:?}",
+        path.visible_end(epoch)
+    ))
+}

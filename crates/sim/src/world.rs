@@ -1,0 +1,339 @@
+//! The simulated world: virtual time, six nodes, however many writers, and one metadata store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use quorum::COPIES_COUNT;
+use segment::{Effect, Segment};
+use units::{Lsn, Position, SegmentId, VolumeId, Zone};
+use volume::record::MemberRecord;
+use volume::{Opening, Shipper, ShipperLimits, VolumeRecord, creation};
+use wire_format::message::Response;
+
+use crate::checker::{Checker, Violation};
+use crate::disk::Entry;
+use crate::metadata::Metadata;
+use crate::network::Link;
+use crate::node::{Arrival, Node};
+use crate::random::Random;
+use crate::writer::{News, Stage, Writer};
+use crate::{Broken, Report};
+
+pub(crate) const COPIES: usize = COPIES_COUNT;
+/// Nothing goes wrong before the volume is made.
+const FAULTS_FROM: Duration = Duration::from_millis(60);
+const FAULTS_UNTIL: Duration = Duration::from_millis(1500);
+/// From here on nothing new is written, and copies only become equal.
+const REST_FROM: Duration = Duration::from_millis(4500);
+const END: Duration = Duration::from_millis(6500);
+/// How long an opener tries.
+const OPENING_LIMIT: Duration = Duration::from_millis(1200);
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Arrive {
+        node: usize,
+        arrival: Arrival,
+    },
+    ArriveAtBoot {
+        node: usize,
+        boot: u64,
+        arrival: Arrival,
+    },
+    Turn {
+        node: usize,
+        boot: u64,
+    },
+    Synced {
+        node: usize,
+        boot: u64,
+    },
+    NodeTick {
+        node: usize,
+        boot: u64,
+    },
+    StartNode {
+        node: usize,
+    },
+    Connect {
+        writer: usize,
+        node: usize,
+    },
+    Response {
+        writer: usize,
+        node: usize,
+        connection: u64,
+        response: Box<Response>,
+    },
+    News {
+        writer: usize,
+        news: News,
+    },
+    WriterTick {
+        writer: usize,
+    },
+    WriterWork {
+        writer: usize,
+    },
+    GiveUp {
+        writer: usize,
+    },
+    Wake {
+        writer: usize,
+    },
+    Swap {
+        writer: usize,
+        record: Box<VolumeRecord>,
+    },
+    ReadAgain {
+        writer: usize,
+        record: Box<VolumeRecord>,
+    },
+    Supervise,
+    Fault,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) broken: Option<Broken>,
+    now: Duration,
+    scheduled: u64,
+    events: BTreeMap<(Duration, u64), Event>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) links: BTreeMap<(usize, usize), Link>,
+    pub(crate) metadata: Metadata,
+    pub(crate) checker: Checker,
+    pub(crate) losses: u64,
+    pub(crate) lost_nodes: BTreeSet<usize>,
+    history: u64,
+}
+
+/// The segment on a node.
+pub(crate) fn segment_id(node: usize) -> SegmentId {
+    SegmentId::from_bytes([node as u8 + 1; 16])
+}
+
+fn member(node: usize) -> MemberRecord {
+    MemberRecord {
+        segment: segment_id(node),
+        node: format!("storage-{}", node + 1),
+        address: String::new(),
+        zone: Zone::ALL[node / 2],
+    }
+}
+
+impl World {
+    /// A new volume, with its first writer.
+    pub(crate) fn new(seed: u64, broken: Option<Broken>) -> World {
+        let record = creation::record(VolumeId::from_bytes([7; 16]), (0..COPIES).map(member).collect());
+        let path = record.path().expect("a new volume has one timeline");
+        let limits = ShipperLimits {
+            window_bytes_max: 100,
+            retained_bytes_max: 4000,
+        };
+        let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);
+        let first = Writer::new(creation::IMPORT_EPOCH, 1, Stage::Writing(Box::new(shipper)));
+        let loose = broken == Some(Broken::LooseSwap);
+        let mut world = World {
+            random: Random::new(seed),
+            broken,
+            now: Duration::ZERO,
+            scheduled: 0,
+            events: BTreeMap::new(),
+            nodes: (0..COPIES).map(|at| new_node(&record, at)).collect(),
+            writers: Vec::new(),
+            links: BTreeMap::new(),
+            metadata: Metadata::new(record, creation::IMPORT_EPOCH, loose),
+            checker: Checker::default(),
+            losses: 0,
+            lost_nodes: BTreeSet::new(),
+            history: seed,
+        };
+        (0..COPIES).for_each(|node| world.start_node(node));
+        world.add_writer(first);
+        world.schedule(FAULTS_FROM, Event::Fault);
+        world.schedule(FAULTS_FROM, Event::Supervise);
+        world
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.now
+    }
+
+    pub(crate) fn faulty(&self) -> bool {
+        FAULTS_FROM <= self.now && self.now < FAULTS_UNTIL
+    }
+
+    pub(crate) fn resting(&self) -> bool {
+        REST_FROM <= self.now
+    }
+
+    pub(crate) fn schedule(&mut self, at: Duration, event: Event) {
+        self.scheduled += 1;
+        self.events.insert((at, self.scheduled), event);
+    }
+
+    fn add_writer(&mut self, writer: Writer) {
+        let at = self.writers.len();
+        self.writers.push(writer);
+        for node in 0..COPIES {
+            let pause = self.random.micros(100, 5000);
+            self.schedule(self.now + pause, Event::Connect { writer: at, node });
+        }
+        self.schedule(self.now, Event::WriterTick { writer: at });
+        self.schedule(self.now, Event::WriterWork { writer: at });
+    }
+
+    /// An instance takes the next epoch and begins to open the volume.
+    pub(crate) fn new_writer(&mut self) {
+        let (epoch, revision, record) = self.metadata.take_epoch();
+        let opening = Opening::new(epoch, record).expect("the record holds a path");
+        let at = self.writers.len();
+        self.add_writer(Writer::new(epoch, revision, Stage::Opening(Box::new(opening))));
+        self.schedule(self.now + OPENING_LIMIT, Event::GiveUp { writer: at });
+    }
+
+    /// Runs the history to its end.
+    pub(crate) fn run(mut self) -> Result<Report, (Duration, Violation)> {
+        let mut steps = 0;
+        while let Some(((at, _), event)) = self.events.pop_first().filter(|((at, _), _)| *at < END) {
+            self.now = at;
+            self.remember(&event);
+            self.happen(event).map_err(|violation| (at, violation))?;
+            steps += 1;
+        }
+        self.healed().map_err(|violation| (END, violation))?;
+        let (timelines, flushes) = self.checker.totals();
+        Ok(Report {
+            steps,
+            timelines,
+            flushes,
+            history: self.history,
+        })
+    }
+
+    /// Folds what happens into the history's hash.
+    fn remember(&mut self, event: &Event) {
+        let what = match event {
+            Event::Arrive { node, .. } | Event::ArriveAtBoot { node, .. } => 1 + node * 32,
+            Event::Turn { node, .. } => 2 + node * 32,
+            Event::Synced { node, .. } => 3 + node * 32,
+            Event::StartNode { node } => 4 + node * 32,
+            Event::Connect { writer, .. } => 5 + writer * 32,
+            Event::Response { writer, .. } => 6 + writer * 32,
+            Event::News { writer, .. } => 7 + writer * 32,
+            Event::Wake { writer } => 8 + writer * 32,
+            Event::Swap { writer, .. } | Event::ReadAgain { writer, .. } => 9 + writer * 32,
+            _ => 10,
+        };
+        let mixed = (self.history ^ what as u64 ^ (self.now.as_micros() as u64) << 16).wrapping_mul(0x100_0000_01B3);
+        self.history = mixed.rotate_left(17);
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Arrive { node, arrival } => self.arrive(node, arrival),
+            Event::ArriveAtBoot { node, boot, arrival } if self.runs(node, boot) => self.arrive(node, arrival),
+            Event::Turn { node, boot } if self.runs(node, boot) => self.turn(node),
+            Event::Synced { node, boot } if self.runs(node, boot) => self.synced(node),
+            Event::NodeTick { node, boot } if self.runs(node, boot) => self.tick_node(node, boot),
+            // What an earlier life of the node was about to do.
+            Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } | Event::NodeTick { .. } => {}
+            Event::StartNode { node } => self.start_node(node),
+            Event::Connect { writer, node } => self.connect(writer, node)?,
+            Event::Response {
+                writer,
+                node,
+                connection,
+                response,
+            } => {
+                self.deliver(writer, node, connection, response)?;
+            }
+            Event::News { writer, news } => self.tell(writer, news)?,
+            Event::WriterTick { writer } => {
+                if self.writers[writer].alive() {
+                    let pause = self.random.millis(4, 7);
+                    self.schedule(self.now + pause, Event::WriterTick { writer });
+                    self.tell(writer, News::Tick)?;
+                }
+            }
+            Event::WriterWork { writer } => {
+                if self.writers[writer].alive() && !self.resting() {
+                    let pause = self.random.micros(1000, 16_000);
+                    self.schedule(self.now + pause, Event::WriterWork { writer });
+                    self.tell(writer, News::Work)?;
+                }
+            }
+            Event::GiveUp { writer } => {
+                let opener = &mut self.writers[writer];
+                if opener.paused {
+                    self.schedule(self.now + OPENING_LIMIT, Event::GiveUp { writer });
+                } else if matches!(opener.stage, Stage::Opening(_)) {
+                    opener.stage = Stage::Over;
+                }
+            }
+            Event::Wake { writer } => self.wake(writer)?,
+            Event::Swap { writer, record } => self.swap(writer, &record),
+            Event::ReadAgain { writer, record } => self.read_again(writer, &record)?,
+            Event::Supervise => self.supervise(),
+            Event::Fault => self.fault(),
+        }
+        Ok(())
+    }
+
+    fn runs(&self, node: usize, boot: u64) -> bool {
+        self.nodes[node].up && self.nodes[node].boot == boot
+    }
+
+    /// Faults stopped long ago: there is one writer, everything it made is durable, and every copy that lost nothing has
+    /// all of it.
+    fn healed(&self) -> Result<(), Violation> {
+        let mut writing = self.living().filter_map(|at| match &self.writers[at].stage {
+            Stage::Writing(shipper) => Some(shipper),
+            _ => None,
+        });
+        let shipper = writing.by_ref().last().ok_or_else(|| self.stuck())?;
+        let end = Position::new(shipper.epoch(), shipper.sent_end());
+        if self.checker.boundary(end) != Some(shipper.durable()) {
+            return Err(format!("{end} was sent, but only {} is durable", shipper.durable()));
+        }
+        let history = self.checker.history(end);
+        let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
+        for node in sound {
+            let missing = history.iter().find(|at| !self.nodes[node].disk.keeps(**at));
+            if let Some(missing) = missing {
+                return Err(format!("storage-{} never got {missing}", node + 1));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    fn stuck(&self) -> Violation {
+        let openings = self.writers.iter().filter_map(|writer| match &writer.stage {
+            Stage::Opening(opening) => Some(format!("{}, without {:?}", opening.activity(), opening.missing())),
+            _ => None,
+        });
+        let openings: Vec<String> = openings.collect();
+        format!("nobody could open the volume again: {openings:?}")
+    }
+}
+
+fn new_node(record: &VolumeRecord, at: usize) -> Node {
+    let request = creation::create_segment(record, segment_id(at)).expect("a new volume has one timeline");
+    let mut effects = Vec::new();
+    Segment::create(&request, &mut effects).expect("the request is one for a new segment");
+    let mut node = Node::default();
+    for effect in effects {
+        if let Effect::KeepState(bytes) = effect {
+            node.disk.write(Entry::State(bytes));
+        }
+    }
+    node.disk.sync();
+    node
+}

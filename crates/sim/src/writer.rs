@@ -1,0 +1,275 @@
+//! A simulated instance: the real opening, then the real shipper.
+
+use bytes::Bytes;
+use units::{Epoch, Lsn, Position, SegmentId};
+use volume::{FlushParts, Opened, Opening, OpeningEffect, Shipper, ShipperEffect, ShipperLimits, VolumeRecord};
+use wire_format::Item;
+use wire_format::message::Response;
+
+use crate::checker::Violation;
+use crate::world::{Event, World};
+
+/// What reaches a writer. While it is paused, it all waits.
+#[derive(Debug)]
+pub(crate) enum News {
+    Connected {
+        segment: SegmentId,
+    },
+    Disconnected {
+        segment: SegmentId,
+    },
+    Response {
+        segment: SegmentId,
+        response: Box<Response>,
+    },
+    Swapped(bool),
+    Tick,
+    Work,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Opening(Box<Opening>),
+    Writing(Box<Shipper>),
+    /// It died, gave up or was fenced.
+    Over,
+}
+
+/// One writer.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) stage: Stage,
+    pub(crate) epoch: Epoch,
+    pub(crate) revision: u64,
+    pub(crate) paused: bool,
+    waiting: Vec<News>,
+    /// Its last flush, and the last record end in it.
+    last: Position,
+    boundary: Lsn,
+    /// Pieces that are still to come of the record being shipped.
+    pieces_left: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(epoch: Epoch, revision: u64, stage: Stage) -> Writer {
+        Writer {
+            stage,
+            epoch,
+            revision,
+            paused: false,
+            waiting: Vec::new(),
+            last: Position::ZERO,
+            boundary: Lsn::ZERO,
+            pieces_left: 0,
+        }
+    }
+
+    pub(crate) fn alive(&self) -> bool {
+        !matches!(self.stage, Stage::Over)
+    }
+}
+
+impl World {
+    /// Something reaches a writer.
+    pub(crate) fn tell(&mut self, at: usize, news: News) -> Result<(), Violation> {
+        let writer = &mut self.writers[at];
+        if writer.paused {
+            if !matches!(news, News::Tick | News::Work) {
+                writer.waiting.push(news);
+            }
+            return Ok(());
+        }
+        let now = self.now();
+        let writer = &mut self.writers[at];
+        match &mut writer.stage {
+            Stage::Opening(opening) => {
+                let mut effects = Vec::new();
+                let mut outcome = Ok(());
+                match news {
+                    News::Connected { segment } => opening.connected(segment, &mut effects),
+                    News::Disconnected { segment } => opening.disconnected(segment, &mut effects),
+                    News::Response { segment, response } => {
+                        outcome = opening.response(now, segment, *response, &mut effects);
+                    }
+                    News::Swapped(swapped) => outcome = opening.recorded(swapped, &mut effects),
+                    News::Tick => outcome = opening.tick(now, &mut effects),
+                    News::Work => {}
+                }
+                if let Err(error) = outcome {
+                    if self.broken.is_none() && matches!(error, volume::OpeningError::RecordOutdated { .. }) {
+                        return Err(format!("the store never went back in time, but: {error}"));
+                    }
+                    self.writers[at].stage = Stage::Over;
+                    return Ok(());
+                }
+                self.perform_opening(at, effects)
+            }
+            Stage::Writing(shipper) => {
+                let mut effects = Vec::new();
+                match news {
+                    News::Connected { segment } => shipper.connected(segment, &mut effects),
+                    News::Disconnected { segment } => shipper.disconnected(segment),
+                    News::Response { segment, response } => shipper.response(now, segment, &response, &mut effects),
+                    News::Swapped(_) => {}
+                    News::Tick => shipper.tick(now, &mut effects),
+                    News::Work => return self.work(at),
+                }
+                self.perform_shipping(at, effects)
+            }
+            Stage::Over => Ok(()),
+        }
+    }
+
+    fn perform_opening(&mut self, at: usize, effects: Vec<OpeningEffect>) -> Result<(), Violation> {
+        for effect in effects {
+            match effect {
+                OpeningEffect::Send { segment, request } => self.send(at, segment, request),
+                OpeningEffect::CompareAndSwap(record) => {
+                    let pause = self.random.micros(200, 5000);
+                    let record = Box::new(record);
+                    self.schedule(self.now() + pause, Event::Swap { writer: at, record });
+                }
+                OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The swap reaches the store, or is lost on the way there or back.
+    pub(crate) fn swap(&mut self, at: usize, record: &VolumeRecord) {
+        let writer = &self.writers[at];
+        let (epoch, revision) = (writer.epoch, writer.revision);
+        let lost = self.faulty() && self.random.chance(50);
+        let swapped = !lost && self.metadata.compare_and_swap(epoch, revision, record);
+        // Without an answer the record is read again, and that decides.
+        let unknown = lost || (self.faulty() && self.random.chance(100));
+        let event = if unknown {
+            Event::ReadAgain {
+                writer: at,
+                record: Box::new(record.clone()),
+            }
+        } else {
+            Event::News {
+                writer: at,
+                news: News::Swapped(swapped),
+            }
+        };
+        let pause = self.random.micros(200, 20_000);
+        self.schedule(self.now() + pause, event);
+    }
+
+    pub(crate) fn read_again(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
+        let swapped = self.metadata.holds(self.writers[at].epoch, record);
+        self.tell(at, News::Swapped(swapped))
+    }
+
+    fn begin_reign(&mut self, at: usize, opened: Opened) -> Result<(), Violation> {
+        let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
+        self.checker.opened(&opened.path, opened.branch, opened.last, &disks)?;
+        if opened.marks != marks(opened.last) {
+            return Err(format!(
+                "the marks at {} are not those of {}",
+                opened.branch, opened.last
+            ));
+        }
+        let limits = ShipperLimits {
+            window_bytes_max: 10 + self.random.below(20) * 10,
+            retained_bytes_max: 200 + self.random.below(20) * 200,
+        };
+        let volume = opened.record.volume;
+        let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
+        let writer = &mut self.writers[at];
+        writer.stage = Stage::Writing(Box::new(shipper));
+        (writer.last, writer.boundary) = (opened.last, opened.branch);
+        // The connections stay; whoever is connected is told of the reign.
+        for segment in self.connected_to(at) {
+            self.tell(at, News::Connected { segment })?;
+        }
+        Ok(())
+    }
+
+    /// The writer has something to flush: records of equal length, so that branches reuse the same LSNs, and sometimes a
+    /// long one in pieces.
+    fn work(&mut self, at: usize) -> Result<(), Violation> {
+        if self.resting() {
+            return Ok(());
+        }
+        let writer = &mut self.writers[at];
+        let Stage::Writing(shipper) = &mut writer.stage else {
+            return Ok(());
+        };
+        // A window that ends inside a record yields to its pieces: the durable LSN cannot move without them.
+        if !shipper.can_submit() && writer.pieces_left == 0 {
+            return Ok(());
+        }
+        if writer.pieces_left == 0 && self.random.chance(50) {
+            writer.pieces_left = 1 + self.random.below(4);
+        }
+        let end = Lsn::from_raw(writer.last.lsn.raw() + 10);
+        let item = if writer.pieces_left == 0 {
+            writer.boundary = end;
+            Item::Record {
+                end,
+                bytes: Bytes::from_static(b"record"),
+            }
+        } else {
+            writer.pieces_left -= 1;
+            let last = writer.pieces_left == 0;
+            if last {
+                writer.boundary = end;
+            }
+            let end = Lsn::from_raw(end.raw() + writer.pieces_left * 10);
+            Item::Fragment {
+                end,
+                record_bytes: 50,
+                offset: 0,
+                bytes: Bytes::from_static(b"piece"),
+            }
+        };
+        let position = Position::new(writer.epoch, end);
+        self.checker.flushed(position, writer.last, writer.boundary);
+        writer.last = position;
+        let parts = FlushParts {
+            end,
+            boundary: writer.boundary,
+            items: vec![item],
+            marks: marks(position),
+            catalog: Vec::new(),
+            page_flags: Vec::new(),
+            written_at_us: 0,
+        };
+        let mut effects = Vec::new();
+        shipper.submit(parts, &mut effects);
+        self.perform_shipping(at, effects)
+    }
+
+    pub(crate) fn perform_shipping(&mut self, at: usize, effects: Vec<ShipperEffect>) -> Result<(), Violation> {
+        for effect in effects {
+            match effect {
+                ShipperEffect::Send { segment, request } => self.send(at, segment, request),
+                ShipperEffect::DurableAdvanced(durable) => {
+                    let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
+                    self.checker.acknowledged(self.writers[at].epoch, durable, &disks)?;
+                }
+                ShipperEffect::Fenced { .. } => self.writers[at].stage = Stage::Over,
+                ShipperEffect::Trouble { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A paused writer wakes, and finds everything that came meanwhile.
+    pub(crate) fn wake(&mut self, at: usize) -> Result<(), Violation> {
+        let writer = &mut self.writers[at];
+        writer.paused = false;
+        for news in std::mem::take(&mut writer.waiting) {
+            self.tell(at, news)?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands for the engine's marks after a flush: its name.
+pub(crate) fn marks(at: Position) -> Bytes {
+    Bytes::from(at.to_string())
+}
