@@ -129,7 +129,7 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
         own(&layout.library())?;
     }
     let status = Command::new(&installed)
-        .args(std::env::args_os().skip(1))
+        .args(arguments_without_directory())
         .arg("--dir")
         .arg(directory)
         .current_dir("/")
@@ -140,6 +140,20 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
         .context("go on as the user postgres")?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// This command's arguments, but for the directory, which is named in its absolute form.
+fn arguments_without_directory() -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--dir" {
+            arguments.next();
+        } else if !argument.starts_with("--dir=") {
+            kept.push(argument);
+        }
+    }
+    kept
 }
 
 /// User and group of an account.
