@@ -223,7 +223,8 @@ impl Broker {
             let arriving = self.arrived.notified();
             tokio::pin!(arriving);
             arriving.as_mut().enable();
-            if let Some(page) = self.ahead.borrow_mut().take(key, needed) {
+            let taken = self.ahead.borrow_mut().take(key, needed);
+            if let Some(page) = taken {
                 self.pages_read_ahead.set(self.pages_read_ahead.get() + 1);
                 self.read_ahead(key, count);
                 return Ok(page);

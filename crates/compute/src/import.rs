@@ -12,10 +12,6 @@ use crate::InstanceConfig;
 /// single-user PostgreSQL reads them.
 const LIBRARY_FUNCTIONS: &str = "\
 SET check_function_bodies = off;
-CREATE FUNCTION pg_catalog.borealis_version() RETURNS text LANGUAGE c STABLE AS 'borealis', 'borealis_version';
-CREATE FUNCTION pg_catalog.borealis_counters() RETURNS text LANGUAGE c VOLATILE AS 'borealis', 'borealis_counters';
-CREATE FUNCTION pg_catalog.borealis_evict_all() RETURNS bigint LANGUAGE c VOLATILE AS 'borealis', 'borealis_evict_all';
-REVOKE EXECUTE ON FUNCTION pg_catalog.borealis_evict_all() FROM PUBLIC;
 ";
 
 /// The databases that `initdb` makes.
