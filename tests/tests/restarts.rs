@@ -1,0 +1,110 @@
+//! The writer dies in every way there is: it is back by itself, without recovery, and nothing acknowledged is missing.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use system_tests::{Cluster, Ledger};
+
+const SOON: Duration = Duration::from_secs(20);
+/// From the kill to the next acknowledged commit of any client.
+const WRITER_BACK: Duration = Duration::from_secs(2);
+
+fn no_recovery(cluster: &Cluster) -> Result<()> {
+    let writer = cluster.writer()?["name"]
+        .as_str()
+        .context("the writer has a name")?
+        .to_owned();
+    let log = cluster.log(&writer)?;
+    ensure!(
+        log.contains("database system was shut down at"),
+        "PostgreSQL's log says nothing of its start:\n{log}"
+    );
+    ensure!(!log.contains("redo starts"), "PostgreSQL ran recovery:\n{log}");
+    Ok(())
+}
+
+#[test]
+fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<()> {
+    let cluster = Cluster::up("restarts", &[])?;
+    let ledger = Ledger::start(&cluster, 4)?;
+    ledger.wait_for_more(100, SOON)?;
+    for round in 0..3 {
+        for victim in ["writer", "instance-1"] {
+            let epoch = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+            cluster.borealis(&["kill", victim])?;
+            let gap = ledger.wait_for_more(50, SOON)?;
+            eprintln!("round {round}, kill {victim}: fifty more commits after {gap:?}");
+            ensure!(gap < WRITER_BACK, "kill {victim}: took {gap:?}");
+            let now = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+            ensure!(epoch < now, "kill {victim}: the epoch did not change");
+        }
+    }
+    no_recovery(&cluster)?;
+    ledger.settle(&cluster)?;
+    Ok(())
+}
+
+#[test]
+fn everything_killed_at_once_is_up_again_with_every_acknowledged_row() -> Result<()> {
+    let mut cluster = Cluster::up("kill-everything", &[])?;
+    let ledger = Ledger::start(&cluster, 4)?;
+    for _ in 0..2 {
+        ledger.wait_for_more(200, SOON)?;
+        cluster.kill_everything();
+        cluster.start()?;
+    }
+    ledger.wait_for_more(20, SOON)?;
+    no_recovery(&cluster)?;
+    ledger.settle(&cluster)?;
+    Ok(())
+}
+
+#[test]
+fn a_writer_that_slept_through_a_failover_acknowledges_nothing_and_ends() -> Result<()> {
+    let cluster = Cluster::up("zombie", &[])?;
+    cluster.sql("CREATE TABLE t (n int)")?;
+    let old = cluster.writer()?;
+    let name = old["name"].as_str().context("name")?.to_owned();
+    // A session that goes straight to the old writer, not through the proxy.
+    let status = cluster.status()?;
+    let direct = status["endpoints"]["instances"][&name]
+        .as_str()
+        .context("instance endpoint")?
+        .to_owned();
+    cluster.borealis(&["pause", &name])?;
+    let attempt = std::thread::spawn({
+        let psql = std::path::Path::new(system_tests::POSTGRESQL_BIN).join("psql");
+        move || {
+            std::process::Command::new(psql)
+                .args(["-X", "-c", "INSERT INTO t VALUES (666)", &direct])
+                .output()
+        }
+    });
+    cluster.borealis(&["failover"])?;
+    cluster.wait_for("a new writer", SOON, |cluster| {
+        let writer = cluster.writer()?;
+        Ok(writer["name"] != name.as_str() && writer["state"] == "available")
+    })?;
+    cluster.sql("INSERT INTO t VALUES (1)")?;
+    cluster.borealis(&["start", &name])?;
+    let zombie = attempt
+        .join()
+        .map_err(|_| anyhow::anyhow!("the zombie's client panicked"))??;
+    ensure!(
+        !zombie.status.success(),
+        "the old writer acknowledged a commit: {zombie:?}"
+    );
+    let pid = u32::try_from(old["process_pid"].as_u64().context("process_pid")?)?;
+    cluster.wait_for("the old writer to end itself", SOON, |cluster| {
+        Ok(!cluster.processes().contains(&pid))
+    })?;
+    ensure!(
+        cluster.log(&name)?.contains("epoch"),
+        "the old writer does not say why it ended"
+    );
+    ensure!(
+        cluster.sql("SELECT n FROM t")? == "1",
+        "a row of the old writer is there"
+    );
+    Ok(())
+}
