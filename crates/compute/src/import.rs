@@ -8,11 +8,8 @@ use units::{Page, PageKey};
 
 use crate::InstanceConfig;
 
-/// SQL functions of the library, made in every database of a new cluster. Written in one-statement lines, as
-/// single-user PostgreSQL reads them.
-const LIBRARY_FUNCTIONS: &str = "\
-SET check_function_bodies = off;
-";
+/// SQL functions of the library, made in every database of a new cluster.
+const LIBRARY_FUNCTIONS: &str = include_str!("../../pg-extension/src/functions.sql");
 
 /// The databases that `initdb` makes.
 const FIRST_DATABASES: [&str; 3] = ["template1", "template0", "postgres"];
@@ -97,8 +94,13 @@ fn add_functions(config: &InstanceConfig, data: &Path, database: &str) -> Result
             "exit_on_error=true",
             "-c",
             "allow_system_table_mods=on",
-            "-D",
+            "-c",
         ])
+        .arg(format!(
+            "dynamic_library_path={}/lib:$libdir",
+            config.directory.display()
+        ))
+        .arg("-D")
         .arg(data)
         .arg(database)
         .stdin(Stdio::piped())
@@ -108,7 +110,7 @@ fn add_functions(config: &InstanceConfig, data: &Path, database: &str) -> Result
         .map_err(io_error("start postgres --single"))?;
     let mut stdin = child.stdin.take().expect("standard input was asked for as a pipe");
     // With -j a statement ends at a semicolon followed by an empty line.
-    let statements = LIBRARY_FUNCTIONS.replace(";\n", ";\n\n");
+    let statements = format!("SET search_path = pg_catalog;\n{LIBRARY_FUNCTIONS}").replace(";\n", ";\n\n");
     let written = stdin.write_all(statements.as_bytes());
     drop(stdin);
     let output = child

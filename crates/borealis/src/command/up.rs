@@ -21,6 +21,8 @@ const USER: &str = "postgres";
 const ENVIRONMENT_PREFIX: &str = "BOREALIS_PG_";
 /// How long everything may take to answer.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+/// Attempts of the instance that `up` watches before it gives up; the instance itself goes on trying.
+const ATTEMPTS_MAX: u32 = 5;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `borealis up`.
@@ -280,25 +282,26 @@ fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
     let writer = cluster.writer().context("no instance is the writer")?.name.clone();
     let mut told = String::new();
+    let mut attempts = 0;
     loop {
         if let Some(status) = instance_status_blocking(layout, &writer) {
             let activity = status["activity"].as_str().unwrap_or_default();
             if activity != told && !activity.is_empty() {
-                println!("  {activity}");
+                println!("  {}", activity.lines().next().unwrap_or_default());
+                attempts += u32::from(activity.starts_with("starting again"));
                 activity.clone_into(&mut told);
             }
             if status["state"] == "available" && answers(layout, cluster)? {
                 return Ok(());
             }
         }
-        if deadline < Instant::now() {
+        if deadline < Instant::now() || ATTEMPTS_MAX < attempts {
             let log = std::fs::read_to_string(layout.log_file(&writer)).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(8).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             bail!(
-                "the cluster does not answer after {} s; the end of {writer}'s log:\n{}\nhint:  `borealis status` shows what is \
+                "the cluster does not answer; the end of {writer}'s log:\n{}\nhint:  `borealis status` shows what is \
                  missing, `borealis logs NAME` why",
-                READY_LIMIT.as_secs(),
                 tail.join("\n")
             );
         }
