@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,63 @@ impl Postmaster {
             std::thread::sleep(REAP_INTERVAL);
         }
     }
+}
+
+/// Kills whatever an earlier PostgreSQL in this data directory left, and removes the locks of its sockets. Its processes die
+/// with their instance process, but a dead postmaster that nobody has waited for yet still looks alive to the next one.
+pub fn clear_predecessor(data: &Path, sockets: &Path, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let living = working_in(data)?;
+        if living.is_empty() {
+            break;
+        }
+        for pid in &living {
+            match kill_process(pid_of(*pid)?, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if deadline < Instant::now() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("processes {living:?} of an earlier PostgreSQL do not die"),
+            ));
+        }
+        std::thread::sleep(REAP_INTERVAL);
+    }
+    for entry in std::fs::read_dir(sockets)? {
+        let path = entry?.path();
+        let is_postgresql = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(".s.PGSQL."));
+        if is_postgresql {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Living processes whose working directory is `folder`, as that of every process of PostgreSQL is its data directory.
+fn working_in(folder: &Path) -> io::Result<BTreeSet<u32>> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process that is gone, or dead and not waited for, has no working directory.
+        let Ok(working) = std::fs::read_link(entry.path().join("cwd")) else {
+            continue;
+        };
+        // A directory that was removed meanwhile is shown with a remark behind its name.
+        let working = working.to_string_lossy();
+        let working = working.strip_suffix(" (deleted)").unwrap_or(&working);
+        if Path::new(working) == folder {
+            found.insert(pid);
+        }
+    }
+    Ok(found)
 }
 
 fn pid_of(raw: u32) -> io::Result<Pid> {

@@ -24,7 +24,7 @@ use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::flush::FlushBuilder;
 use crate::pages::PageSource;
-use crate::postgresql::Postmaster;
+use crate::postgresql::{self, Postmaster};
 use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
 use crate::shipping::Shipping;
@@ -178,6 +178,8 @@ impl<'a> Reign<'a> {
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
 
         status.borrow_mut().activity = "making the data directory".to_owned();
+        postgresql::clear_predecessor(&config.data_directory(), &config.socket_directory(), KILL_LIMIT)
+            .map_err(|error| broken("end an earlier PostgreSQL", &error))?;
         let marks = Marks::decode(&opened.marks).map_err(|error| broken("the marks at the end of the log", &error))?;
         if marks.end != opened.branch {
             return Err(Ended::Replaced(format!(
