@@ -219,16 +219,8 @@ pub fn fork_blocks(fork: ForkKey) -> SizeEntry {
     // The INIT fork itself is logged: it is what an unlogged relation begins with.
     let unlogged = fork.fork != fork::INIT && answer.payload.first() == Some(&1);
     match answer.header.status {
-        Status::Ok => SizeEntry {
-            blocks: Some(answer.header.value),
-            local: unlogged,
-            changed: false,
-        },
-        Status::Absent => SizeEntry {
-            blocks: None,
-            local: unlogged,
-            changed: false,
-        },
+        Status::Ok => SizeEntry::from_volume(Some(answer.header.value), unlogged),
+        Status::Absent => SizeEntry::from_volume(None, unlogged),
         _ => refuse(&answer, format!("the size of {fork}")),
     }
 }

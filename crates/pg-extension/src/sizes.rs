@@ -26,6 +26,20 @@ pub struct SizeEntry {
     pub local: bool,
     /// Whether this instance changed it.
     pub changed: bool,
+    /// For `borealis.compare`: whether md's file has the same pages.
+    pub in_files: bool,
+}
+
+impl SizeEntry {
+    /// What the volume says about a fork.
+    pub fn from_volume(blocks: Option<u32>, local: bool) -> SizeEntry {
+        SizeEntry {
+            blocks,
+            local,
+            changed: false,
+            in_files: false,
+        }
+    }
 }
 
 impl Hashed for ForkKey {
@@ -57,15 +71,21 @@ pub fn note_from_volume(fork: ForkKey, entry: SizeEntry) -> SizeEntry {
     })
 }
 
-/// Sets what this instance made of the fork.
-pub fn set(fork: ForkKey, blocks: Option<u32>, local: bool) {
+/// Notes that the fork was created, empty.
+pub fn create(fork: ForkKey, in_files: bool) {
     change(fork, |entry| {
         *entry = SizeEntry {
-            blocks,
-            local,
+            blocks: Some(0),
+            local: false,
             changed: true,
-        }
+            in_files,
+        };
     });
+}
+
+/// Notes that the fork was cut to this many blocks.
+pub fn truncate(fork: ForkKey, blocks: u32) {
+    change(fork, |entry| (entry.blocks, entry.changed) = (Some(blocks), true));
 }
 
 /// Notes that the fork has at least this many blocks.
@@ -79,7 +99,9 @@ pub fn grow(fork: ForkKey, blocks: u32) {
 /// Notes that the fork lies in a file of the cluster.
 pub fn set_local(fork: ForkKey) {
     if get(fork).is_none_or(|entry| !entry.local) {
-        set(fork, None, true);
+        change(fork, |entry| {
+            (entry.blocks, entry.local, entry.changed) = (None, true, true)
+        });
     }
 }
 
@@ -122,9 +144,8 @@ fn change(fork: ForkKey, change: impl FnOnce(&mut SizeEntry)) {
             return true;
         }
         let mut entry = SizeEntry {
-            blocks: None,
-            local: false,
             changed: true,
+            ..SizeEntry::from_volume(None, false)
         };
         change(&mut entry);
         insert(table, fork, entry)

@@ -35,6 +35,15 @@ unsafe impl Send for Md {}
 // SAFETY: as above.
 unsafe impl Sync for Md {}
 
+/// Calls one of md's functions; an error of PostgreSQL passes through our frames as a panic, which `pg_guard` turns back.
+macro_rules! md {
+    ($function:ident($($argument:expr),*)) => {{
+        let function = MD.get().expect("installed before relations are used").0.$function;
+        // SAFETY: PostgreSQL's own function, with the arguments that PostgreSQL gave us for it.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| function($($argument),*)) }
+    }};
+}
+
 thread_local! {
     static READAHEAD: RefCell<Readahead> = const { RefCell::new(Readahead::new()) };
 }
@@ -72,15 +81,6 @@ pub unsafe fn open(relation: pg_sys::Relation) -> SMgrRelation {
     }
 }
 
-/// Calls one of md's functions; an error of PostgreSQL passes through our frames as a panic, which `pg_guard` turns back.
-macro_rules! md {
-    ($function:ident($($argument:expr),*)) => {{
-        let function = MD.get().expect("installed before relations are used").0.$function;
-        // SAFETY: PostgreSQL's own function, with the arguments that PostgreSQL gave us for it.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| function($($argument),*)) }
-    }};
-}
-
 fn relation_key(node: RelFileNode) -> RelationKey {
     RelationKey {
         tablespace: node.spcNode.to_u32(),
@@ -100,8 +100,21 @@ fn fork_of(relation: SMgrRelation, number: ForkNumber::Type) -> Option<ForkKey> 
 }
 
 /// What is known about the fork; asks the volume if nothing is.
-fn known(fork: ForkKey) -> SizeEntry {
-    sizes::get(fork).unwrap_or_else(|| sizes::note_from_volume(fork, broker_client::fork_blocks(fork)))
+fn known(relation: SMgrRelation, fork: ForkKey) -> SizeEntry {
+    sizes::get(fork).unwrap_or_else(|| {
+        let mut entry = broker_client::fork_blocks(fork);
+        if settings::compare() && !entry.local && entry.blocks.is_some() {
+            let number = ForkNumber::Type::from(fork.fork);
+            entry.in_files = md!(exists(relation, number)) && Some(md!(blocks(relation, number))) == entry.blocks;
+        }
+        sizes::note_from_volume(fork, entry)
+    })
+}
+
+/// Whether the fork's pages also go to md's file, and are compared with it: those of forks that were there when the server
+/// started, or were created since. A server that was started without the files of its volume compares only new forks.
+fn is_compared(relation: SMgrRelation, fork: ForkKey) -> bool {
+    settings::compare() && known(relation, fork).in_files
 }
 
 /// Whether a page in shared buffers belongs to a permanent relation; `None` if it does not lie there. The flag is set
@@ -121,7 +134,7 @@ fn is_permanent_buffer(page: *const c_char) -> Option<bool> {
 }
 
 /// Whether the page belongs into a file of the cluster.
-fn is_local(fork: ForkKey, page: *const c_char) -> bool {
+fn is_local(relation: SMgrRelation, fork: ForkKey, page: *const c_char) -> bool {
     if fork.fork == fork::INIT {
         return false;
     }
@@ -131,7 +144,7 @@ fn is_local(fork: ForkKey, page: *const c_char) -> bool {
             sizes::set_local(fork);
             true
         }
-        None => known(fork).local,
+        None => known(relation, fork).local,
     }
 }
 
@@ -153,7 +166,7 @@ unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::T
         return md!(create(relation, number, is_redo));
     }
     if !is_redo {
-        let entry = known(fork);
+        let entry = known(relation, fork);
         if entry.local {
             return md!(create(relation, number, is_redo));
         }
@@ -168,7 +181,7 @@ unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::T
     // An empty file: `smgrimmedsync` goes to md directly, and PostgreSQL looks for free file numbers among the files.
     md!(create(relation, number, is_redo));
     last_written::note_fork(fork, log_position::inserted());
-    sizes::set(fork, Some(0), false);
+    sizes::create(fork, settings::compare());
 }
 
 /// A relation turns out to be unlogged (an index gets its INIT fork after it was built): its pages move to md's file.
@@ -200,7 +213,7 @@ fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn exists(relation: SMgrRelation, number: ForkNumber::Type) -> bool {
-    match fork_of(relation, number).map(known) {
+    match fork_of(relation, number).map(|fork| known(relation, fork)) {
         Some(SizeEntry {
             local: false, blocks, ..
         }) => blocks.is_some(),
@@ -234,7 +247,7 @@ unsafe extern "C-unwind" fn extend(
     bytes: *mut c_char,
     skip_sync: bool,
 ) {
-    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(relation, *fork, bytes)) else {
         return md!(extend(relation, number, block, bytes, skip_sync));
     };
     if block == pg_sys::InvalidBlockNumber {
@@ -248,7 +261,7 @@ unsafe extern "C-unwind" fn extend(
     count(&shared_memory::counters().pages_extended);
     keep(&key, bytes, true);
     sizes::grow(fork, block + 1);
-    if settings::compare() {
+    if is_compared(relation, fork) {
         md!(extend(relation, number, block, bytes, skip_sync));
     }
 }
@@ -261,12 +274,12 @@ unsafe extern "C-unwind" fn write(
     bytes: *mut c_char,
     skip_sync: bool,
 ) {
-    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(relation, *fork, bytes)) else {
         return md!(write(relation, number, block, bytes, skip_sync));
     };
     count(&shared_memory::counters().pages_written);
     keep(&fork.page(block), bytes, false);
-    if settings::compare() {
+    if is_compared(relation, fork) {
         md!(write(relation, number, block, bytes, skip_sync));
     }
 }
@@ -312,7 +325,7 @@ unsafe extern "C-unwind" fn read(
     block: BlockNumber,
     bytes: *mut c_char,
 ) {
-    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(*fork, bytes)) else {
+    let Some(fork) = fork_of(relation, number).filter(|fork| !is_local(relation, *fork, bytes)) else {
         return md!(read(relation, number, block, bytes));
     };
     let key = fork.page(block);
@@ -320,19 +333,19 @@ unsafe extern "C-unwind" fn read(
     let page = unsafe { &mut *bytes.cast::<PageBytes>() };
     let from_volume = !overlay::read(&key, page);
     if from_volume {
-        read_from_volume(&key, page);
+        read_from_volume(relation, &key, page);
     } else {
         count(&shared_memory::counters().pages_read_from_overlay);
     }
-    if settings::compare() {
+    if is_compared(relation, fork) {
         let mut in_file: PageBytes = [0; PAGE_BYTES];
         md!(read(relation, number, block, in_file.as_mut_ptr().cast()));
         compare::check(&key, page, &in_file, from_volume);
     }
 }
 
-fn read_from_volume(key: &PageKey, page: &mut PageBytes) {
-    let blocks = known(key.fork).blocks.unwrap_or(0);
+fn read_from_volume(relation: SMgrRelation, key: &PageKey, page: &mut PageBytes) {
+    let blocks = known(relation, key.fork).blocks.unwrap_or(0);
     if key.block >= blocks {
         errors::raise(
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
@@ -376,7 +389,7 @@ unsafe extern "C-unwind" fn writeback(
 
 #[pg_guard]
 unsafe extern "C-unwind" fn blocks(relation: SMgrRelation, number: ForkNumber::Type) -> BlockNumber {
-    match fork_of(relation, number).map(|fork| (fork, known(fork))) {
+    match fork_of(relation, number).map(|fork| (fork, known(relation, fork))) {
         Some((
             _,
             SizeEntry {
@@ -412,9 +425,10 @@ unsafe extern "C-unwind" fn truncate(
         return md!(truncate(relation, number, old_blocks, new_blocks));
     };
     last_written::note_fork(fork, log_position::inserted());
-    sizes::set(fork, Some(new_blocks), false);
+    let in_files = sizes::get(fork).is_some_and(|entry| entry.in_files);
+    sizes::truncate(fork, new_blocks);
     overlay::remove_blocks(fork, new_blocks, Some(old_blocks));
-    if settings::compare() {
+    if in_files {
         md!(truncate(relation, number, old_blocks, new_blocks));
     }
 }
