@@ -29,6 +29,8 @@ pub struct TableHeader {
     free: u32,
     used_count: u32,
     hand: u32,
+    /// Places from here on were never used: nobody looks there.
+    used_end: u32,
 }
 
 /// One place of a table.
@@ -51,6 +53,7 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
         free: NONE,
         used_count: 0,
         hand: 0,
+        used_end: 0,
     };
     /// A place to begin with.
     pub const PLACE: Place<K, V> = Place {
@@ -82,6 +85,7 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
             free: 0,
             used_count: 0,
             hand: 0,
+            used_end: 0,
         };
     }
 
@@ -132,6 +136,7 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
         };
         self.buckets[bucket] = index;
         self.header.used_count += 1;
+        self.header.used_end = self.header.used_end.max(index + 1);
         Some(index)
     }
 
@@ -163,9 +168,9 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
 
     /// The next entry, from where the last call stopped, that `wanted` accepts; none after one round.
     pub fn sweep(&mut self, mut wanted: impl FnMut(&K, &V) -> bool) -> Option<K> {
-        for _ in 0..self.places.len() {
+        for _ in 0..self.header.used_end {
             let at = self.header.hand as usize;
-            self.header.hand = ((at + 1) % self.places.len()) as u32;
+            self.header.hand = (self.header.hand + 1) % self.header.used_end;
             if let Some((key, value)) = &self.places[at].content
                 && wanted(key, value)
             {
@@ -177,7 +182,9 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
 
     /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = &(K, V)> {
-        self.places.iter().filter_map(|place| place.content.as_ref())
+        self.places[..self.header.used_end as usize]
+            .iter()
+            .filter_map(|place| place.content.as_ref())
     }
 
     fn bucket(&self, key: &K) -> usize {
