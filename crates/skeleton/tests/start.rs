@@ -12,7 +12,9 @@ use crashed::{control_file, inputs, log_end, two_phase_files};
 use skeleton::Skeleton;
 use stock::{Scratch, Server};
 use units::Lsn;
-use wal::{Checkpoint, WAL_PAGE_BYTES, record_end, record_start};
+use wal::{
+    Checkpoint, MULTIXACT_OFFSETS_PER_PAGE, Marks, TRANSACTIONS_PER_PAGE, WAL_PAGE_BYTES, record_end, record_start,
+};
 
 /// `sizeof` the checkpoint record, which is put behind the end of the log.
 const CHECKPOINT_RECORD_BYTES: u64 = 114;
@@ -25,10 +27,16 @@ const MESSAGE_TEXT_BYTES_MIN: u64 = 300;
 /// What has to be as it was acknowledged.
 const FACTS: &str = "SELECT sum(balance), count(*), (SELECT string_agg(gid, ',' ORDER BY gid) FROM pg_prepared_xacts),
     (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(delta) FROM pgbench_history),
+    (SELECT max(pg_xact_commit_timestamp(xmin)) FROM pgbench_history WHERE current_setting('track_commit_timestamp')::bool),
     (SELECT sum(bbalance) FROM pgbench_branches), (SELECT count(*) FROM pg_class) FROM accounts";
 
+/// Who has locked the row that two prepared transactions share.
+const LOCKERS: &str = "SELECT string_agg(xid || ' ' || mode, ',' ORDER BY xid::text)
+    FROM pg_get_multixact_members((SELECT xmax FROM accounts WHERE id = 7))";
+
 /// Writes messages until the log ends at `target`, in bytes from the beginning of a run of `unit` bytes.
-fn end_log_at(server: &Server, target: u64, unit: u64, file_bytes: u64) {
+fn end_log_at(server: &Server, target: u64, unit: u64) {
+    let file_bytes = control_file(&server.data).wal_file_bytes();
     for _ in 0..10 {
         let end = server.flushed();
         if end.raw() % unit == target {
@@ -47,7 +55,7 @@ fn end_log_at(server: &Server, target: u64, unit: u64, file_bytes: u64) {
     panic!("something else writes into the log");
 }
 
-fn write(skeleton: &Skeleton, relation_files: &[String], from: &Path, to: PathBuf) -> Server {
+fn write(skeleton: &Skeleton, relation_files: &[String], from: &Path, to: PathBuf, settings: &str) -> Server {
     for folder in &skeleton.directories {
         std::fs::create_dir_all(to.join(folder)).expect("a folder");
     }
@@ -68,7 +76,7 @@ fn write(skeleton: &Skeleton, relation_files: &[String], from: &Path, to: PathBu
         file.set_len(piece.file_bytes).expect("its length");
         file.write_all_at(&piece.bytes, piece.offset).expect("its bytes");
     }
-    Server::on(to)
+    Server::on(to, settings)
 }
 
 /// What recovery and we say alike: all but place and time.
@@ -80,23 +88,49 @@ fn counters(checkpoint: Checkpoint) -> Checkpoint {
     }
 }
 
-/// Kills a loaded server when its log ends at `target`, starts another one on a skeleton of it, and compares.
-fn check(name: &str, wal_file_megabytes: u64, target: u64, unit: u64) {
-    let scratch = Scratch::new(&format!("skeleton-{name}"));
-    let file_bytes = wal_file_megabytes << 20;
-    let crashed = Server::initdb(scratch.path("crashed"), wal_file_megabytes);
+/// A server, and how it is killed.
+struct Case {
+    name: &'static str,
+    wal_file_megabytes: u64,
+    settings: &'static str,
+    /// After `initdb`.
+    prepare: fn(&Server),
+    /// After the load, right before the kill.
+    finish: fn(&Server),
+    /// What the marks of the killed server must show.
+    expect: fn(&Marks),
+}
+
+impl Case {
+    fn named(name: &'static str) -> Case {
+        Case {
+            name,
+            wal_file_megabytes: 16,
+            settings: "",
+            prepare: |_| {},
+            finish: |_| {},
+            expect: |_| {},
+        }
+    }
+}
+
+/// Kills a loaded server, starts another one on a skeleton of it, and compares.
+fn check(case: &Case) {
+    let scratch = Scratch::new(&format!("skeleton-{}", case.name));
+    let crashed = Server::initdb(scratch.path("crashed"), case.wal_file_megabytes, case.settings);
+    (case.prepare)(&crashed);
     crashed.start();
     crashed.script(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
     crashed.program("pgbench", &["-i", "-q", "-s", "1", "postgres"]);
     let mut open = crashed.leave_open("INSERT INTO accounts VALUES (30000, 5000000)");
     crashed.program("pgbench", &["-n", "-c", "4", "-t", "50", "postgres"]);
-    let facts = crashed.query(FACTS);
-    end_log_at(&crashed, target, unit, file_bytes);
+    (case.finish)(&crashed);
+    let (facts, lockers) = (crashed.query(FACTS), crashed.query(LOCKERS));
     assert!(crashed.kill());
     open.wait().expect("psql ends with its server");
 
     let end = log_end(&crashed.data);
-    assert_eq!(end.marks.end.raw() % unit, target, "the log ends at {}", end.marks.end);
+    (case.expect)(&end.marks);
     let recovered = crashed.copy(scratch.path("recovered"));
     assert!(recovered.start().contains("redo done at"), "PostgreSQL itself recovers");
     recovered.stop();
@@ -117,19 +151,21 @@ fn check(name: &str, wal_file_megabytes: u64, target: u64, unit: u64) {
     assert!(!inputs.init_forks.is_empty(), "there are unlogged relations");
     let skeleton = Skeleton::build(inputs).expect("a skeleton");
     assert_eq!(skeleton.checkpoint.bytes.len() as u64, CHECKPOINT_RECORD_BYTES);
-    let server = write(&skeleton, &relation_files, &recovered.data, scratch.path("skeleton"));
+    let data = scratch.path("skeleton");
+    let server = write(&skeleton, &relation_files, &recovered.data, data, case.settings);
     let log = server.start();
     assert!(log.contains("database system was shut down at"), "{log}");
     for word in ["redo", "automatic recovery", "interrupted", "WARNING", "FATAL", "ERROR"] {
         assert!(!log.contains(word), "{log}");
     }
     assert_eq!(server.query(FACTS), facts);
+    assert_eq!(server.query(LOCKERS), lockers);
     check_contents(&server);
     check_log(&server, &skeleton, log_ends);
     check_crash(&server);
 }
 
-/// Prepared transactions, unlogged tables, sequences, multixacts, other databases; and every index fits its table.
+/// Prepared transactions, unlogged tables, sequences; and every index fits its table.
 fn check_contents(server: &Server) {
     assert_eq!(
         server.query("SELECT count(*) FROM notes"),
@@ -138,10 +174,6 @@ fn check_contents(server: &Server) {
     );
     server.query("INSERT INTO notes VALUES (1, 'new')");
     assert_eq!(server.query("SELECT 3 < nextval('tickets')"), "t");
-    assert_eq!(
-        server.query("SELECT count(*) FROM pg_get_multixact_members((SELECT xmax FROM accounts WHERE id = 7))"),
-        "2"
-    );
     let locked = "SELECT count(*) FROM (SELECT FROM accounts WHERE id = 7 FOR UPDATE SKIP LOCKED) AS free";
     assert_eq!(server.query(locked), "0", "prepared transactions hold their locks");
     server.query("COMMIT PREPARED 'before'");
@@ -189,32 +221,105 @@ fn check_crash(server: &Server) {
     assert!(control_file(&server.data).is_shut_down());
 }
 
-#[test]
-fn the_log_ends_in_the_middle_of_a_page() {
-    check("middle", 16, 4096, WAL_PAGE_BYTES);
+const WAL_FILE_BYTES: u64 = 1 << 20;
+
+/// A case whose log ends `$target` bytes into a page, or into a WAL file.
+macro_rules! log_ends_at {
+    ($test:ident, $name:literal, $target:expr, $unit:expr) => {
+        #[test]
+        fn $test() {
+            check(&Case {
+                wal_file_megabytes: 1,
+                finish: |server| end_log_at(server, $target, $unit),
+                expect: |marks| assert_eq!(marks.end.raw() % $unit, $target, "the log ends at {}", marks.end),
+                ..Case::named($name)
+            });
+        }
+    };
 }
 
-#[test]
-fn the_checkpoint_starts_a_page() {
-    check("page-start", 1, 0, WAL_PAGE_BYTES);
-}
+log_ends_at!(the_checkpoint_starts_a_page, "page-start", 0, WAL_PAGE_BYTES);
+log_ends_at!(
+    the_checkpoint_crosses_a_page,
+    "across-page",
+    WAL_PAGE_BYTES - 48,
+    WAL_PAGE_BYTES
+);
+log_ends_at!(the_checkpoint_starts_a_wal_file, "file-start", 0, WAL_FILE_BYTES);
+log_ends_at!(
+    the_checkpoint_crosses_a_wal_file_in_its_header,
+    "across-file",
+    WAL_FILE_BYTES - 16,
+    WAL_FILE_BYTES
+);
+log_ends_at!(
+    the_checkpoint_stands_on_a_files_first_page,
+    "first-page",
+    40 + 88,
+    WAL_FILE_BYTES
+);
 
 #[test]
-fn the_checkpoint_crosses_a_page() {
-    check("across-page", 1, WAL_PAGE_BYTES - 48, WAL_PAGE_BYTES);
+fn commit_timestamps_and_logical_wal_survive() {
+    check(&Case {
+        settings: "track_commit_timestamp = on\nwal_level = logical\nmax_connections = 33\n",
+        expect: |marks| {
+            assert!(marks.parameters.track_commit_timestamp);
+            assert_ne!(marks.state.oldest_commit_timestamp, 0);
+            assert_eq!((marks.parameters.wal_level, marks.parameters.connections_max), (2, 33));
+        },
+        ..Case::named("commit-timestamps")
+    });
 }
 
+/// The next transaction's status page, and that of the next multixact, do not exist yet.
 #[test]
-fn the_checkpoint_starts_a_wal_file() {
-    check("file-start", 1, 0, 1 << 20);
+fn the_next_transaction_and_multixact_begin_a_page() {
+    check(&Case {
+        finish: |server| {
+            use_up_multixacts(server, MULTIXACT_OFFSETS_PER_PAGE);
+            use_up_transactions(server, TRANSACTIONS_PER_PAGE);
+        },
+        expect: |marks| {
+            assert_eq!(marks.state.next_transaction, TRANSACTIONS_PER_PAGE.into());
+            assert_eq!(marks.state.next_multixact, MULTIXACT_OFFSETS_PER_PAGE);
+        },
+        ..Case::named("page-boundaries")
+    });
 }
 
-#[test]
-fn the_checkpoint_crosses_a_wal_file_in_its_header() {
-    check("across-file", 1, (1 << 20) - 16, 1 << 20);
+fn number(server: &Server, sql: &str) -> u32 {
+    server.query(sql).parse().expect("a number")
 }
 
-#[test]
-fn the_checkpoint_begins_right_behind_a_long_page_header() {
-    check("first-page", 1, 40 + 88, 1 << 20);
+/// Every locker of a row that a prepared transaction has locked makes a new multixact of the two.
+fn use_up_multixacts(server: &Server, until: u32) {
+    let lock = "SELECT FROM accounts WHERE id = 7 FOR SHARE";
+    server.query(lock);
+    let last = number(server, "SELECT xmax FROM accounts WHERE id = 7");
+    let script = server.data.with_extension("sql");
+    std::fs::write(&script, lock).expect("a script");
+    let count = (until - 1 - last).to_string();
+    server.program(
+        "pgbench",
+        &["-n", "-f", script.to_str().expect("ASCII"), "-t", &count, "postgres"],
+    );
+}
+
+/// Most of them are subtransactions that roll back.
+fn use_up_transactions(server: &Server, until: u32) {
+    let next = "SELECT pg_snapshot_xmax(pg_current_snapshot())";
+    let rolled_back = until - number(server, next) - 10;
+    server.query(&format!(
+        "DO $$ BEGIN FOR i IN 1..{rolled_back} LOOP
+            BEGIN
+                UPDATE accounts SET balance = 0 WHERE id = 3;
+                RAISE EXCEPTION 'roll back';
+            EXCEPTION WHEN raise_exception THEN
+            END;
+        END LOOP; END $$"
+    ));
+    while number(server, next) < until {
+        server.query("UPDATE accounts SET balance = balance WHERE id = 3");
+    }
 }

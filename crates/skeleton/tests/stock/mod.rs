@@ -79,7 +79,7 @@ pub struct Server {
 
 impl Server {
     /// A fresh cluster.
-    pub fn initdb(data: PathBuf, wal_file_megabytes: u64) -> Server {
+    pub fn initdb(data: PathBuf, wal_file_megabytes: u64, settings: &str) -> Server {
         run(command("initdb")
             .args([
                 "-U",
@@ -94,13 +94,13 @@ impl Server {
             .arg(format!("--wal-segsize={wal_file_megabytes}"))
             .arg("-D")
             .arg(&data));
-        std::fs::write(data.join("postgresql.conf"), SETTINGS).expect("its settings");
+        std::fs::write(data.join("postgresql.conf"), format!("{SETTINGS}{settings}")).expect("its settings");
         Server { data }
     }
 
     /// A data directory that was made by hand.
-    pub fn on(data: PathBuf) -> Server {
-        std::fs::write(data.join("postgresql.conf"), SETTINGS).expect("its settings");
+    pub fn on(data: PathBuf, settings: &str) -> Server {
+        std::fs::write(data.join("postgresql.conf"), format!("{SETTINGS}{settings}")).expect("its settings");
         std::fs::write(data.join("pg_hba.conf"), TRUST).expect("its access rules");
         std::fs::write(data.join("pg_ident.conf"), "").expect("its user names");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
