@@ -13,7 +13,7 @@ use crate::key::{Key, Value, Version};
 use crate::layer::{BlockCache, Layer};
 use crate::locked;
 use crate::read::ReadError;
-use crate::table::Table;
+use crate::table::{Table, VERSION_BYTES};
 
 /// How far a segment's log may be folded, collected and recycled.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -218,13 +218,15 @@ impl SegmentStore {
     }
 }
 
-/// Bytes that the items of a batch take, about.
+/// Bytes that the versions of a batch will take, about.
 fn batch_bytes(batch: &Batch) -> usize {
     let item_bytes = |item: &Item| match item {
         Item::Record { bytes, .. } | Item::Fragment { bytes, .. } => bytes.len(),
         Item::Image { .. } => PAGE_BYTES,
     };
-    batch.items.iter().map(item_bytes).sum()
+    let items: usize = batch.items.iter().map(item_bytes).sum();
+    let header_versions = batch.header.as_ref().map_or(0, |header| 1 + header.catalog.len());
+    items + (batch.items.len() + header_versions) * VERSION_BYTES
 }
 
 /// Sorts versions of one key by position; of two at one position an image stands for the record it was made with.

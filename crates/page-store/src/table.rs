@@ -7,7 +7,7 @@ use units::Position;
 use crate::key::{Key, Version};
 
 /// Bytes that a version takes besides its content, about.
-const VERSION_BYTES: usize = 96;
+pub(crate) const VERSION_BYTES: usize = 96;
 
 /// The versions of one segment that are in no layer yet.
 #[derive(Default, Debug)]

@@ -1061,4 +1061,14 @@ fn reads_are_right_while_log_comes_in_and_layers_change() {
         scope.spawn(|| read(1, 3));
     });
     assert!(!world.disk.list("layers").unwrap().is_empty());
+    let read_all = |store: &PageStore| store.read_pages(SEGMENT, path, end_of(FLUSHES).lsn, FORK.page(0), BLOCKS);
+    let before = read_all(store).expect("pages");
+    world.disk.cut_power(0);
+    let Opened { store, segments } = open(&world.disk);
+    assert!(segments[0].vouches);
+    assert!(read_all(&store).expect("pages") == before, "a layer was left out");
+    let header = store
+        .flush_header(SEGMENT, path, end_of(FLUSHES).lsn)
+        .expect("a header");
+    assert_eq!(header.end, end_of(FLUSHES));
 }
