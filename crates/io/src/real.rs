@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Disk;
 
-/// Files kept open, at most; the one opened longest ago is closed first.
+/// Files kept open, at most. The one used longest ago is closed first, never the one that log is written to: what a failed
+/// write leaves behind is reported by a sync of the same open file, and perhaps of no other.
 const OPEN_FILES_MAX: usize = 128;
 
 /// A folder, and the files of it that are open.
@@ -20,8 +21,9 @@ pub struct RealDisk {
 
 #[derive(Default)]
 struct OpenFiles {
+    /// With when it was used last.
     files: BTreeMap<String, (u64, Arc<File>)>,
-    opened: u64,
+    uses: u64,
 }
 
 impl RealDisk {
@@ -44,7 +46,10 @@ impl RealDisk {
 
     fn file(&self, name: &str, create: bool) -> io::Result<Arc<File>> {
         let mut open = self.open_files();
-        if let Some((_, file)) = open.files.get(name) {
+        open.uses += 1;
+        let use_now = open.uses;
+        if let Some((used, file)) = open.files.get_mut(name) {
+            *used = use_now;
             return Ok(file.clone());
         }
         let path = self.path(name);
@@ -62,13 +67,11 @@ impl RealDisk {
             let oldest = open
                 .files
                 .iter()
-                .min_by_key(|(_, (opened, _))| *opened)
+                .min_by_key(|(_, (used, _))| *used)
                 .map(|(name, _)| name.clone());
             oldest.and_then(|name| open.files.remove(&name));
         }
-        open.opened += 1;
-        let opened = open.opened;
-        open.files.insert(name.to_owned(), (opened, file.clone()));
+        open.files.insert(name.to_owned(), (use_now, file.clone()));
         Ok(file)
     }
 
@@ -122,6 +125,9 @@ impl Disk for RealDisk {
     fn sync_names(&self, folder: &str) -> io::Result<()> {
         std::fs::create_dir_all(self.path(folder))?;
         File::open(self.path(folder))?.sync_all()?;
+        if folder.is_empty() {
+            return Ok(());
+        }
         // The folder's own name, too: it may have been made just now.
         File::open(folder_of(&self.path(folder)))?.sync_all()
     }
@@ -138,5 +144,69 @@ impl Disk for RealDisk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own, removed when the test is over.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("borealis-io-{test}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a folder for temporary files");
+            Folder(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_file_is_written_cut_renamed_listed_and_removed() {
+        let folder = Folder::new("life");
+        let disk = RealDisk::new(&folder.0);
+        assert_eq!(
+            disk.list("journal").unwrap(),
+            Vec::<String>::new(),
+            "no such folder is an empty one"
+        );
+        disk.write_at("journal/1", 0, b"one and more").unwrap();
+        disk.truncate("journal/1", 3).unwrap();
+        disk.write_at("journal/1", 3, b"!").unwrap();
+        disk.sync("journal/1").unwrap();
+        disk.sync_names("journal").unwrap();
+        disk.sync_names("").unwrap();
+        disk.write_at("journal/2", 0, b"two").unwrap();
+        disk.rename("journal/1", "journal/2").unwrap();
+        assert_eq!(disk.list("journal").unwrap(), ["2"]);
+        assert_eq!(disk.read_all("journal/2").unwrap(), b"one!");
+        let mut beyond = [0; 5];
+        let error = disk.read_at("journal/2", 0, &mut beyond).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        disk.remove("journal/2").unwrap();
+        disk.remove("journal/2").unwrap();
+        assert_eq!(disk.length("journal/2").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn open_files_are_bounded_and_the_one_in_use_stays_open() {
+        let folder = Folder::new("handles");
+        let disk = RealDisk::new(&folder.0);
+        disk.write_at("log", 0, b"x").unwrap();
+        let log = disk.file("log", false).unwrap();
+        for number in 0..3 * OPEN_FILES_MAX {
+            disk.write_at(&format!("layer-{number}"), 0, b"x").unwrap();
+            disk.write_at("log", 0, b"x").unwrap();
+        }
+        assert!(disk.open_files().files.len() <= OPEN_FILES_MAX);
+        assert!(Arc::ptr_eq(&log, &disk.file("log", false).unwrap()));
+        assert_eq!(disk.read_all("layer-0").unwrap(), b"x", "opened again");
     }
 }
