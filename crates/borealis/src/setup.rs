@@ -208,15 +208,28 @@ pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
 
 /// Writes the settings of the instance that is to be the writer after `old`. It belongs to the cluster once it is added.
 pub fn configure_successor(layout: &Layout, cluster: &Cluster, old: &str) -> Result<InstanceEntry> {
-    let path = layout.config_file(old);
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let mut config: InstanceConfig =
-        serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
+    let mut config = instance_config(layout, old)?;
     let entry = next_instance(cluster)?;
     config.name.clone_from(&entry.name);
     config.port = entry.port;
     store(layout, &entry.name, &config)?;
     Ok(entry)
+}
+
+/// Has every instance that may start load these libraries beside ours.
+pub fn preload(layout: &Layout, cluster: &Cluster, libraries: &str) -> Result<()> {
+    for instance in cluster.instances.iter().filter(|instance| !instance.retired) {
+        let mut config = instance_config(layout, &instance.name)?;
+        libraries.clone_into(&mut config.preload_libraries);
+        store(layout, &instance.name, &config)?;
+    }
+    Ok(())
+}
+
+fn instance_config(layout: &Layout, name: &str) -> Result<InstanceConfig> {
+    let path = layout.config_file(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
 }
 
 /// Name and port of one more instance.

@@ -114,9 +114,10 @@ impl Component {
         }
     }
 
-    /// Whether it keeps dying before it can be of use.
-    pub(crate) fn is_failing(&self) -> bool {
-        FAILING_AFTER <= self.deaths_in_a_row && !self.is_alive()
+    /// Whether it kept dying young, and did not live long enough since to be called sound.
+    pub(crate) fn is_failing(&self, now: Duration) -> bool {
+        let sound = self.is_alive() && SOUND_AFTER <= now.saturating_sub(self.started);
+        FAILING_AFTER <= self.deaths_in_a_row && !sound
     }
 
     /// Starts it at the next look, however often it died.

@@ -55,7 +55,7 @@ pub struct Listed {
     pub paused: bool,
     /// It is to stay down.
     pub stopped: bool,
-    /// It was started and died, more than once in a row.
+    /// It was started and died young, several times in a row.
     pub failing: bool,
 }
 

@@ -48,7 +48,7 @@ fn list(agent: &Agent) -> Vec<Listed> {
         pid: component.process().map(|process| process.pid()),
         paused: component.paused,
         stopped: component.stopped,
-        failing: component.is_failing(),
+        failing: component.is_failing(agent.began.elapsed()),
     };
     agent.components.iter().map(listed).collect()
 }

@@ -1,6 +1,7 @@
 //! What a person asks for.
 
 pub mod down;
+pub mod environment;
 pub mod status;
 pub mod up;
 

@@ -68,12 +68,12 @@ fn state_of(listed: Option<&Listed>, answers: bool, otherwise: &str) -> &'static
         None => "stopped",
         Some(listed) if listed.paused => "paused",
         Some(listed) if listed.stopped => "stopped",
-        Some(listed) if listed.failing => "failed",
         Some(listed) if listed.pid.is_some() && answers => match otherwise {
             "catching-up" => "catching-up",
             "starting" => "starting",
             _ => "available",
         },
+        Some(listed) if listed.failing => "failed",
         Some(_) => "starting",
     }
 }
@@ -295,4 +295,36 @@ fn table(status: &Value) -> String {
         );
     }
     out + &format!("\ncluster endpoint: {}\n", text(&status["endpoints"]["cluster"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(pid: Option<u32>, paused: bool, stopped: bool, failing: bool) -> Listed {
+        Listed {
+            name: "storage-1".to_owned(),
+            pid,
+            paused,
+            stopped,
+            failing,
+        }
+    }
+
+    #[test]
+    fn the_state_says_what_a_person_has_to_know_first() {
+        let lives = listed(Some(1), false, false, false);
+        assert_eq!(state_of(Some(&lives), true, "available"), "available");
+        assert_eq!(state_of(Some(&lives), true, "catching-up"), "catching-up");
+        assert_eq!(state_of(Some(&lives), false, "available"), "starting");
+        let dies = listed(None, false, false, true);
+        assert_eq!(state_of(Some(&dies), false, "available"), "failed");
+        let back = listed(Some(1), false, false, true);
+        assert_eq!(state_of(Some(&back), true, "available"), "available");
+        let paused = listed(Some(1), true, false, false);
+        assert_eq!(state_of(Some(&paused), false, "available"), "paused");
+        let down = listed(None, false, true, false);
+        assert_eq!(state_of(Some(&down), false, "available"), "stopped");
+        assert_eq!(state_of(None, false, "available"), "stopped");
+    }
 }

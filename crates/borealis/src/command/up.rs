@@ -1,5 +1,6 @@
 //! `borealis up`.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -9,20 +10,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use compute::settings;
+use rustix::process::Signal;
 use supervision::Process;
 
+use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
-use crate::layout::{Cluster, Layout};
+use crate::command::{ask_agent, environment};
+use crate::layout::{Cluster, Layout, write_atomically};
 use crate::setup;
 
 /// Whom PostgreSQL runs as when root starts it.
 const USER: &str = "postgres";
-const ENVIRONMENT_PREFIX: &str = "BOREALIS_PG_";
 /// How long everything may take to answer.
 const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How long a killed process may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long a daemon may keep dying before `up` gives up: its port may be held by one that is just ending.
+const FAILING_LIMIT: Duration = Duration::from_secs(15);
 /// Attempts of the instance that `up` watches before it gives up; the instance itself goes on trying.
 const ATTEMPTS_MAX: u32 = 5;
+/// Lines of a log that an error quotes.
+const LOG_LINES: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `borealis up`.
@@ -54,9 +62,6 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
             Layout::postgresql_bin().display()
         );
     }
-    if rustix::process::geteuid().is_root() {
-        return as_postgres(layout);
-    }
     if let Some(agent) = Process::from_file(&layout.pid_file("agent")) {
         bail!(
             "the cluster in {} is running already (agent's pid {})\nhint:  `borealis status` shows it, `borealis down` stops it",
@@ -64,7 +69,10 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
             agent.pid()
         );
     }
-    let environment = settings_from_environment()?;
+    let environment = environment::settings()?;
+    if rustix::process::geteuid().is_root() {
+        return as_postgres(layout);
+    }
     let is_new = !layout.cluster_file().exists();
     let mut cluster = if is_new {
         let port = arguments.port.unwrap_or(5433);
@@ -74,19 +82,26 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     } else {
         Cluster::load(layout)?
     };
+    environment::check_file(&layout.directory().join("postgresql.conf"))?;
+    let mut proxy = living(layout)?.into_iter().find(|(name, _)| name == "proxy");
     if let Some(port) = arguments.port
         && port != cluster.port
     {
+        check_port(port)?;
+        if let Some((_, process)) = proxy.take() {
+            // It was left behind on the old port.
+            end_at_once(process)?;
+        }
         cluster.port = port;
         cluster.store(layout)?;
         setup::configure_proxy(layout, &cluster)?;
     }
-    let leftovers = living(layout)?;
-    if !leftovers.iter().any(|(name, _)| name == "proxy") {
+    if proxy.is_none() {
         check_port(cluster.port)?;
     }
-    if let Some(text) = environment {
-        std::fs::write(layout.environment_settings(), text)?;
+    if let Some(settings) = environment {
+        write_atomically(&layout.environment_settings(), settings.text.as_bytes())?;
+        setup::preload(layout, &cluster, &settings.preload_libraries)?;
     }
     install_library(layout)?;
     let agent = start_agent(layout)?;
@@ -106,6 +121,9 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
         std::os::unix::fs::chown(path, Some(user), Some(group)).with_context(|| format!("chown {}", path.display()))
     };
     let existed = directory.exists();
+    if existed && !layout.cluster_file().exists() {
+        setup::refuse_others(directory)?;
+    }
     std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     if existed && std::fs::metadata(directory)?.uid() != user && std::fs::read_dir(directory)?.next().is_some() {
         bail!(
@@ -130,7 +148,9 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
         replace_file(&library, &layout.library())?;
         own(&layout.library())?;
     }
-    let status = Command::new(&installed)
+    // In its place, not below it: signals reach it, also where this is the first process of a container. Supplementary
+    // groups are left, too.
+    let failed = Command::new(&installed)
         .args(arguments_without_directory())
         .arg("--dir")
         .arg(directory)
@@ -138,20 +158,21 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
         .env("HOME", directory)
         .uid(user)
         .gid(group)
-        .status()
-        .context("go on as the user postgres")?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+        .exec();
+    bail!(
+        "{} cannot be run as the user {USER}: {failed}\nhint:  every folder above it must let {USER} pass",
+        installed.display()
+    )
 }
 
 /// This command's arguments, but for the directory, which is named in its absolute form.
-fn arguments_without_directory() -> Vec<String> {
+fn arguments_without_directory() -> Vec<OsString> {
     let mut kept = Vec::new();
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         if argument == "--dir" {
             arguments.next();
-        } else if !argument.starts_with("--dir=") {
+        } else if !argument.as_encoded_bytes().starts_with(b"--dir=") {
             kept.push(argument);
         }
     }
@@ -204,33 +225,17 @@ fn check_port(port: u16) -> Result<()> {
     }
 }
 
-/// PostgreSQL settings named in the environment, as lines for its configuration; `None`: none are named, what an earlier
-/// `up` was given stays.
-fn settings_from_environment() -> Result<Option<String>> {
-    let mut lines = Vec::new();
-    for (name, value) in std::env::vars() {
-        let Some(setting) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
-            continue;
-        };
-        let setting = setting.to_ascii_lowercase();
-        let library = setting.strip_prefix("borealis_");
-        if let Some(library) = library {
-            if !settings::LIBRARY_SETTINGS.contains(&library) {
-                bail!(
-                    "{name}: borealis.{library} cannot be set; {} can",
-                    settings::LIBRARY_SETTINGS.join(", ")
-                );
-            }
-            lines.push(format!("borealis.{library} = '{}'", value.replace('\'', "''")));
-            continue;
+/// Kills a daemon and waits until it is gone.
+fn end_at_once(process: Process) -> Result<()> {
+    process.signal(Signal::KILL)?;
+    let deadline = Instant::now() + KILL_LIMIT;
+    while process.is_alive() {
+        if deadline < Instant::now() {
+            bail!("process {} does not end", process.pid());
         }
-        if let Some(reason) = settings::refusal(&setting) {
-            bail!("{name}: {setting} is set by Borealis: {reason}");
-        }
-        lines.push(format!("{setting} = '{}'", value.replace('\'', "''")));
+        std::thread::sleep(POLL);
     }
-    lines.sort();
-    Ok((!lines.is_empty()).then(|| format!("# From the environment of `borealis up`.\n{}\n", lines.join("\n"))))
+    Ok(())
 }
 
 /// Daemons that live, whoever started them.
@@ -280,11 +285,14 @@ pub fn start_agent(layout: &Layout) -> Result<std::process::Child> {
 /// Tells what goes on until a query through the cluster endpoint is answered.
 fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
-    let writer = cluster.writer().context("no instance is the writer")?.name.clone();
+    let writer = cluster
+        .writer()
+        .context("no instance is the writer\nhint:  `borealis failover` starts a new one")?;
     let mut told = String::new();
+    let mut failing_since = None;
     let mut attempts = 0;
     loop {
-        if let Some(status) = instance_status_blocking(layout, &writer) {
+        if let Some(status) = instance_status_blocking(layout, &writer.name) {
             let activity = status["activity"].as_str().unwrap_or_default();
             if activity != told && !activity.is_empty() {
                 println!("  {}", activity.lines().next().unwrap_or_default());
@@ -295,43 +303,77 @@ fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
                 return Ok(());
             }
         }
-        if deadline < Instant::now() || ATTEMPTS_MAX < attempts {
-            let log = std::fs::read_to_string(layout.log_file(&writer)).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(8).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
+        let Answer::List(listed) = ask_agent(layout, "list", "")? else {
+            bail!("an answer to another order");
+        };
+        let failing = listed.iter().find(|one| one.failing);
+        if let Some(down) = listed.iter().find(|one| one.stopped && one.name == writer.name) {
             bail!(
-                "the cluster does not answer; the end of {writer}'s log:\n{}\nhint:  `borealis status` shows what is \
-                 missing, `borealis logs NAME` why",
-                tail.join("\n")
+                "{} was stopped and stays down\nhint:  `borealis start {}` starts it",
+                down.name,
+                down.name
             );
+        }
+        let since = *failing_since.get_or_insert_with(Instant::now);
+        match failing {
+            Some(failing) if FAILING_LIMIT < since.elapsed() => {
+                bail!("{} keeps failing; {}", failing.name, end_of_log(layout, &failing.name))
+            }
+            Some(_) => {}
+            None => failing_since = None,
+        }
+        if deadline < Instant::now() || ATTEMPTS_MAX < attempts {
+            bail!("the cluster does not answer; {}", end_of_log(layout, &writer.name));
         }
         std::thread::sleep(POLL);
     }
 }
 
+/// What a daemon said last, for an error, with a hint where there is more.
+fn end_of_log(layout: &Layout, name: &str) -> String {
+    let log = std::fs::read(layout.log_file(name)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
+    format!(
+        "the end of its log, {name}:\n{}\nhint:  `borealis status` shows what is missing, `borealis logs {name}` why",
+        tail.join("\n")
+    )
+}
+
 fn answers(layout: &Layout, cluster: &Cluster) -> Result<bool> {
-    let output = Command::new(Layout::postgresql_bin().join("psql"))
-        .arg(layout.url(cluster.port)?)
-        .args(["-X", "-q", "-c", "SELECT 1"])
+    let output = layout
+        .psql(cluster.port)?
+        .args(["-X", "-q", "-d", "postgres", "-c", "SELECT 1"])
         .stdin(Stdio::null())
         .output()
         .context("start psql")?;
     Ok(output.status.success())
 }
 
-/// Waits for a signal, then stops everything.
+/// Stays until a signal stops everything, or somebody else's `down` did. An agent that dies is started again.
 fn stay(layout: &Layout, mut agent: std::process::Child) -> Result<ExitCode> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                () = tokio::time::sleep(POLL) => {}
+            }
+            match agent.try_wait()? {
+                None => {}
+                Some(status) if status.success() => return Ok(ExitCode::SUCCESS),
+                Some(status) => {
+                    eprintln!("the agent ended ({status}) and is started again");
+                    agent = start_agent(layout)?;
+                }
+            }
         }
-        Ok::<(), std::io::Error>(())
-    })?;
-    let done = super::down::run(layout);
-    agent.wait()?;
-    done
+        let done = super::down::run(layout);
+        agent.wait()?;
+        done
+    })
 }
