@@ -1,6 +1,7 @@
 //! Making a cluster's directory.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -111,6 +112,7 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
         .mode(0o700)
         .create(directory)
         .with_context(|| format!("make {}", directory.display()))?;
+    refuse_others(directory)?;
     clear(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
     fs::write(directory.join(UNFINISHED), "")?;
@@ -154,25 +156,37 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
     Ok(cluster)
 }
 
-/// Refuses a directory that holds anything of somebody else; removes what a making that broke off left.
-fn clear(directory: &Path) -> Result<()> {
-    let unfinished = directory.join(UNFINISHED).exists();
+/// Refuses a directory that holds anything of somebody else.
+pub fn refuse_others(directory: &Path) -> Result<()> {
+    if directory.join(UNFINISHED).exists() {
+        return Ok(());
+    }
     for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if OURS_ALREADY.iter().any(|ours| name == *ours) {
-            continue;
-        }
-        if !unfinished {
+        let name = entry?.file_name();
+        if !OURS_ALREADY.iter().any(|ours| name == *ours) {
             bail!(
                 "{} is not empty and holds no cluster (it has {})\nhint:  name an empty directory with --dir",
                 directory.display(),
                 name.display()
             );
         }
-        // No volume can be in it: daemons are started only when the cluster's file is there.
-        if FOLDERS.iter().any(|folder| name == *folder) {
-            fs::remove_dir_all(entry.path()).with_context(|| format!("remove {}", entry.path().display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what a making that broke off left. No volume can be in it: daemons are started only when the cluster's file is
+/// there.
+fn clear(directory: &Path) -> Result<()> {
+    if !directory.join(UNFINISHED).exists() {
+        return Ok(());
+    }
+    for name in FOLDERS.iter().filter(|name| !OURS_ALREADY.contains(name)) {
+        let folder = directory.join(name);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", folder.display()));
+            }
+            _ => {}
         }
     }
     Ok(())
