@@ -133,6 +133,11 @@ impl Agent {
         }
     }
 
+    /// Everything was stopped, as it was told.
+    fn is_done(&self) -> bool {
+        self.going_down && self.components.iter().all(|component| !component.is_alive())
+    }
+
     pub(crate) fn store(&self) {
         if let Err(error) = self.cluster.store(&self.layout) {
             tracing::error!(%error, "cluster.store");
@@ -192,11 +197,9 @@ async fn serve(layout: &Layout) -> Result<()> {
                 }
             }
         }
-        let agent = agent.borrow();
-        if agent.going_down && agent.components.iter().all(|component| !component.is_alive()) {
+        if agent.borrow().is_done() {
             tracing::info!("agent.end");
             // Answers on their way arrive before the socket is gone.
-            drop(agent);
             tokio::time::sleep(Duration::from_millis(50)).await;
             std::fs::remove_file(&socket)?;
             std::fs::remove_file(layout.pid_file("agent"))?;
