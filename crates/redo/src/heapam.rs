@@ -168,95 +168,134 @@ fn delete(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut Pag
     Ok(())
 }
 
+const PREFIX_FROM_OLD: u8 = 1 << 5;
+const SUFFIX_FROM_OLD: u8 = 1 << 6;
+
+/// What a new version takes over from the old one on the same page; empty if it takes nothing.
+#[derive(Default)]
+struct OldVersion {
+    /// The whole tuple.
+    whole: Vec<u8>,
+    /// What follows its header.
+    data: Vec<u8>,
+}
+
 /// `heap_xlog_update`: the page is the new version's, the old one's, or both.
 fn update(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>, hot: bool) -> Applied {
-    const NEW_ALL_VISIBLE_CLEARED: u8 = 1 << 1;
-    const PREFIX_FROM_OLD: u8 = 1 << 5;
-    const SUFFIX_FROM_OLD: u8 = 1 << 6;
-    let old_xmax = u32_at(record.data, 0)?;
-    let old_number = u16_at(record.data, 4)?;
-    let (bits, flags) = (u8_at(record.data, 6)?, u8_at(record.data, 7)?);
-    let new_xmax = u32_at(record.data, 8)?;
-    let new_number = u16_at(record.data, 12)?;
     let new_block = record.block(0).ok_or(Fault::Mismatch("the record names no new page"))?;
-    let ctid = TupleId {
+    let new_id = TupleId {
         block: new_block.key.block,
-        number: new_number,
+        number: u16_at(record.data, 12)?,
     };
     let same_page = record.block(1).is_none();
-    let is_old = same_page || block.id == 1;
-    let is_new = block.id == 0;
-    let mut old_data = Vec::new();
-    let mut old_whole = Vec::new();
-    if is_old {
-        let mut tuple = Tuple::of(page, old_number)?;
-        tuple.set_hot_updated(hot);
-        tuple.set_xmax_bits(bits);
-        tuple.set_xmax(old_xmax);
-        tuple.clear_command();
-        tuple.set_ctid(ctid);
-        if flags & (PREFIX_FROM_OLD | SUFFIX_FROM_OLD) != 0 {
-            old_data = tuple.data()?;
-            old_whole = tuple.whole().to_vec();
-        }
-        page.set_prunable(record.header.transaction);
-        if flags & ALL_VISIBLE_CLEARED != 0 {
-            page.set_all_visible(false);
-        }
-    }
-    if !is_new {
+    let old = if same_page || block.id == 1 {
+        update_old_version(record, page, hot, new_id)?
+    } else {
+        OldVersion::default()
+    };
+    if block.id != 0 {
         return Ok(());
     }
     if new_block.will_init && !same_page {
         page.init(0);
     }
+    add_new_version(record, new_block.data, page, &old, new_id)
+}
+
+/// The old version ends and leads to the new one.
+fn update_old_version(
+    record: &DecodedRecord<'_>,
+    page: &mut PageMut<'_>,
+    hot: bool,
+    new_id: TupleId,
+) -> Result<OldVersion, Fault> {
+    let flags = u8_at(record.data, 7)?;
+    let mut tuple = Tuple::of(page, u16_at(record.data, 4)?)?;
+    tuple.set_hot_updated(hot);
+    tuple.set_xmax_bits(u8_at(record.data, 6)?);
+    tuple.set_xmax(u32_at(record.data, 0)?);
+    tuple.clear_command();
+    tuple.set_ctid(new_id);
+    let mut old = OldVersion::default();
+    if flags & (PREFIX_FROM_OLD | SUFFIX_FROM_OLD) != 0 {
+        old.data = tuple.data()?;
+        old.whole = tuple.whole().to_vec();
+    }
+    page.set_prunable(record.header.transaction);
+    if flags & ALL_VISIBLE_CLEARED != 0 {
+        page.set_all_visible(false);
+    }
+    Ok(old)
+}
+
+/// The new version: what the record says of it, between what it shares with the old one.
+fn add_new_version(
+    record: &DecodedRecord<'_>,
+    logged: &[u8],
+    page: &mut PageMut<'_>,
+    old: &OldVersion,
+    new_id: TupleId,
+) -> Applied {
+    const NEW_ALL_VISIBLE_CLEARED: u8 = 1 << 1;
+    let flags = u8_at(record.data, 7)?;
     let mut at = 0;
     let mut shared = |flag: u8| -> Result<usize, Fault> {
         if flags & flag == 0 {
             return Ok(0);
         }
         at += 2;
-        Ok(usize::from(u16_at(new_block.data, at - 2)?))
+        Ok(usize::from(u16_at(logged, at - 2)?))
     };
     let prefix = shared(PREFIX_FROM_OLD)?;
     let suffix = shared(SUFFIX_FROM_OLD)?;
-    let rest = new_block
-        .data
+    let tuple = logged
         .get(at..)
         .ok_or(Fault::Mismatch("the record's tuple is too short"))?;
-    let (infomask2, infomask, header_bytes, logged) = new_tuple(rest)?;
-    let short = Fault::Mismatch("the old version is shorter than what the new one takes from it");
-    let mut data = Vec::with_capacity(logged.len() + prefix + suffix);
-    if prefix == 0 {
-        data.extend_from_slice(logged);
-    } else {
-        // The null bitmap and what fills it up come from the record; the prefix stands behind them.
-        let bitmap = usize::from(header_bytes).checked_sub(crate::heap_tuple::HEADER_BYTES);
-        let bitmap = bitmap.filter(|bitmap| *bitmap <= logged.len());
-        let (bitmap, logged) = logged.split_at(bitmap.ok_or(Fault::Mismatch("the record's tuple is too short"))?);
-        data.extend_from_slice(bitmap);
-        data.extend_from_slice(old_data.get(..prefix).ok_or(short)?);
-        data.extend_from_slice(logged);
-    }
-    let suffix_at = old_whole.len().checked_sub(suffix).ok_or(short)?;
-    data.extend_from_slice(&old_whole[suffix_at..]);
-    if PAGE_BYTES < data.len() {
-        return Err(Fault::Mismatch("the new version is longer than a page"));
-    }
+    let (infomask2, infomask, header_bytes, own) = new_tuple(tuple)?;
+    let data = new_version_data(own, header_bytes, old, prefix, suffix)?;
     let tuple = NewTuple {
         infomask2,
         infomask,
         header_bytes,
         xmin: record.header.transaction,
-        xmax: new_xmax,
-        ctid,
+        xmax: u32_at(record.data, 8)?,
+        ctid: new_id,
         data: &data,
     };
-    page.add_item(&tuple.encode(), new_number, true)?;
+    page.add_item(&tuple.encode(), new_id.number, true)?;
     if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
         page.set_all_visible(false);
     }
     Ok(())
+}
+
+/// Null bitmap, prefix of the old version, what the record itself has, suffix of the old version.
+fn new_version_data(
+    own: &[u8],
+    header_bytes: u8,
+    old: &OldVersion,
+    prefix: usize,
+    suffix: usize,
+) -> Result<Vec<u8>, Fault> {
+    let short = Fault::Mismatch("the old version is shorter than what the new one takes from it");
+    let mut data = Vec::with_capacity(own.len() + prefix + suffix);
+    if prefix == 0 {
+        data.extend_from_slice(own);
+    } else {
+        // The null bitmap and what fills it up come from the record; the prefix stands behind them.
+        let bitmap = usize::from(header_bytes).checked_sub(crate::heap_tuple::HEADER_BYTES);
+        let bitmap = bitmap.filter(|bitmap| *bitmap <= own.len());
+        let (bitmap, own) = own.split_at(bitmap.ok_or(Fault::Mismatch("the record's tuple is too short"))?);
+        data.extend_from_slice(bitmap);
+        data.extend_from_slice(old.data.get(..prefix).ok_or(short)?);
+        data.extend_from_slice(own);
+    }
+    let suffix_at = old.whole.len().checked_sub(suffix).ok_or(short)?;
+    data.extend_from_slice(&old.whole[suffix_at..]);
+    if PAGE_BYTES < data.len() {
+        return Err(Fault::Mismatch("the new version is longer than a page"));
+    }
+    Ok(data)
 }
 
 /// `heap_xlog_confirm`.

@@ -171,12 +171,12 @@ fn every_page_is_what_postgresql_made_of_it() {
         );
     }
     println!("{} transaction-status pages are equal", files.len());
-    for fork in [fork::MAIN, fork::VISIBILITY] {
+    for (fork, compared_min) in [(fork::MAIN, 1000), (fork::VISIBILITY, 10)] {
         let compared = relation_files(&stock.data(), fork, &pages);
         println!("{compared} pages of fork {fork} are equal");
         assert!(
-            100 * u64::from(fork == fork::MAIN) < compared,
-            "fork {fork} was hardly compared"
+            compared_min <= compared,
+            "only {compared} pages of fork {fork} were compared"
         );
     }
 }
