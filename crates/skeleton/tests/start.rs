@@ -288,6 +288,66 @@ fn the_next_transaction_and_multixact_begin_a_page() {
     });
 }
 
+/// Transactions and multixacts are past 2^32 soon after the oldest ones.
+#[test]
+fn transactions_and_multixacts_wrap_around() {
+    check(&Case {
+        prepare: stand_before_the_wraparound,
+        expect: |marks| {
+            let state = &marks.state;
+            assert_eq!(state.next_transaction >> 32, 1, "{state:?}");
+            assert!((state.next_transaction as u32) < state.oldest_transaction);
+            assert!(state.next_multixact < state.oldest_multixact);
+        },
+        finish: |server| {
+            let (transactions, multixacts) = (TRANSACTIONS_LEFT, MULTIXACTS_LEFT);
+            let script = server.data.with_extension("sql");
+            std::fs::write(&script, "SELECT FROM accounts WHERE id = 7 FOR SHARE").expect("a script");
+            let count = transactions.max(multixacts).to_string();
+            server.program(
+                "pgbench",
+                &["-n", "-f", script.to_str().expect("ASCII"), "-t", &count, "postgres"],
+            );
+        },
+        ..Case::named("wraparound")
+    });
+}
+
+const TRANSACTIONS_LEFT: u32 = 500;
+const MULTIXACTS_LEFT: u32 = 20;
+
+/// A server that has frozen all it has and stands shortly before the end of transactions and multixacts.
+fn stand_before_the_wraparound(server: &Server) {
+    server.start();
+    for database in ["postgres", "template1"] {
+        server.program("vacuumdb", &["--freeze", database]);
+    }
+    server.stop();
+    let transaction = TRANSACTIONS_LEFT.wrapping_neg();
+    let multixact = MULTIXACTS_LEFT.wrapping_neg();
+    for (folder, number) in [
+        ("pg_xact", transaction / TRANSACTIONS_PER_PAGE / 32),
+        ("pg_multixact/offsets", multixact / MULTIXACT_OFFSETS_PER_PAGE / 32),
+    ] {
+        let file = server.data.join(folder).join(format!("{number:04X}"));
+        std::fs::write(file, vec![0; 32 * 8192]).expect("a status file");
+    }
+    server.own_files();
+    let data = server.data.to_str().expect("ASCII");
+    let transaction = transaction.to_string();
+    let multixacts = format!("{multixact},{multixact}");
+    server.tool(
+        "pg_resetwal",
+        &["-x", &transaction, "-u", &transaction, "-m", &multixacts, "-D", data],
+    );
+    server.start();
+    // Now they say that they are frozen up to here.
+    for database in ["postgres", "template1"] {
+        server.program("vacuumdb", &["--freeze", database]);
+    }
+    server.stop();
+}
+
 fn number(server: &Server, sql: &str) -> u32 {
     server.query(sql).parse().expect("a number")
 }

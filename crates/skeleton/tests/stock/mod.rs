@@ -105,10 +105,16 @@ impl Server {
         std::fs::write(data.join("pg_ident.conf"), "").expect("its user names");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(&data, mode).expect("its mode");
+        let server = Server { data };
+        server.own_files();
+        server
+    }
+
+    /// Files that the test wrote become the server's.
+    pub fn own_files(&self) {
         if is_root() {
-            run(Command::new("chown").args(["-R", "postgres:"]).arg(&data));
+            run(Command::new("chown").args(["-R", "postgres:"]).arg(&self.data));
         }
-        Server { data }
     }
 
     /// A copy of a server that does not run.
