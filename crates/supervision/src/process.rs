@@ -1,6 +1,6 @@
 //! Processes by pid and start time.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -42,9 +42,11 @@ impl Process {
         process.is_alive().then_some(process)
     }
 
-    /// Writes a pid file.
+    /// Writes a pid file, whole or not at all: whoever reads half of one would start the daemon a second time.
     pub fn write_file(&self, file: &Path) -> io::Result<()> {
-        std::fs::write(file, format!("{} {}\n", self.pid, self.start_time))
+        let new = file.with_added_extension("new");
+        std::fs::write(&new, format!("{} {}\n", self.pid, self.start_time))?;
+        std::fs::rename(&new, file)
     }
 
     /// Its pid.
@@ -78,34 +80,29 @@ impl Process {
     pub fn signal_tree(&self, signal: Signal) -> io::Result<()> {
         let below = descendants(self.pid)?;
         self.signal(signal)?;
-        below
-            .into_iter()
-            .filter_map(Process::of)
-            .try_for_each(|process| process.signal(signal))
+        below.iter().try_for_each(|process| process.signal(signal))
     }
 }
 
-/// Every living process below `root`.
-pub fn descendants(root: u32) -> io::Result<BTreeSet<u32>> {
-    let mut parents = Vec::new();
+/// Every living process below `root`: those that are there when it is asked.
+pub fn descendants(root: u32) -> io::Result<Vec<Process>> {
+    let mut children: BTreeMap<u32, Vec<Process>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
-        if let Some((state, parent, _)) = stat(pid)
+        // One that has ended since the folder was read is not there any more.
+        if let Some((state, parent, start_time)) = stat(pid)
             && state != 'Z'
         {
-            parents.push((pid, parent));
+            children.entry(parent).or_default().push(Process { pid, start_time });
         }
     }
-    let mut found = BTreeSet::new();
-    let mut frontier = vec![root];
-    while let Some(parent) = frontier.pop() {
-        for (pid, _) in parents.iter().filter(|(_, of)| *of == parent) {
-            if found.insert(*pid) {
-                frontier.push(*pid);
-            }
-        }
+    let mut found = children.remove(&root).unwrap_or_default();
+    let mut next = 0;
+    while let Some(process) = found.get(next) {
+        found.extend(children.remove(&process.pid).unwrap_or_default());
+        next += 1;
     }
     Ok(found)
 }
@@ -118,7 +115,7 @@ mod tests {
     fn a_process_is_known_by_pid_and_start_time() {
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("sleep");
         let process = Process::of(child.id()).expect("it lives");
-        assert!(descendants(std::process::id()).expect("/proc").contains(&child.id()));
+        assert!(descendants(std::process::id()).expect("/proc").contains(&process));
         let file = std::env::temp_dir().join(format!("borealis-pid-{}", std::process::id()));
         process.write_file(&file).expect("a pid file");
         assert_eq!(Process::from_file(&file), Some(process));
@@ -132,5 +129,31 @@ mod tests {
         assert!(!process.is_alive());
         assert_eq!(Process::from_file(&file), None);
         std::fs::remove_file(&file).expect("the file is ours");
+    }
+    #[test]
+    fn a_signal_to_a_tree_reaches_the_children_of_children() {
+        let script = "sh -c 'sleep 101 & sleep 102 & wait' & wait";
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", script])
+            .spawn()
+            .expect("sh");
+        let process = Process::of(shell.id()).expect("it lives");
+        let tree = loop {
+            let tree = descendants(shell.id()).expect("/proc");
+            if tree.len() == 3 {
+                break tree;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        };
+        process.signal_tree(Signal::STOP).expect("they are ours");
+        let all_stopped = || tree.iter().chain([&process]).all(Process::is_stopped);
+        while !all_stopped() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        process.signal_tree(Signal::KILL).expect("they are ours");
+        shell.wait().expect("it is our child");
+        while tree.iter().any(Process::is_alive) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 }

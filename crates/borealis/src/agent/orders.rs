@@ -127,10 +127,7 @@ async fn end(process: Process, limit: Duration) -> Result<()> {
     if process.is_alive() {
         tracing::warn!(pid = process.pid(), "process.kill: it did not end in time");
         process.signal_tree(Signal::KILL)?;
-        below
-            .into_iter()
-            .filter_map(Process::of)
-            .try_for_each(|process| process.signal(Signal::KILL))?;
+        below.iter().try_for_each(|process| process.signal(Signal::KILL))?;
         let deadline = Instant::now() + KILL_LIMIT;
         while process.is_alive() && Instant::now() < deadline {
             tokio::time::sleep(POLL).await;
