@@ -1072,3 +1072,47 @@ fn reads_are_right_while_log_comes_in_and_layers_change() {
         .expect("a header");
     assert_eq!(header.end, end_of(FLUSHES));
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Any bytes in any file: an error, or the right pages, or fewer of the newest flushes; never a panic or a wrong page.
+    #[test]
+    fn damaged_files_are_errors_never_wrong_pages(
+        which in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+        garbage in prop::collection::vec(any::<u8>(), 1..60),
+        cut in any::<bool>(),
+    ) {
+        let mut world = World::new();
+        appended(&mut world, 70);
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+        appended(&mut world, 20);
+        let disk = &world.disk;
+        let mut files = vec!["manifest".to_owned()];
+        for folder in ["journal", "layers"] {
+            files.extend(disk.list(folder).unwrap().iter().map(|name| format!("{folder}/{name}")));
+        }
+        let file = which.get(&files);
+        let length = disk.length(file).unwrap();
+        let at = at.index(length as usize) as u64;
+        if cut {
+            disk.truncate(file, at).unwrap();
+        }
+        disk.write_at(file, at, &garbage).unwrap();
+        if let Ok(Opened { store, segments }) = PageStore::open(Arc::new(disk.clone()), config(), Arc::new(Toy)) {
+            let newest = segments.first().and_then(|segment| segment.batches.last());
+            if let Some(newest) = newest {
+                for block in 0..BLOCKS {
+                    let at = newest.position().lsn;
+                    if let Ok(pages) = store.read_pages(SEGMENT, &world.path, at, FORK.page(block), 1) {
+                        prop_assert!(pages[0] == world.model.page(&world.path, at, block));
+                    }
+                }
+                let _ = store.scan_catalog(SEGMENT, &world.path, newest.position().lsn, None, 100);
+            }
+            let _ = store.maintain(&|| ());
+        }
+    }
+}
