@@ -165,7 +165,8 @@ fn expected(entry: usize) -> usize {
     if entry == SHUTDOWN { 0 } else { MD[entry].1 as usize }
 }
 
-/// Which `md*` functions the machine code of `function` calls or jumps to directly (`e8` and `e9` with a 32-bit distance).
+/// Which `md*` functions the machine code of `function` calls or jumps to directly (`e8`, `e9`, and
+/// `0f 80` to `0f 8f`, each with a 32-bit distance).
 fn direct_calls(name: &str, function: unsafe extern "C" fn()) -> Vec<&'static str> {
     let start = function as usize;
     // SAFETY: all-zero is a value of this plain C structure.
@@ -185,7 +186,8 @@ fn direct_calls(name: &str, function: unsafe extern "C" fn()) -> Vec<&'static st
     let code = unsafe { std::slice::from_raw_parts(start as *const u8, bytes_count) };
     let mut called = Vec::new();
     for (at, window) in code.windows(5).enumerate() {
-        if !matches!(window[0], 0xe8 | 0xe9) {
+        let is_conditional = at != 0 && code[at - 1] == 0x0f && matches!(window[0], 0x80..=0x8f);
+        if !is_conditional && !matches!(window[0], 0xe8 | 0xe9) {
             continue;
         }
         let distance = i32::from_le_bytes([window[1], window[2], window[3], window[4]]);

@@ -141,6 +141,8 @@ fn is_local(relation: SMgrRelation, fork: ForkKey, page: *const c_char) -> bool 
     match is_permanent_buffer(page) {
         Some(true) => false,
         Some(false) => {
+            // `CREATE DATABASE` extends a copy of an unlogged relation before any of its buffers shows what it is.
+            move_to_files(relation, fork);
             sizes::set_local(fork);
             true
         }
@@ -184,7 +186,8 @@ unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::T
     sizes::create(fork, settings::compare());
 }
 
-/// A relation turns out to be unlogged (an index gets its INIT fork after it was built): its pages move to md's file.
+/// A relation turns out to be unlogged (an index gets its INIT fork after it was built): its pages move to md's file. Does
+/// nothing for a fork that lies there already.
 fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
     let Some(SizeEntry {
         blocks: Some(blocks),

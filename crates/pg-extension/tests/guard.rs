@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Cluster, NOT_STARTED};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -124,6 +124,13 @@ fn databases_and_many_relations() {
     );
     cluster.sql("create database copy template other");
     assert_eq!(cluster.sql_in("copy", "select count(*) from t"), "1000");
+    cluster.sql_in("copy", "create unlogged table u as select i, repeat('u', 900) f from generate_series(1, 3000) i; create index on u (i)");
+    cluster.sql("create database again template copy");
+    assert_eq!(
+        cluster.sql_in("again", "select count(*), sum(i) from u where f > 't'"),
+        "3000|4501500"
+    );
+    cluster.sql("drop database again");
     cluster.sql("drop database other; drop database copy");
     let many = "do $$ begin for i in 1..400 loop execute format('create table many_%s (a int primary key, b text)', i); end loop; end $$";
     cluster.sql(many);
