@@ -9,10 +9,11 @@ use quorum::WRITE_QUORUM;
 use timeline::Path;
 use units::{Epoch, Lsn, Position};
 
+use crate::Promise;
 use crate::disk::Disk;
 
-/// A promise that was broken, in words.
-pub(crate) type Violation = String;
+/// A promise that was broken: which, and how.
+pub(crate) type Violation = (Promise, String);
 
 #[derive(Debug)]
 struct Flush {
@@ -39,13 +40,22 @@ impl Checker {
     pub(crate) fn acknowledged(&mut self, epoch: Epoch, durable: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
         let before = self.acknowledged.insert(epoch, durable).unwrap_or(Lsn::ZERO);
         if durable <= before {
-            return Err(format!("the durable LSN of {epoch:?} went from {before} to {durable}"));
+            let what = format!("the durable LSN of {epoch:?} went from {before} to {durable}");
+            return Err(Promise::DurableNeverGoesBack.broken(what));
         }
         for (later, path) in self.opened.range(epoch.next()..) {
             visible(epoch, durable, *later, path)?;
         }
         let end = self.ends_at(epoch, durable)?;
         self.held(end, before, disks)
+    }
+
+    /// A timeline was recorded, which is the moment of truth: everything acknowledged so far is in its history.
+    pub(crate) fn recorded(&self, path: &Path) -> Result<(), Violation> {
+        let earlier = self.acknowledged.range(..path.epoch());
+        earlier
+            .map(|(earlier, durable)| visible(*earlier, *durable, path.epoch(), path))
+            .collect()
     }
 
     /// A volume was opened: everything acknowledged so far is in its history, which is whole and safe.
@@ -58,23 +68,21 @@ impl Checker {
     ) -> Result<(), Violation> {
         let epoch = path.epoch();
         // A later reign may have begun while this opener slept: then it is a zombie, and will acknowledge nothing.
-        for (earlier, durable) in self.acknowledged.range(..epoch) {
-            visible(*earlier, *durable, epoch, path)?;
-        }
+        self.recorded(path)?;
         if last.lsn != branch {
-            return Err(format!(
-                "{epoch:?} begins at {branch}, inside or between flushes: the last is {last}"
-            ));
+            let what = format!("{epoch:?} begins at {branch}, inside or between flushes: the last is {last}");
+            return Err(Promise::FlushesAreWhole.broken(what));
         }
         let flush = self
             .flushes
             .get(&last)
-            .ok_or_else(|| format!("nobody ever made {last}"))?;
+            .ok_or_else(|| Promise::FlushesAreWhole.broken(format!("nobody ever made {last}")))?;
         if flush.boundary != branch {
-            return Err(format!(
-                "{epoch:?} begins inside a record: {last} has its boundary at {}",
+            let what = format!(
+                "{epoch:?} begins in a record: {last} has its boundary at {}",
                 flush.boundary
-            ));
+            );
+            return Err(Promise::FlushesAreWhole.broken(what));
         }
         self.opened.insert(epoch, path.clone());
         self.held(last, Lsn::ZERO, disks)
@@ -85,7 +93,10 @@ impl Checker {
         let end = Position::new(epoch, durable);
         match self.flushes.get(&end) {
             Some(flush) if flush.boundary == durable => Ok(end),
-            _ => Err(format!("{epoch:?} acknowledged {durable}, which is no record's end")),
+            _ => {
+                let what = format!("{epoch:?} acknowledged {durable}, which is no record's end");
+                Err(Promise::FlushesAreWhole.broken(what))
+            }
         }
     }
 
@@ -94,7 +105,8 @@ impl Checker {
         for at in self.history(end).into_iter().take_while(|at| down_to < at.lsn) {
             let copies = disks.iter().filter(|disk| disk.keeps(at)).count();
             if copies < WRITE_QUORUM {
-                return Err(format!("{at} is history below {end}, but only {copies} disks keep it"));
+                let what = format!("{at} is history below {end}, but only {copies} disks keep it");
+                return Err(Promise::QuorumKeeps.broken(what));
             }
         }
         Ok(())
@@ -130,8 +142,7 @@ fn visible(epoch: Epoch, durable: Lsn, later: Epoch, path: &Path) -> Result<(), 
     if path.sees(Position::new(epoch, durable)) {
         return Ok(());
     }
-    Err(format!(
-        "{epoch:?} acknowledged {durable}, but the history of {later:?} has of it only {:?}",
-        path.visible_end(epoch)
-    ))
+    let seen = path.visible_end(epoch);
+    let what = format!("{epoch:?} acknowledged {durable}, but the history of {later:?} has of it only {seen:?}");
+    Err(Promise::AcknowledgedStays.broken(what))
 }

@@ -39,6 +39,29 @@ pub enum Broken {
     LooseSwap,
 }
 
+/// What DESIGN §4.8 promises of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Promise {
+    /// What was acknowledged is in the history of every later timeline; two writers never acknowledge one LSN.
+    AcknowledgedStays,
+    /// What was acknowledged, and all of an opened history, lies synced on a write quorum.
+    QuorumKeeps,
+    /// Histories end where a record ends; no flush and no record is half in one.
+    FlushesAreWhole,
+    /// The durable LSN only goes forward within a timeline.
+    DurableNeverGoesBack,
+    /// No copy ever knows a timeline that the volume's record does not have.
+    RecordLeads,
+    /// Once faults have stopped, the volume opens and its copies become equal.
+    CopiesBecomeEqual,
+}
+
+impl Promise {
+    fn broken(self, what: String) -> (Promise, String) {
+        (self, what)
+    }
+}
+
 /// What a history without a violation was made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Report {
@@ -59,13 +82,15 @@ pub struct Failure {
     pub seed: u64,
     /// When, in virtual time.
     pub at: Duration,
-    /// What.
+    /// Which.
+    pub promise: Promise,
+    /// How.
     pub violation: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "after {:?}: {}", self.at, self.violation)?;
+        writeln!(out, "{:?} after {:?}: {}", self.promise, self.at, self.violation)?;
         write!(out, "again: cargo run --release -p sim -- --seed {}", self.seed)
     }
 }
@@ -75,5 +100,10 @@ impl std::error::Error for Failure {}
 /// Runs the history of one seed.
 pub fn run(seed: u64, broken: Option<Broken>) -> Result<Report, Failure> {
     let outcome = World::new(seed, broken).run();
-    outcome.map_err(|(at, violation)| Failure { seed, at, violation })
+    outcome.map_err(|(at, (promise, violation))| Failure {
+        seed,
+        at,
+        promise,
+        violation,
+    })
 }

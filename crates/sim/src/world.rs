@@ -17,7 +17,7 @@ use crate::network::Link;
 use crate::node::{Arrival, Node};
 use crate::random::Random;
 use crate::writer::{News, Stage, Writer};
-use crate::{Broken, Report};
+use crate::{Broken, Promise, Report};
 
 pub(crate) const COPIES: usize = COPIES_COUNT;
 /// Nothing goes wrong before the volume is made.
@@ -277,7 +277,7 @@ impl World {
                 }
             }
             Event::Wake { writer } => self.wake(writer)?,
-            Event::Swap { writer, record } => self.swap(writer, &record),
+            Event::Swap { writer, record } => self.swap(writer, &record)?,
             Event::ReadAgain { writer, record } => self.read_again(writer, &record)?,
             Event::Supervise => self.supervise(),
             Event::Fault => self.fault(),
@@ -299,14 +299,16 @@ impl World {
         let shipper = writing.by_ref().last().ok_or_else(|| self.stuck())?;
         let end = Position::new(shipper.epoch(), shipper.sent_end());
         if self.checker.boundary(end) != Some(shipper.durable()) {
-            return Err(format!("{end} was sent, but only {} is durable", shipper.durable()));
+            let what = format!("{end} was sent, but only {} is durable", shipper.durable());
+            return Err(Promise::CopiesBecomeEqual.broken(what));
         }
         let history = self.checker.history(end);
         let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
         for node in sound {
             let missing = history.iter().find(|at| !self.nodes[node].disk.keeps(**at));
             if let Some(missing) = missing {
-                return Err(format!("storage-{} never got {missing}", node + 1));
+                let what = format!("storage-{} never got {missing}", node + 1);
+                return Err(Promise::CopiesBecomeEqual.broken(what));
             }
         }
         Ok(())
@@ -320,7 +322,8 @@ impl World {
             _ => None,
         });
         let openings: Vec<String> = openings.collect();
-        format!("nobody could open the volume again: {openings:?}")
+        let what = format!("nobody could open the volume again: {openings:?}");
+        Promise::CopiesBecomeEqual.broken(what)
     }
 }
 

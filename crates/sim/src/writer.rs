@@ -6,6 +6,7 @@ use volume::{FlushParts, Opened, Opening, OpeningEffect, Shipper, ShipperEffect,
 use wire_format::Item;
 use wire_format::message::Response;
 
+use crate::Promise;
 use crate::checker::Violation;
 use crate::world::{Event, World};
 
@@ -96,8 +97,9 @@ impl World {
                     News::Work => {}
                 }
                 if let Err(error) = outcome {
-                    if self.broken.is_none() && matches!(error, volume::OpeningError::RecordOutdated { .. }) {
-                        return Err(format!("the store never went back in time, but: {error}"));
+                    if matches!(error, volume::OpeningError::RecordOutdated { .. }) {
+                        let what = format!("the store never went back in time, but: {error}");
+                        return Err(Promise::RecordLeads.broken(what));
                     }
                     self.writers[at].stage = Stage::Over;
                     return Ok(());
@@ -136,11 +138,15 @@ impl World {
     }
 
     /// The swap reaches the store, or is lost on the way there or back.
-    pub(crate) fn swap(&mut self, at: usize, record: &VolumeRecord) {
+    pub(crate) fn swap(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
         let writer = &self.writers[at];
         let (epoch, revision) = (writer.epoch, writer.revision);
         let lost = self.faulty() && self.random.chance(50);
         let swapped = !lost && self.metadata.compare_and_swap(epoch, revision, record);
+        if swapped {
+            let path = record.path().expect("an opener extends a path");
+            self.checker.recorded(&path)?;
+        }
         // Without an answer the record is read again, and that decides.
         let unknown = lost || (self.faulty() && self.random.chance(100));
         let event = if unknown {
@@ -156,6 +162,7 @@ impl World {
         };
         let pause = self.random.micros(200, 20_000);
         self.schedule(self.now() + pause, event);
+        Ok(())
     }
 
     pub(crate) fn read_again(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
@@ -167,10 +174,8 @@ impl World {
         let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
         self.checker.opened(&opened.path, opened.branch, opened.last, &disks)?;
         if opened.marks != marks(opened.last) {
-            return Err(format!(
-                "the marks at {} are not those of {}",
-                opened.branch, opened.last
-            ));
+            let what = format!("the marks at {} are not those of {}", opened.branch, opened.last);
+            return Err(Promise::FlushesAreWhole.broken(what));
         }
         let limits = ShipperLimits {
             window_bytes_max: 10 + self.random.below(20) * 10,

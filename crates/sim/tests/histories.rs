@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use sim::Broken;
+use sim::{Broken, Promise};
 
 /// Seeds of the ordinary run.
-const SEEDS: std::ops::Range<u64> = 0..1500;
+const SEEDS: std::ops::Range<u64> = 0..1000;
 /// A broken variant has to be found among so many.
 const SEEDS_UNTIL_FOUND: u64 = 1500;
 
@@ -36,8 +36,10 @@ fn one_seed_is_one_history() {
     assert_ne!(histories[0], histories[1]);
 }
 
-fn found(broken: Broken) {
-    let failure = (0..SEEDS_UNTIL_FOUND).find_map(|seed| sim::run(seed, Some(broken)).err());
+fn found(broken: Broken, promise: Promise) {
+    // Found is only what breaks the rule's own promise, not that nothing works any more.
+    let mut failures = (0..SEEDS_UNTIL_FOUND).filter_map(|seed| sim::run(seed, Some(broken)).err());
+    let failure = failures.find(|failure| failure.promise == promise);
     match failure {
         Some(failure) => println!("{broken:?}: {failure}"),
         None => panic!("{SEEDS_UNTIL_FOUND} histories went well although {broken:?}"),
@@ -46,29 +48,30 @@ fn found(broken: Broken) {
 
 #[test]
 fn an_answer_before_its_sync_is_found() {
-    found(Broken::AnswerBeforeSync);
+    found(Broken::AnswerBeforeSync, Promise::QuorumKeeps);
 }
 
 /// protocol.md, hole 4.
 #[test]
 fn a_forgotten_promise_is_found() {
-    found(Broken::ForgetPromise);
+    found(Broken::ForgetPromise, Promise::AcknowledgedStays);
 }
 
 /// protocol.md, hole 5.
 #[test]
 fn an_empty_disk_under_its_old_name_is_found() {
-    found(Broken::EmptyDiskVouches);
+    found(Broken::EmptyDiskVouches, Promise::QuorumKeeps);
 }
 
 /// protocol.md, hole 6.
 #[test]
 fn looking_without_fencing_is_found() {
-    found(Broken::LookWithoutFencing);
+    found(Broken::LookWithoutFencing, Promise::AcknowledgedStays);
 }
 
-/// protocol.md, hole 1.
+/// protocol.md, hole 1. The later opener meets a copy that knows the other's timeline, and stops (hole 13): nothing is
+/// lost, but nobody can open the volume any more.
 #[test]
 fn a_swap_that_is_bound_to_nothing_is_found() {
-    found(Broken::LooseSwap);
+    found(Broken::LooseSwap, Promise::RecordLeads);
 }
