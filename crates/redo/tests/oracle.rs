@@ -12,9 +12,15 @@ use units::{Lsn, PAGE_BYTES, Page, PageKey, RelationKey, fork};
 use wal::{DecodedRecord, StreamDecoder, resource_manager};
 
 const WAL_FILE_BYTES: u64 = 16 << 20;
-const SETTINGS: &str = "
+const EVERY_RECORD_CHECKED: &str = "
 wal_consistency_checking = 'all'
 full_page_writes = off
+";
+const AS_IN_PRODUCTION: &str = "
+full_page_writes = on
+wal_compression = lz4
+";
+const SETTINGS: &str = "
 shared_buffers = 4MB
 fsync = off
 autovacuum_naptime = 1s
@@ -112,7 +118,42 @@ fn wal_file_name(start: Lsn) -> String {
 
 #[test]
 fn every_page_is_what_postgresql_made_of_it() {
-    let stock = stock::Stock::start("oracle", SETTINGS);
+    let replayed = replay_workload("oracle", EVERY_RECORD_CHECKED);
+    let Replayed { tallies, worst, .. } = &replayed;
+    let different: u64 = tallies.values().map(|tally| tally.different).sum();
+    assert_eq!(different, 0, "first differences:\n{}", worst.join("\n"));
+    let missing: Vec<_> = EXPECTED
+        .iter()
+        .filter(|kind| tallies.get(**kind).is_none_or(|tally| tally.compared == 0))
+        .collect();
+    assert!(missing.is_empty(), "the workload did not reach {missing:?}");
+
+    let unseen: Vec<_> = EXPECTED_WITHOUT_IMAGES
+        .iter()
+        .filter(|kind| tallies.get(**kind).is_none_or(|tally| tally.applied == 0))
+        .collect();
+    assert!(unseen.is_empty(), "the workload did not reach {unseen:?}");
+    compare_files(&replayed);
+}
+
+/// Redo meets images of pages wherever a checkpoint went before, as on every real server.
+#[test]
+fn images_and_changes_together_end_in_the_same_files() {
+    let replayed = replay_workload("production", AS_IN_PRODUCTION);
+    assert!(replayed.worst.is_empty(), "{}", replayed.worst.join("\n"));
+    compare_files(&replayed);
+}
+
+/// What redo made of a workload's log, beside the stopped server that wrote it.
+struct Replayed {
+    stock: stock::Stock,
+    pages: HashMap<PageKey, Page>,
+    tallies: BTreeMap<String, Tally>,
+    worst: Vec<String>,
+}
+
+fn replay_workload(name: &str, settings: &str) -> Replayed {
+    let stock = stock::Stock::start(name, &format!("{SETTINGS}{settings}"));
     stock.query("SELECT pg_switch_wal()");
     stock.query("CHECKPOINT");
     let start: Lsn = stock.query("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
@@ -121,6 +162,7 @@ fn every_page_is_what_postgresql_made_of_it() {
     status_files(&stock.data(), &mut pages);
     stock.file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
     stock.pgbench(&["-i", "-q", "-s", "1", "--foreign-keys"]);
+    stock.query("CHECKPOINT");
     stock.pgbench(&["-n", "-c", "4", "-j", "2", "-t", "500"]);
     stock.stop();
     // The checkpoint of the stop is the last record, and changes no page.
@@ -145,21 +187,16 @@ fn every_page_is_what_postgresql_made_of_it() {
             tally.applied, tally.compared, tally.different
         );
     }
-    let different: u64 = tallies.values().map(|tally| tally.different).sum();
-    assert_eq!(different, 0, "first differences:\n{}", worst.join("\n"));
-    let missing: Vec<_> = EXPECTED
-        .iter()
-        .filter(|kind| tallies.get(**kind).is_none_or(|tally| tally.compared == 0))
-        .collect();
-    assert!(missing.is_empty(), "the workload did not reach {missing:?}");
+    Replayed {
+        stock,
+        pages,
+        tallies,
+        worst,
+    }
+}
 
-    let unseen: Vec<_> = EXPECTED_WITHOUT_IMAGES
-        .iter()
-        .filter(|kind| tallies.get(**kind).is_none_or(|tally| tally.applied == 0))
-        .collect();
-    assert!(unseen.is_empty(), "the workload did not reach {unseen:?}");
-
-    // What the clean stop wrote to files.
+/// What the clean stop wrote to files is what redo made.
+fn compare_files(Replayed { stock, pages, .. }: &Replayed) {
     let mut files = HashMap::new();
     status_files(&stock.data(), &mut files);
     for (key, page) in &files {
@@ -172,7 +209,7 @@ fn every_page_is_what_postgresql_made_of_it() {
     }
     println!("{} transaction-status pages are equal", files.len());
     for (fork, compared_min) in [(fork::MAIN, 1000), (fork::VISIBILITY, 10)] {
-        let compared = relation_files(&stock.data(), fork, &pages);
+        let compared = relation_files(&stock.data(), fork, pages);
         println!("{compared} pages of fork {fork} are equal");
         assert!(
             compared_min <= compared,
