@@ -44,7 +44,8 @@ impl Process {
 
     /// Writes a pid file, whole or not at all: whoever reads half of one would start the daemon a second time.
     pub fn write_file(&self, file: &Path) -> io::Result<()> {
-        let new = file.with_added_extension("new");
+        let mut new = file.as_os_str().to_owned();
+        new.push(".new");
         std::fs::write(&new, format!("{} {}\n", self.pid, self.start_time))?;
         std::fs::rename(&new, file)
     }
