@@ -244,3 +244,39 @@ fn a_full_overlay_fails_the_statement_only() {
     assert_eq!(cluster.sql("select count(*) > 300 from pg_class"), "t");
     assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
 }
+
+/// A volume that cannot be read fails the statement with its SQLSTATE; one that does not answer can be given up on.
+#[test]
+fn a_volume_that_does_not_answer_fails_the_statement_only() {
+    let settings = [COMPARED, &["autovacuum=off"]].concat();
+    let cluster = Cluster::start("broken", 6210, &settings);
+    cluster.sql(include_str!("../src/functions.sql"));
+    cluster.sql("create table t as select i, repeat('x', 700) f from generate_series(1, 3000) i");
+    cluster.sql("checkpoint; select borealis_evict_all()");
+    let stuck = cluster.dir.join("stuck");
+    // A new session could not even read the catalog, so the one that waits has to be there before.
+    let waits =
+        "select count(*) from pg_class;\n\\! touch {stuck}\nset statement_timeout = '300ms'; select count(*) from t;"
+            .replace("{stuck}", &stuck.display().to_string());
+    let error = cluster.sql_error(&waits);
+    std::fs::remove_file(&stuck).expect("psql made it");
+    assert!(
+        error.contains("canceling statement due to statement timeout"),
+        "{error}"
+    );
+    assert_eq!(cluster.sql("select count(*) from t"), "3000");
+
+    let file = cluster.dir.join("data").join(
+        cluster
+            .sql("select borealis_evict_all()::text; select pg_relation_filepath('t')")
+            .lines()
+            .last()
+            .expect("a path"),
+    );
+    let content = std::fs::read(&file).expect("it is there");
+    std::fs::write(&file, &content[..8192]).expect("we are root");
+    let error = cluster.sql_error("\\set VERBOSITY verbose\nselect count(*) from t;");
+    assert!(error.contains("58030") && error.contains("cannot read"), "{error}");
+    std::fs::write(&file, &content).expect("we are root");
+    assert_eq!(cluster.sql("select count(*) from t"), "3000");
+}

@@ -247,6 +247,9 @@ fn answer_all(mut stream: UnixStream, data: &Path) {
     let mut request = [0; REQUEST_BYTES];
     while stream.read_exact(&mut request).is_ok() {
         let request = BrokerRequest::decode(&request).expect("the library sends requests");
+        while data.join("../stuck").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         let (status, value, payload) = answer(&request.question, data);
         let header = AnswerHeader {
             number: request.number,
