@@ -90,7 +90,8 @@ const MADE_ANEW: &[&str] = &[
 ];
 
 fn is_made_anew(folder: &str, name: &str) -> bool {
-    MADE_ANEW.contains(&folder) || (folder.is_empty() && SETTINGS.contains(&name))
+    // The log's folder is a symbolic link after `initdb --waldir`.
+    MADE_ANEW.contains(&folder) || (folder.is_empty() && (SETTINGS.contains(&name) || name == "pg_wal"))
 }
 
 /// A number as PostgreSQL writes it into a file's name: nothing but digits, none of them a leading zero.
@@ -161,8 +162,14 @@ mod tests {
         });
         assert_eq!(classify("pg_xact/0000"), status);
         assert_eq!(classify("pg_wal/000000010000000000000001"), Ok(ImportedFile::Ignored));
-        for path in SETTINGS {
-            assert_eq!(classify(path), Ok(ImportedFile::Ignored));
+        let others = [
+            "pg_wal",
+            "pg_wal/archive_status/0.done",
+            "pg_stat/pgstat.stat",
+            "base/5/pg_internal.init",
+        ];
+        for path in SETTINGS.iter().chain(&others) {
+            assert_eq!(classify(path), Ok(ImportedFile::Ignored), "{path}");
         }
     }
 
