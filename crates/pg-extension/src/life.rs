@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use crate::errors;
 use crate::settings;
 
-static POSTMASTER: AtomicI32 = AtomicI32::new(0);
+/// Who forks, noted right before: a child inherits the note.
+static FORKING: AtomicI32 = AtomicI32::new(0);
 
 /// Arms the postmaster, and every child it will fork. Does nothing without `borealis.instance_pid`.
 pub fn tie_to_instance_process() {
@@ -18,7 +19,7 @@ pub fn tie_to_instance_process() {
     };
     // SAFETY: plain system calls without memory; the handler only makes system calls and reads an atomic, all of them
     // async-signal-safe, as a child between fork and exec must.
-    let (armed, registered) = unsafe { (arm(), libc::pthread_atfork(None, None, Some(arm_child))) };
+    let (armed, registered) = unsafe { (arm(), libc::pthread_atfork(Some(note_parent), None, Some(arm_child))) };
     if !armed || registered != 0 {
         errors::die(
             "cannot ask the kernel to be killed with the instance process".to_owned(),
@@ -26,8 +27,7 @@ pub fn tie_to_instance_process() {
         );
     }
     // SAFETY: no arguments, no memory.
-    let (own, parent) = unsafe { (libc::getpid(), libc::getppid()) };
-    POSTMASTER.store(own, Ordering::Relaxed);
+    let parent = unsafe { libc::getppid() };
     if parent != instance {
         errors::die(
             format!("process {parent} started this server, not the instance process {instance}"),
@@ -42,14 +42,18 @@ unsafe fn arm() -> bool {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) == 0 }
 }
 
-/// Runs in every new process, right after the fork. A child of a child (`COPY TO PROGRAM`) is armed against its own parent.
+/// Runs in whoever forks, right before.
+unsafe extern "C" fn note_parent() {
+    // SAFETY: no arguments, no memory.
+    FORKING.store(unsafe { libc::getpid() }, Ordering::Relaxed);
+}
+
+/// Runs in every new process, right after the fork.
 unsafe extern "C" fn arm_child() {
     // SAFETY: only async-signal-safe system calls.
     unsafe {
-        let postmaster = POSTMASTER.load(Ordering::Relaxed);
-        // The parent died before we asked: it was re-parented to somebody who is not of this server. A grandchild's
-        // parent is a backend, which itself goes down with the postmaster.
-        if !arm() || (libc::getppid() == 1 && postmaster != 1) {
+        // Another parent than the one that forked us: it died before we asked, and somebody adopted us.
+        if !arm() || libc::getppid() != FORKING.load(Ordering::Relaxed) {
             libc::_exit(1);
         }
     }
