@@ -52,10 +52,8 @@ impl Checker {
 
     /// A timeline was recorded, which is the moment of truth: everything acknowledged so far is in its history.
     pub(crate) fn recorded(&self, path: &Path) -> Result<(), Violation> {
-        let earlier = self.acknowledged.range(..path.epoch());
-        earlier
-            .map(|(earlier, durable)| visible(*earlier, *durable, path.epoch(), path))
-            .collect()
+        let mut earlier = self.acknowledged.range(..path.epoch());
+        earlier.try_for_each(|(earlier, durable)| visible(*earlier, *durable, path.epoch(), path))
     }
 
     /// A volume was opened: everything acknowledged so far is in its history, which is whole and safe.

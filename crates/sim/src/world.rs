@@ -25,7 +25,8 @@ const FAULTS_FROM: Duration = Duration::from_millis(60);
 const FAULTS_UNTIL: Duration = Duration::from_millis(1500);
 /// From here on nothing new is written, and copies only become equal.
 const REST_FROM: Duration = Duration::from_millis(4500);
-const END: Duration = Duration::from_millis(6500);
+/// A question to a peer that died with it counts as lost after five seconds: that long a copy may stay behind.
+const END: Duration = Duration::from_millis(8500);
 /// How long an opener tries.
 const OPENING_LIMIT: Duration = Duration::from_millis(1200);
 
