@@ -1,0 +1,241 @@
+//! The shipper: links, the durable LSN, copies that come and go.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use timeline::{Branch, Path};
+use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
+use wire_format::Member;
+use wire_format::message::{Refusal, Request, Response};
+
+use crate::{FlushParts, Shipper, ShipperEffect, ShipperLimits};
+
+const NOW: Duration = Duration::ZERO;
+
+fn lsn(raw: u64) -> Lsn {
+    Lsn::from_raw(raw)
+}
+
+fn position(epoch: u64, raw: u64) -> Position {
+    Position::new(Epoch::from_raw(epoch), lsn(raw))
+}
+
+fn id(copy: u8) -> SegmentId {
+    SegmentId::from_bytes([copy; 16])
+}
+
+fn flush(end: u64, boundary: u64) -> FlushParts {
+    FlushParts {
+        end: lsn(end),
+        boundary: lsn(boundary),
+        items: Vec::new(),
+        marks: Bytes::new(),
+        catalog: Vec::new(),
+        page_flags: Vec::new(),
+        written_at_us: 0,
+    }
+}
+
+/// A second reign that begins at 100, with all six copies connected and told of it.
+struct Writer {
+    shipper: Shipper,
+    effects: Vec<ShipperEffect>,
+}
+
+impl Writer {
+    fn new(limits: ShipperLimits) -> Writer {
+        let branch = |epoch, parent| Branch {
+            epoch: Epoch::from_raw(epoch),
+            parent,
+        };
+        let path = Path::new(vec![branch(1, Position::ZERO), branch(2, position(1, 100))]).expect("a path");
+        let member = |copy: u8| Member {
+            segment: id(copy),
+            node: format!("storage-{copy}"),
+            address: String::new(),
+            zone: Zone::ALL[usize::from(copy - 1) / 2],
+        };
+        let members = (1..=6).map(member).collect();
+        let volume = VolumeId::from_bytes([9; 16]);
+        let mut writer = Writer {
+            shipper: Shipper::new(volume, path, members, position(1, 100), lsn(100), limits),
+            effects: Vec::new(),
+        };
+        (1..=6).for_each(|copy| writer.connect(copy, position(1, 100)));
+        writer.effects.clear();
+        writer
+    }
+
+    fn hear(&mut self, copy: u8, response: Response) {
+        self.shipper.response(NOW, id(copy), &response, &mut self.effects);
+    }
+
+    fn connect(&mut self, copy: u8, complete: Position) {
+        self.shipper.connected(id(copy), &mut self.effects);
+        self.hear(
+            copy,
+            Response::Installed {
+                segment: id(copy),
+                complete,
+            },
+        );
+    }
+
+    fn appended(&mut self, copies: std::ops::RangeInclusive<u8>, complete: u64) {
+        for copy in copies {
+            let epoch = Epoch::from_raw(2);
+            self.hear(
+                copy,
+                Response::Appended {
+                    segment: id(copy),
+                    epoch,
+                    complete: position(2, complete),
+                },
+            );
+        }
+    }
+
+    fn submit(&mut self, end: u64, boundary: u64) {
+        self.shipper.submit(flush(end, boundary), &mut self.effects);
+    }
+
+    /// (copy, end, previous) of every batch sent.
+    fn sent(&mut self) -> Vec<(SegmentId, Lsn, Position)> {
+        let sent = self.effects.drain(..).filter_map(|effect| match effect {
+            ShipperEffect::Send {
+                segment,
+                request: Request::Append { batch, .. },
+            } => Some((segment, batch.batch().end, batch.batch().previous)),
+            _ => None,
+        });
+        sent.collect()
+    }
+}
+
+fn limits() -> ShipperLimits {
+    ShipperLimits {
+        window_bytes_max: 100,
+        retained_bytes_max: 1 << 20,
+    }
+}
+
+#[test]
+fn flushes_are_pipelined_and_linked() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 110);
+    writer.submit(120, 120);
+    let sent = writer.sent();
+    assert_eq!(sent.len(), 12, "each to six copies, without waiting");
+    assert!(
+        sent[..6]
+            .iter()
+            .all(|(_, end, previous)| (*end, *previous) == (lsn(110), position(1, 100)))
+    );
+    assert!(
+        sent[6..]
+            .iter()
+            .all(|(_, end, previous)| (*end, *previous) == (lsn(120), position(2, 110)))
+    );
+}
+
+#[test]
+fn four_complete_copies_make_a_flush_durable() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 110);
+    writer.appended(1..=3, 110);
+    assert_eq!(writer.shipper.durable(), lsn(100));
+    writer.appended(3..=3, 110);
+    assert_eq!(
+        writer.shipper.durable(),
+        lsn(100),
+        "the same copy twice is still one copy"
+    );
+    writer.effects.clear();
+    writer.appended(4..=4, 110);
+    assert_eq!(writer.effects, [ShipperEffect::DurableAdvanced(lsn(110))]);
+    writer.effects.clear();
+    writer.appended(5..=6, 110);
+    assert_eq!(writer.effects, [], "told once");
+}
+
+/// protocol.md, hole 26.
+#[test]
+fn the_durable_lsn_waits_for_the_end_of_a_record() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 100);
+    writer.submit(120, 100);
+    writer.appended(1..=6, 120);
+    assert_eq!(writer.shipper.durable(), lsn(100));
+    writer.submit(130, 130);
+    writer.appended(1..=4, 130);
+    assert_eq!(writer.shipper.durable(), lsn(130));
+}
+
+/// protocol.md, hole 2: an LSN of a reign that this history does not see counts for nothing.
+#[test]
+fn another_timelines_position_makes_nothing_durable() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 110);
+    for copy in 1..=6 {
+        writer.hear(
+            copy,
+            Response::Announced {
+                segment: id(copy),
+                complete: position(1, 110),
+            },
+        );
+    }
+    assert_eq!(writer.shipper.durable(), lsn(100));
+}
+
+#[test]
+fn a_copy_that_comes_back_gets_what_it_lacks_in_order() {
+    let mut writer = Writer::new(limits());
+    writer.shipper.disconnected(id(6));
+    for end in [110, 120, 130] {
+        writer.submit(end, end);
+    }
+    writer.appended(1..=5, 130);
+    writer.sent();
+    writer.connect(6, position(2, 110));
+    let ends: Vec<(SegmentId, Lsn)> = writer.sent().into_iter().map(|(copy, end, _)| (copy, end)).collect();
+    assert_eq!(ends, [(id(6), lsn(120)), (id(6), lsn(130))]);
+}
+
+#[test]
+fn the_window_closes_above_the_durable_lsn_and_opens_again() {
+    let mut writer = Writer::new(limits());
+    writer.submit(500, 500);
+    assert!(!writer.shipper.can_submit(), "one flush may exceed it");
+    writer.appended(1..=4, 500);
+    assert!(writer.shipper.can_submit());
+}
+
+/// What is durable is let go for a copy that stays away; what is not, never.
+#[test]
+fn only_durable_flushes_are_forgotten_for_a_copy_that_stays_away() {
+    let mut writer = Writer::new(ShipperLimits {
+        window_bytes_max: 1000,
+        retained_bytes_max: 1,
+    });
+    writer.shipper.disconnected(id(6));
+    for end in [110, 120, 130] {
+        writer.submit(end, end);
+    }
+    writer.appended(1..=5, 120);
+    writer.sent();
+    writer.connect(6, position(1, 100));
+    let ends: Vec<Lsn> = writer.sent().into_iter().map(|(_, end, _)| end).collect();
+    assert_eq!(ends, [lsn(130)], "its peers have the rest");
+}
+
+#[test]
+fn a_later_epoch_fences_the_writer() {
+    let mut writer = Writer::new(limits());
+    let refusal = Refusal::StaleEpoch {
+        asked: Epoch::from_raw(2),
+        promised: Epoch::from_raw(3),
+    };
+    writer.hear(1, Response::Refused(refusal));
+    assert_eq!(writer.effects, [ShipperEffect::Fenced { by: Epoch::from_raw(3) }]);
+}
