@@ -15,6 +15,7 @@ pub const REPLACED: u8 = 3;
 
 /// Runs a daemon to its end.
 pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
+    leave_session();
     if let Err(error) = telemetry::log_to(&layout.log_file(name)) {
         eprintln!("error: {}: {error}", layout.log_file(name).display());
         return ExitCode::FAILURE;
@@ -32,6 +33,13 @@ pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A session of its own: what is sent to a terminal's processes is not meant for a daemon. Nor is the SIGHUP that the kernel
+/// sends to a stopped process when the agent that started it dies in the same session: a paused daemon stays paused.
+fn leave_session() {
+    // The leader of a group cannot leave it: a person started it by hand, and a person's terminal may end it.
+    let _ = rustix::process::setsid();
 }
 
 /// Writes the pid file, unless another process lives under this name.

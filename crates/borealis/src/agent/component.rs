@@ -1,6 +1,5 @@
 //! One daemon under the agent's care.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -135,8 +134,6 @@ impl Component {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors)
-            // A group of its own: what is sent to a terminal's processes is not meant for it.
-            .process_group(0)
             .spawn()
             .context("spawn")?;
         let process = Process::of(child.id()).context("it is gone already")?;
