@@ -243,3 +243,98 @@ fn wal_pieces(inputs: &SkeletonInputs, checkpoint: &CheckpointRecord) -> Result<
     }
     Ok(pieces)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wal::StreamDecoder;
+
+    use super::*;
+    use crate::control_file::tests::{WAL_FILE_BYTES, file};
+
+    /// The inputs of an empty cluster whose log ends here.
+    fn inputs(end: Lsn, last_page: Vec<u8>) -> SkeletonInputs {
+        let mut marks = Marks {
+            end,
+            last_record: Lsn::from_raw(end.raw() - 64),
+            ..Marks::default()
+        };
+        marks.state.timeline = 1;
+        SkeletonInputs {
+            control: ControlFile::parse(&file(&[])).expect("a control file"),
+            marks,
+            last_page,
+            databases: vec![(DEFAULT_TABLESPACE, 5)],
+            relation_maps: vec![(GLOBAL_TABLESPACE, 0, b"map".to_vec())],
+            prepared: vec![(0x2F1, b"payload".to_vec())],
+            status_pages: BTreeMap::new(),
+            init_forks: Vec::new(),
+            time: 1,
+        }
+    }
+
+    #[test]
+    fn a_last_page_that_does_not_end_with_the_log_is_refused() {
+        let end = Lsn::from_raw(3 * WAL_FILE_BYTES + 80);
+        let found = Skeleton::build(inputs(end, vec![0; 72])).err();
+        assert_eq!(found, Some(BuildError::LastPage { end, found: 72 }));
+    }
+
+    #[test]
+    fn a_database_in_another_tablespace_is_refused() {
+        let mut inputs = inputs(Lsn::from_raw(3 * WAL_FILE_BYTES), Vec::new());
+        inputs.databases.push((16_400, 7));
+        let (tablespace, database) = (16_400, 7);
+        assert_eq!(
+            Skeleton::build(inputs).err(),
+            Some(BuildError::Tablespace { tablespace, database })
+        );
+    }
+
+    #[test]
+    fn the_control_file_comes_last_and_prepared_transactions_end_with_their_checksum() {
+        let skeleton = Skeleton::build(inputs(Lsn::from_raw(3 * WAL_FILE_BYTES), Vec::new())).expect("a skeleton");
+        assert_eq!(skeleton.files.last().expect("files").0, "global/pg_control");
+        let path = "pg_twophase/000002F1";
+        let (_, content) = skeleton.files.iter().find(|(name, _)| name == path).expect("its file");
+        let (payload, checksum) = content.split_at(7);
+        assert_eq!(
+            (payload, checksum),
+            (&b"payload"[..], &crc32c::crc32c(b"payload").to_le_bytes()[..])
+        );
+        assert!(skeleton.directories.contains(&"base/5".to_owned()));
+    }
+
+    proptest! {
+        /// Wherever the log ends, the record can be read from the files, and each file begins with its header.
+        #[test]
+        fn the_checkpoint_is_found_where_the_control_file_says(words in 0..2 * WAL_FILE_BYTES / 8, near_page in any::<bool>()) {
+            let at = if near_page { (words / 1024 * 1024).saturating_sub(words % 24) } else { words };
+            // No record ends within a page's header.
+            let end = Lsn::from_raw(3 * WAL_FILE_BYTES + 8 * at);
+            prop_assume!(end.raw() % WAL_PAGE_BYTES == 0 || LONG_HEADER_BYTES < end.raw() % WAL_PAGE_BYTES);
+            let last_page = vec![0xEE; (end.raw() % WAL_PAGE_BYTES) as usize];
+            let skeleton = Skeleton::build(inputs(end, last_page.clone())).expect("a skeleton");
+            let mut log = BTreeMap::new();
+            for piece in &skeleton.wal {
+                prop_assert_eq!(piece.file_bytes, WAL_FILE_BYTES);
+                prop_assert!(piece.offset + piece.bytes.len() as u64 <= WAL_FILE_BYTES);
+                let number = u64::from_str_radix(&piece.path["pg_wal/0000000100000000".len()..], 16).expect("hexadecimal");
+                log.insert(number * WAL_FILE_BYTES + piece.offset, &piece.bytes);
+            }
+            let page = end.raw() - last_page.len() as u64;
+            prop_assert!(log.contains_key(&(page - page % WAL_FILE_BYTES)), "the first page of the file");
+            prop_assert!(log[&page].starts_with(&last_page));
+            let bytes: Vec<u8> = log.range(page..).flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+            let previous = Lsn::from_raw(end.raw() - 64);
+            let mut decoder = StreamDecoder::new(end, Some(previous), WAL_FILE_BYTES);
+            decoder.push(end, &bytes[last_page.len()..]).expect("it begins here");
+            let record = decoder.next_record().expect("sound log").expect("a whole record");
+            prop_assert_eq!(&record.bytes[..], &skeleton.checkpoint.bytes[..]);
+            prop_assert_eq!((record.start, record.end), (skeleton.checkpoint.start, skeleton.checkpoint.end));
+            let (_, control) = skeleton.files.last().expect("files");
+            let control = ControlFile::parse(control).expect("a control file");
+            prop_assert_eq!((control.checkpoint_start(), control.checkpoint().redo), (record.start, record.start));
+        }
+    }
+}

@@ -190,19 +190,21 @@ impl ControlFile {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    pub(crate) const WAL_FILE_BYTES: u64 = 1 << 20;
+
     /// A control file with these values at these places.
-    fn file(values: &[(usize, u32)]) -> Vec<u8> {
+    pub(crate) fn file(values: &[(usize, u32)]) -> Vec<u8> {
         let sizes = [
             (VERSION_AT, VERSION),
             (BLOCK_BYTES_AT, 8192),
             (BLOCKS_PER_FILE_AT, BLOCKS_PER_FILE),
             (WAL_BLOCK_BYTES_AT, 8192),
-            (WAL_FILE_BYTES_AT, 16 << 20),
+            (WAL_FILE_BYTES_AT, WAL_FILE_BYTES as u32),
         ];
         let mut bytes = vec![0; FILE_BYTES];
         for (at, value) in sizes.iter().chain(values) {
