@@ -318,6 +318,7 @@ impl<'a> Reign<'a> {
                     Err(error) => return Err(broken("replication", &error)),
                 },
                 _ = ticks.tick() => {
+                    self.shipping.shipper.raise_floor(self.source.lowest_read_point());
                     self.shipping.tick()?;
                     self.tell();
                     if let Some(how) = self.postmaster.ended().map_err(|error| broken("PostgreSQL", &error))? {

@@ -30,7 +30,7 @@ use std::thread;
 use engine::Engine;
 use io::RealDisk;
 use page_store::PageStore;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::StorageConfig;
 pub use identity::{FORMAT_VERSION, IdentityError};
@@ -64,6 +64,9 @@ pub enum StorageError {
         /// What the operating system says.
         error: std::io::Error,
     },
+    /// A sync of the journal failed: what it holds is known only after a restart.
+    #[error("the journal is closed ({0}); the node has to be started again")]
+    JournalClosed(String),
     /// A thread could not be started.
     #[error("start a thread: {0}")]
     Thread(std::io::Error),
@@ -86,11 +89,16 @@ pub async fn run(
     let (reads, read_queue) = mpsc::channel(reads::QUEUE_MAX);
     let (questions, question_queue) = mpsc::channel(peers::QUEUE_MAX);
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
+    let (closed, journal_closed) = oneshot::channel();
     {
         let (node, questions) = (node.clone(), questions);
-        named("journal")
-            .spawn(move || turns::run(&node, work_queue, &questions))
-            .map_err(StorageError::Thread)?;
+        let journal = move || {
+            if let Some(reason) = turns::run(&node, work_queue, &questions) {
+                // If nobody waits for it, the node is ending anyway.
+                let _ = closed.send(reason);
+            }
+        };
+        named("journal").spawn(journal).map_err(StorageError::Thread)?;
     }
     let read_queue = reads::shared(read_queue);
     for _ in 0..reads::THREADS {
@@ -110,6 +118,7 @@ pub async fn run(
     let serving = network::serve(&config.listen, hello, node, work, reads);
     let ended = tokio::select! {
         ended = serving => ended,
+        Ok(reason) = journal_closed => Err(StorageError::JournalClosed(reason)),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     };
     asking.abort();

@@ -90,8 +90,8 @@ impl Turn {
     }
 }
 
-/// Runs until nobody can ask any more.
-pub(crate) fn run(node: &Node, mut queue: mpsc::Receiver<Work>, questions: &mpsc::Sender<Question>) {
+/// Runs until nobody can ask any more, or until the journal is closed: then only a restart helps, and the answer says why.
+pub(crate) fn run(node: &Node, mut queue: mpsc::Receiver<Work>, questions: &mpsc::Sender<Question>) -> Option<String> {
     let mut ticks = 0;
     while let Some(first) = queue.blocking_recv() {
         let mut turn = Turn::default();
@@ -109,8 +109,11 @@ pub(crate) fn run(node: &Node, mut queue: mpsc::Receiver<Work>, questions: &mpsc
             taken += 1;
             next = if taken < TURN_MAX { queue.try_recv().ok() } else { None };
         }
-        finish(node, turn, questions);
+        if let Err(AppendError::Closed(reason)) = finish(node, turn, questions) {
+            return Some(reason);
+        }
     }
+    None
 }
 
 fn decide(node: &Node, turn: &mut Turn, reply: ReplyTo, request: &Request) {
@@ -173,13 +176,13 @@ fn tick_segments(node: &Node, turn: &mut Turn, forget: bool) {
 
 /// Journals, syncs, and only then lets anything out (DESIGN §4.8: a segment never acknowledges, and never promises, what a
 /// power cut can take away).
-fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) {
+fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result<(), AppendError> {
     let journaled = if turn.entries.is_empty() {
         Ok(())
     } else {
         node.store.append(&turn.entries).and_then(|()| node.store.sync())
     };
-    match journaled {
+    match &journaled {
         Ok(()) => {
             if !turn.entries.is_empty() {
                 node.segments().values_mut().for_each(Segment::synced);
@@ -193,7 +196,7 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) {
             }
         }
         Err(error) => {
-            roll_back(node, &turn, &error);
+            roll_back(node, &turn, error);
             let refusal = Response::Refused(Refusal::Stopped {
                 what: error.to_string(),
             });
@@ -206,6 +209,7 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) {
         // A question that finds the queue full is asked again by the segment's next tick.
         let _ = questions.try_send(question);
     }
+    journaled
 }
 
 fn roll_back(node: &Node, turn: &Turn, error: &AppendError) {

@@ -110,6 +110,7 @@ pub struct Shipper {
     /// The last flush: the next one links to it.
     last: Position,
     durable: Lsn,
+    floor: Lsn,
     announced: Lsn,
     announced_at: Duration,
     announced_complete: Lsn,
@@ -147,6 +148,7 @@ impl Shipper {
             retained_bytes: 0,
             last,
             durable,
+            floor: durable,
             announced: Lsn::ZERO,
             announced_at: Duration::ZERO,
             announced_complete: Lsn::ZERO,
@@ -171,6 +173,11 @@ impl Shipper {
     /// End of the last flush.
     pub fn sent_end(&self) -> Lsn {
         self.last.lsn
+    }
+
+    /// No read that is under way or still to come needs a version below this. It only rises.
+    pub fn raise_floor(&mut self, floor: Lsn) {
+        self.floor = self.floor.max(floor);
     }
 
     /// Whether there is room above the durable LSN.
@@ -405,8 +412,7 @@ impl Shipper {
                         segment: copy.member.segment,
                         epoch,
                         durable: self.durable_position(),
-                        // Nobody reads below the durable LSN yet: no readers, clones or windows.
-                        floor: self.durable_position(),
+                        floor: Position::new(epoch, self.floor.min(self.durable)),
                         all_complete: Position::new(epoch, all_complete),
                     },
                 });
