@@ -67,7 +67,7 @@ impl Write for LogFile {
     }
 }
 
-/// Logs to a file from now on. Call once, at the start of a daemon.
+/// Logs to a file from now on, panics included. Call once, at the start of a daemon.
 pub fn log_to(path: &Path) -> io::Result<()> {
     let log = LogFile(Arc::new(Mutex::new(Rotated::open(path)?)));
     let filter = EnvFilter::try_from_env("BOREALIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
@@ -76,6 +76,11 @@ pub fn log_to(path: &Path) -> io::Result<()> {
         .with_ansi(false)
         .with_writer(move || log.clone())
         .init();
+    let to_standard_error = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!(%panic, "process.panic");
+        to_standard_error(panic);
+    }));
     Ok(())
 }
 

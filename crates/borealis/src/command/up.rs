@@ -105,7 +105,7 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     }
     install_library(layout)?;
     let agent = start_agent(layout)?;
-    wait_until_ready(layout, &cluster)?;
+    wait_until_ready(layout)?;
     println!("cluster endpoint: {}", layout.url(cluster.port)?);
     if arguments.foreground {
         return stay(layout, agent);
@@ -283,15 +283,17 @@ pub fn start_agent(layout: &Layout) -> Result<std::process::Child> {
 }
 
 /// Tells what goes on until a query through the cluster endpoint is answered.
-fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
+fn wait_until_ready(layout: &Layout) -> Result<()> {
     let deadline = Instant::now() + READY_LIMIT;
-    let writer = cluster
-        .writer()
-        .context("no instance is the writer\nhint:  `borealis failover` starts a new one")?;
     let mut told = String::new();
     let mut failing_since = None;
     let mut attempts = 0;
     loop {
+        // Read again each time: a failover names another one.
+        let cluster = Cluster::load(layout)?;
+        let writer = cluster
+            .writer()
+            .context("no instance is the writer\nhint:  `borealis failover` starts a new one")?;
         if let Some(status) = instance_status_blocking(layout, &writer.name) {
             let activity = status["activity"].as_str().unwrap_or_default();
             if activity != told && !activity.is_empty() {
@@ -299,7 +301,7 @@ fn wait_until_ready(layout: &Layout, cluster: &Cluster) -> Result<()> {
                 attempts += u32::from(activity.starts_with("starting again"));
                 activity.clone_into(&mut told);
             }
-            if status["state"] == "available" && answers(layout, cluster)? {
+            if status["state"] == "available" && answers(layout, &cluster)? {
                 return Ok(());
             }
         }
