@@ -312,7 +312,7 @@ mod tests {
             let at = if near_page { (words / 1024 * 1024).saturating_sub(words % 24) } else { words };
             // No record ends within a page's header.
             let end = Lsn::from_raw(3 * WAL_FILE_BYTES + 8 * at);
-            prop_assume!(end.raw() % WAL_PAGE_BYTES == 0 || LONG_HEADER_BYTES < end.raw() % WAL_PAGE_BYTES);
+            prop_assume!(end.raw().is_multiple_of(WAL_PAGE_BYTES) || LONG_HEADER_BYTES < end.raw() % WAL_PAGE_BYTES);
             let last_page = vec![0xEE; (end.raw() % WAL_PAGE_BYTES) as usize];
             let skeleton = Skeleton::build(inputs(end, last_page.clone())).expect("a skeleton");
             let mut log = BTreeMap::new();
