@@ -12,7 +12,9 @@ usage: cargo xtask COMMAND
   build          build everything, in the one profile
   check          formatting, clippy with warnings denied, documentation, the arrows between crates
   tidy           only the arrows and the layout
-  test           check, then every test";
+  test           check, then every test, whole clusters included
+  up             build, then `borealis up`
+  down           `borealis down`";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +25,8 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
+        ["up"] => steps::build().and_then(|()| steps::borealis(&["up"])),
+        ["down"] => steps::borealis(&["down"]),
         _ => bail!("{USAGE}"),
     }
 }

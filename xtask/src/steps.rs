@@ -56,10 +56,38 @@ pub fn check() -> Result<()> {
 pub fn test() -> Result<()> {
     check()?;
     build()?;
-    let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
+    let everything = ["--workspace", "--exclude", SYSTEM_TESTS];
+    // One cluster at a time: each has ten processes and a PostgreSQL, and some tests hold it to a time.
+    let system = ["--package", SYSTEM_TESTS, "--", "--test-threads", "1"];
+    let (mut passed, mut failed, mut sound) = (0, 0, true);
+    for selection in [&everything[..], &system[..]] {
+        let counted = run_tests(selection)?;
+        passed += counted.passed;
+        failed += counted.failed;
+        sound &= counted.sound;
+    }
+    println!("{passed} passed, {failed} failed");
+    if !sound {
+        bail!("the tests failed");
+    }
+    Ok(())
+}
+
+/// The tests that start whole clusters.
+const SYSTEM_TESTS: &str = "system-tests";
+
+struct Counted {
+    passed: u64,
+    failed: u64,
+    sound: bool,
+}
+
+fn run_tests(selection: &[&str]) -> Result<Counted> {
+    let mut arguments = vec!["test", "--release", "--locked", "--no-fail-fast"];
+    arguments.extend(selection);
     println!("==> cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo")
-        .args(arguments)
+        .args(&arguments)
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo")?;
@@ -71,12 +99,14 @@ pub fn test() -> Result<()> {
         passed += counted(&line, "passed");
         failed += counted(&line, "failed");
     }
-    let status = cargo.wait()?;
-    println!("{passed} passed, {failed} failed");
-    if !status.success() {
-        bail!("the tests failed ({status})");
-    }
-    Ok(())
+    let sound = cargo.wait()?.success();
+    Ok(Counted { passed, failed, sound })
+}
+
+/// Runs the built program.
+pub fn borealis(arguments: &[&str]) -> Result<()> {
+    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    run(&[], &format!("{target}/release/borealis"), arguments)
 }
 
 /// The number before `word` in a line such as `test result: ok. 4 passed; 0 failed; …`; zero in any other line.
