@@ -114,6 +114,7 @@ async fn reigns(
                 tracing::error!(%why, "instance.replaced");
                 return Err(InstanceError::Replaced(why));
             }
+            Ended::Unusable(why) => return Err(InstanceError::Fatal(why)),
             Ended::Broken(why) => {
                 pause = if SOUND_AFTER <= began.elapsed() {
                     Duration::ZERO

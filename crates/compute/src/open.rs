@@ -74,7 +74,7 @@ fn ended(error: OpeningError) -> Ended {
     match error {
         OpeningError::Superseded { .. } | OpeningError::Conflict => Ended::Broken(error.to_string()),
         OpeningError::RecordOutdated { .. } | OpeningError::Record(_) | OpeningError::Groups { .. } => {
-            Ended::Replaced(error.to_string())
+            Ended::Unusable(error.to_string())
         }
     }
 }

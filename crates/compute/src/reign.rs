@@ -47,8 +47,10 @@ pub(crate) enum Ended {
     Stopped,
     /// Something broke: the next reign begins.
     Broken(String),
-    /// Another instance has the volume, or this one cannot be trusted with it: no other reign begins.
+    /// Another instance has the volume: no other reign begins.
     Replaced(String),
+    /// Something is wrong that another reign would find again: the process ends, and whoever started it says so.
+    Unusable(String),
 }
 
 /// A reign that broke, and over what.
@@ -72,7 +74,7 @@ pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: 
     // At once, never gracefully: a graceful stop would show commits that no quorum acknowledged. After a clean stop there
     // is nothing left to kill.
     if let Err(error) = reign.postmaster.kill_all(KILL_LIMIT) {
-        return Ended::Replaced(format!(
+        return Ended::Unusable(format!(
             "PostgreSQL does not die, so nothing may take its place: {error}"
         ));
     }
@@ -168,11 +170,11 @@ impl<'a> Reign<'a> {
         let text = taken
             .record
             .ok_or_else(|| Ended::Broken("the volume's record is gone".to_owned()))?;
-        let record = VolumeRecord::parse(&text).map_err(|error| Ended::Replaced(error.to_string()))?;
+        let record = VolumeRecord::parse(&text).map_err(|error| Ended::Unusable(error.to_string()))?;
         let volume = record.volume;
         tracing::info!(%volume, %epoch, "volume.open");
         let mut copies = Copies::connect(&record.members(), &hello, Rc::new(Cell::new(0)));
-        let opening = Opening::new(epoch, record).map_err(|error| Ended::Replaced(error.to_string()))?;
+        let opening = Opening::new(epoch, record).map_err(|error| Ended::Unusable(error.to_string()))?;
         let limit = Duration::from_millis(config.limits.opening_ms_max);
         let opened = open::open(opening, epoch, taken.revision, &mut copies, &control, limit, status).await?;
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
@@ -182,7 +184,7 @@ impl<'a> Reign<'a> {
             .map_err(|error| broken("end an earlier PostgreSQL", &error))?;
         let marks = Marks::decode(&opened.marks).map_err(|error| broken("the marks at the end of the log", &error))?;
         if marks.end != opened.branch {
-            return Err(Ended::Replaced(format!(
+            return Err(Ended::Unusable(format!(
                 "the log ends at {}, but its marks are as of {}",
                 opened.branch, marks.end
             )));
@@ -360,7 +362,7 @@ impl<'a> Reign<'a> {
                     self.bytes_received += bytes.len() as u64;
                     self.flushes
                         .push(start, bytes)
-                        .map_err(|error| Ended::Replaced(error.to_string()))?;
+                        .map_err(|error| Ended::Unusable(error.to_string()))?;
                 }
                 Event::Keepalive {
                     reply_requested: true, ..
@@ -386,7 +388,7 @@ impl<'a> Reign<'a> {
         while let Some(flush) = self
             .flushes
             .next(written_at_us)
-            .map_err(|error| Ended::Replaced(error.to_string()))?
+            .map_err(|error| Ended::Unusable(error.to_string()))?
         {
             self.shipping.submit(flush)?;
             // One read is at most a few flushes; the window is looked at before the next read.

@@ -1,3 +1,5 @@
+//! Messages and frames, round and round.
+
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use timeline::{Branch, Path};
