@@ -8,6 +8,7 @@ mod ledger;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +25,12 @@ pub struct Cluster {
     port: u16,
     environment: Vec<(String, String)>,
     url: String,
+    /// Dropped last: the next cluster begins when this one is gone.
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// One cluster at a time: each has ten processes and a PostgreSQL, and some tests hold it to a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// The `borealis` program of this build.
 pub fn program() -> PathBuf {
@@ -75,6 +81,8 @@ impl Cluster {
             port: free_port(),
             environment,
             url: String::new(),
+            // A test that failed says nothing about the next one.
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
         };
         cluster.start()?;
         Ok(cluster)

@@ -56,38 +56,10 @@ pub fn check() -> Result<()> {
 pub fn test() -> Result<()> {
     check()?;
     build()?;
-    let everything = ["--workspace", "--exclude", SYSTEM_TESTS];
-    // One cluster at a time: each has ten processes and a PostgreSQL, and some tests hold it to a time.
-    let system = ["--package", SYSTEM_TESTS, "--", "--test-threads", "1"];
-    let (mut passed, mut failed, mut sound) = (0, 0, true);
-    for selection in [&everything[..], &system[..]] {
-        let counted = run_tests(selection)?;
-        passed += counted.passed;
-        failed += counted.failed;
-        sound &= counted.sound;
-    }
-    println!("{passed} passed, {failed} failed");
-    if !sound {
-        bail!("the tests failed");
-    }
-    Ok(())
-}
-
-/// The tests that start whole clusters.
-const SYSTEM_TESTS: &str = "system-tests";
-
-struct Counted {
-    passed: u64,
-    failed: u64,
-    sound: bool,
-}
-
-fn run_tests(selection: &[&str]) -> Result<Counted> {
-    let mut arguments = vec!["test", "--release", "--locked", "--no-fail-fast"];
-    arguments.extend(selection);
+    let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
     println!("==> cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo")
-        .args(&arguments)
+        .args(arguments)
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo")?;
@@ -99,8 +71,12 @@ fn run_tests(selection: &[&str]) -> Result<Counted> {
         passed += counted(&line, "passed");
         failed += counted(&line, "failed");
     }
-    let sound = cargo.wait()?.success();
-    Ok(Counted { passed, failed, sound })
+    let status = cargo.wait()?;
+    println!("{passed} passed, {failed} failed");
+    if !status.success() {
+        bail!("the tests failed ({status})");
+    }
+    Ok(())
 }
 
 /// Runs the built program.
