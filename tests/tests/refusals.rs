@@ -1,0 +1,46 @@
+//! What this version cannot do is refused up front, with a message that says so, and harms nothing.
+
+use anyhow::{Result, ensure};
+use system_tests::Cluster;
+
+/// SQLSTATE `feature_not_supported`.
+const FEATURE_NOT_SUPPORTED: &str = "0A000";
+
+#[test]
+fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
+    let cluster = Cluster::up("refusals", &[])?;
+    cluster.sql(
+        "CREATE TABLE t (id int, words text[], area box);
+         INSERT INTO t SELECT i, ARRAY[i::text], box(point(i, i), point(i + 1, i + 1)) FROM generate_series(1, 100) i",
+    )?;
+    for index in ["gin (words)", "hash (id)", "gist (area)", "brin (id)", "spgist (area)"] {
+        for kind in ["CREATE INDEX refused", "CREATE INDEX CONCURRENTLY refused"] {
+            let statement = format!("{kind} ON t USING {index}");
+            let arguments = ["-X", "-v", "VERBOSITY=verbose", "-c", &statement];
+            let output = cluster.client_output("psql", &arguments)?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success(), "{statement}: not refused");
+            ensure!(
+                said.contains(FEATURE_NOT_SUPPORTED) && said.contains("not supported by this version of Borealis yet"),
+                "{statement}: the message does not say why: {said}"
+            );
+            ensure!(
+                said.contains("Use a btree index"),
+                "{statement}: the message does not say what to do: {said}"
+            );
+        }
+    }
+    let left = cluster.sql("SELECT count(*) FROM pg_class WHERE relname = 'refused'")?;
+    ensure!(left == "0", "a refused index stands in the catalog");
+    // A temporary table never reaches the volume, so there every kind works; and the refused table takes a btree.
+    let found = cluster.sql(
+        "CREATE TEMPORARY TABLE own AS SELECT * FROM t;
+         CREATE INDEX ON own USING gin (words);
+         CREATE INDEX ON own USING hash (id);
+         CREATE INDEX ON t (id);
+         SET enable_seqscan = off;
+         SELECT (SELECT count(*) FROM own WHERE words @> '{7}'), (SELECT count(*) FROM t WHERE id = 7)",
+    )?;
+    ensure!(found == "1|1", "{found}");
+    Ok(())
+}
