@@ -1,0 +1,45 @@
+//! The control process may forget everything that it did not have to remember: an opening finds the log's end by itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use system_tests::{Cluster, Ledger};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn epoch(cluster: &Cluster) -> Result<u64> {
+    cluster.status()?["volume"]["epoch"].as_u64().context("epoch")
+}
+
+fn wait_for_new_reign(cluster: &Cluster, before: u64) -> Result<()> {
+    cluster.wait_for("the writer to be back under a new epoch", SOON, |cluster| {
+        let writer = cluster.writer()?;
+        Ok(writer["state"] == "available" && before < epoch(cluster)?)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_control_process_without_memory_loses_no_acknowledged_row() -> Result<()> {
+    let cluster = Cluster::up("forgetful", &[])?;
+    let ledger = Ledger::start(&cluster, 4)?;
+    ledger.wait_for_more(100, SOON)?;
+    // Both die at once, so what the writer reported to it is gone when the next reign begins.
+    for _ in 0..2 {
+        let before = epoch(&cluster)?;
+        cluster.borealis(&["kill", "control"])?;
+        cluster.borealis(&["kill", "writer"])?;
+        wait_for_new_reign(&cluster, before)?;
+        ledger.wait_for_more(50, SOON)?;
+    }
+    // It is away, and commits go on without it; the one that comes back was told of none of them.
+    let before = epoch(&cluster)?;
+    cluster.borealis(&["stop", "control"])?;
+    ledger.wait_for_more(100, SOON)?;
+    cluster.borealis(&["kill", "writer"])?;
+    cluster.borealis(&["start", "control"])?;
+    wait_for_new_reign(&cluster, before)?;
+    ledger.wait_for_more(50, SOON)?;
+    ledger.settle(&cluster)?;
+    Ok(())
+}
