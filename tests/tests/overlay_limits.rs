@@ -1,0 +1,103 @@
+//! The overlay keeps to its size: beyond it the spill file, beyond that an error of the one transaction that needs more.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use system_tests::Cluster;
+
+/// SQLSTATE `disk_full`.
+const DISK_FULL: &str = "53100";
+const SPILL_MIB: u64 = 4;
+
+fn counter(cluster: &Cluster, name: &str) -> Result<u64> {
+    let counters: Value = serde_json::from_str(&cluster.sql("SELECT borealis_counters()")?)?;
+    counters[name].as_u64().with_context(|| format!("{name} in {counters}"))
+}
+
+/// Rows of a transaction's second command carry a command id that redo does not know: while it runs, their pages stay.
+fn transaction(rows: u32) -> String {
+    format!(
+        "BEGIN;
+         INSERT INTO t VALUES (0, 'first command');
+         INSERT INTO t SELECT i, repeat('x', 900) FROM generate_series(1, {rows}) i;
+         COMMIT;"
+    )
+}
+
+#[test]
+fn a_transaction_that_needs_more_than_the_spill_file_fails_alone() -> Result<()> {
+    let spill = format!("borealis.spill_size_max={SPILL_MIB}MB");
+    let cluster = Cluster::up(
+        "overlay-limits",
+        &[
+            "shared_buffers=1MB",
+            "borealis.overlay_size=1MB",
+            &spill,
+            "autovacuum=off",
+        ],
+    )?;
+    let name = cluster.writer()?["name"].as_str().context("name")?.to_owned();
+    let spill_file = cluster.directory().join("instances").join(&name).join("overlay.spill");
+    cluster.sql("CREATE TABLE t (id int, filler text)")?;
+    let epoch = cluster.status()?["volume"]["epoch"].clone();
+
+    // 3 MB: more than the overlay has memory for.
+    cluster.sql(&transaction(3_000))?;
+    ensure!(
+        cluster.sql("SELECT count(*) FROM t")? == "3001",
+        "rows that went through the spill file"
+    );
+    let spilled = std::fs::metadata(&spill_file)?.len();
+    ensure!(
+        0 < spilled,
+        "nothing was spilled: the transaction was too small to show anything"
+    );
+
+    for _ in 0..2 {
+        // 60 MB.
+        let arguments = [
+            "-X",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-v",
+            "VERBOSITY=verbose",
+            "-c",
+            &transaction(60_000),
+        ];
+        let output = cluster.client_output("psql", &arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "60 MB fitted into {SPILL_MIB} MiB");
+        ensure!(said.contains(DISK_FULL), "another error than {DISK_FULL}: {said}");
+        ensure!(
+            said.contains("borealis.spill_size_max"),
+            "the message does not say which setting helps: {said}"
+        );
+        let bytes = std::fs::metadata(&spill_file)?.len();
+        ensure!(bytes <= SPILL_MIB << 20, "the spill file grew to {bytes} bytes");
+        ensure!(
+            cluster.sql("SELECT count(*) FROM t")? == "3001",
+            "rows of the failed transaction"
+        );
+        // The room is free again: what fitted before still fits.
+        cluster.sql("CREATE TABLE again (LIKE t)")?;
+        cluster.sql(&transaction(3_000).replace("INTO t", "INTO again"))?;
+        ensure!(
+            cluster.sql("SELECT count(*) FROM again")? == "3001",
+            "rows after the failure"
+        );
+        cluster.sql("DROP TABLE again")?;
+    }
+    cluster.pgbench(&["-i", "-q", "-s", "1"])?;
+    cluster.pgbench(&["-n", "-c", "4", "-T", "2"])?;
+    ensure!(
+        cluster.status()?["volume"]["epoch"] == epoch,
+        "the writer did not survive: the epoch changed"
+    );
+    ensure!(
+        !cluster.log(&name)?.contains("PANIC"),
+        "PostgreSQL panicked:\n{}",
+        cluster.log(&name)?
+    );
+    let (pages, limit) = (counter(&cluster, "overlay_pages")?, (1 + SPILL_MIB) << 20 >> 13);
+    ensure!(pages <= limit, "the overlay holds {pages} pages of {limit}");
+    Ok(())
+}
