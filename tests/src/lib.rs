@@ -34,9 +34,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// The `borealis` program of this build.
 pub fn program() -> PathBuf {
-    let own = std::env::current_exe().expect("a test knows its own file");
-    let folder = own.ancestors().nth(2).expect("tests run from target/release/deps");
-    folder.join("borealis")
+    let own = std::env::current_exe().expect("a program knows its own file");
+    let folder = own.parent().expect("a file is in a folder");
+    // Tests are in target/release/deps, programs in target/release.
+    let above = folder.parent().filter(|_| folder.ends_with("deps"));
+    above.unwrap_or(folder).join("borealis")
 }
 
 /// A port nothing listens on just now.

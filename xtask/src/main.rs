@@ -13,6 +13,8 @@ usage: cargo xtask COMMAND
   check          formatting, clippy with warnings denied, documentation, the arrows between crates
   tidy           only the arrows and the layout
   test           check, then every test, whole clusters included
+  bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
+  bench-full     the same with six hot standbys and long rounds, in hours
   up             build, then `borealis up`
   down           `borealis down`";
 
@@ -25,8 +27,10 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
-        ["up"] => steps::build().and_then(|()| steps::borealis(&["up"])),
-        ["down"] => steps::borealis(&["down"]),
+        ["bench"] => steps::build().and_then(|()| steps::built("bench", &[])),
+        ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
+        ["up"] => steps::build().and_then(|()| steps::built("borealis", &["up"])),
+        ["down"] => steps::built("borealis", &["down"]),
         _ => bail!("{USAGE}"),
     }
 }

@@ -79,10 +79,10 @@ pub fn test() -> Result<()> {
     Ok(())
 }
 
-/// Runs the built program.
-pub fn borealis(arguments: &[&str]) -> Result<()> {
+/// Runs a program that was built.
+pub fn built(program: &str, arguments: &[&str]) -> Result<()> {
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    run(&[], &format!("{target}/release/borealis"), arguments)
+    run(&[], &format!("{target}/release/{program}"), arguments)
 }
 
 /// The number before `word` in a line such as `test result: ok. 4 passed; 0 failed; …`; zero in any other line.

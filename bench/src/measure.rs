@@ -1,0 +1,301 @@
+//! What is measured, in which order, how often.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::processor::{self, Seconds};
+use crate::system::System;
+
+/// Sizes of one run.
+pub struct Plan {
+    /// `pgbench` scale.
+    pub scale: u32,
+    /// Rounds of each measurement; every system once a round, in turn.
+    pub rounds: usize,
+    /// Rounds of select-only, ours against local.
+    pub select_rounds: usize,
+    /// Seconds of one measurement.
+    pub seconds: u32,
+    /// `pgbench` scale of one bulk load.
+    pub load_scale: u32,
+    /// Transactions of the log-bytes measurement.
+    pub log_transactions: u32,
+    /// Whether six hot standbys take part.
+    pub with_standbys: bool,
+    /// Name of the report's file; none for a run that measures nothing worth keeping.
+    pub report: Option<&'static str>,
+}
+
+impl Plan {
+    /// Under twelve minutes on two cores, the build included.
+    pub fn short() -> Plan {
+        Plan {
+            scale: 50,
+            rounds: 5,
+            select_rounds: 7,
+            seconds: 3,
+            load_scale: 5,
+            log_transactions: 80_000,
+            with_standbys: false,
+            report: Some("bench"),
+        }
+    }
+
+    /// Longer measurements, and the hot standbys.
+    pub fn full() -> Plan {
+        Plan {
+            seconds: 30,
+            rounds: 7,
+            load_scale: 50,
+            with_standbys: true,
+            report: Some("bench-full"),
+            ..Plan::short()
+        }
+    }
+
+    /// Whether the bench itself works.
+    pub fn smoke() -> Plan {
+        Plan {
+            scale: 2,
+            rounds: 2,
+            select_rounds: 2,
+            seconds: 2,
+            load_scale: 1,
+            log_transactions: 1_600,
+            with_standbys: false,
+            report: None,
+        }
+    }
+}
+
+/// Clients of the measurements that have one number of them.
+pub const CLIENTS: u32 = 8;
+/// A system counts as drained when its processes use less of a processor than this …
+const REST_SHARE: f64 = 0.15;
+/// … over this time.
+const REST_INTERVAL: Duration = Duration::from_millis(400);
+/// A system that does not come to rest is measured against nonetheless; the report says how long it was waited for.
+const REST_LIMIT: Duration = Duration::from_secs(20);
+/// Its own database, so that a load does not touch the tables of the other measurements.
+const LOAD_DATABASE: &str = "load";
+
+/// Whether more of it is better.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// As of a throughput.
+    More,
+    /// As of a time or a size.
+    Less,
+}
+
+/// One row of the report.
+pub struct Measurement {
+    /// What was measured, with its unit.
+    pub name: String,
+    /// Which direction is good.
+    pub better: Better,
+    /// Values in order of their rounds, by system.
+    pub values: BTreeMap<&'static str, Vec<f64>>,
+}
+
+/// Everything that was measured.
+#[derive(Default)]
+pub struct Results {
+    /// In the order of measuring.
+    pub measurements: Vec<Measurement>,
+    /// Processor seconds over all TPC-B rounds, by system and kind of process.
+    pub processor: BTreeMap<&'static str, Seconds>,
+    /// Transactions over all TPC-B rounds, by system.
+    pub transactions: BTreeMap<&'static str, f64>,
+    /// Blocks that were not in the buffer cache during select-only, by system.
+    pub select_blocks_read: BTreeMap<&'static str, i64>,
+    /// Settings of each system.
+    pub settings: Vec<(&'static str, String)>,
+    /// Longest wait for background work after a measurement, by system.
+    pub longest_drain: BTreeMap<&'static str, Duration>,
+}
+
+impl Results {
+    fn push(&mut self, name: &str, better: Better, system: &System, value: f64) {
+        println!("  {name:<24} {:<10} {value:>12.1}", system.name());
+        let known = self.measurements.iter().position(|row| row.name == name);
+        let at = known.unwrap_or_else(|| {
+            self.measurements.push(Measurement {
+                name: name.to_owned(),
+                better,
+                values: BTreeMap::new(),
+            });
+            self.measurements.len() - 1
+        });
+        self.measurements[at]
+            .values
+            .entry(system.name())
+            .or_default()
+            .push(value);
+    }
+
+    /// Lets background work of the system finish, so that it does not fall on its neighbour.
+    fn drain(&mut self, system: &System) -> Result<()> {
+        let started = Instant::now();
+        system.sql("CHECKPOINT")?;
+        while started.elapsed() < REST_LIMIT {
+            let before = processor::used(system.directory());
+            std::thread::sleep(REST_INTERVAL);
+            let used = processor::difference(&before, &processor::used(system.directory()));
+            if used.values().sum::<f64>() < REST_SHARE * REST_INTERVAL.as_secs_f64() {
+                break;
+            }
+        }
+        let longest = self.longest_drain.entry(system.name()).or_default();
+        *longest = started.elapsed().max(*longest);
+        Ok(())
+    }
+}
+
+/// The systems in the order of this round: each is first in turn.
+fn turns(systems: &[System], round: usize) -> impl Iterator<Item = &System> {
+    let count = systems.len();
+    systems.iter().cycle().skip(round % count).take(count)
+}
+
+/// Loads all systems and measures them in turn.
+pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
+    let mut results = Results::default();
+    for system in systems {
+        results.settings.push((system.name(), system.settings()?));
+        system.sql("CREATE EXTENSION pg_prewarm")?;
+        system.sql(&format!("CREATE DATABASE {LOAD_DATABASE}"))?;
+        let started = Instant::now();
+        system.pgbench(&["-i", "-q", "-s", &plan.scale.to_string()])?;
+        let rows = f64::from(plan.scale) * 100_000.0;
+        let name = format!("first load, scale {}, rows/s", plan.scale);
+        results.push(&name, Better::More, system, rows / started.elapsed().as_secs_f64());
+        results.drain(system)?;
+    }
+    log_bytes(plan, systems, &mut results)?;
+    for system in systems {
+        warm(system)?;
+    }
+    select_only(plan, systems, &mut results)?;
+    for clients in [1, 8, 32] {
+        for round in 0..plan.rounds {
+            for system in turns(systems, round) {
+                write_round(plan, system, clients, &mut results)?;
+            }
+        }
+    }
+    for round in 0..plan.rounds {
+        for system in turns(systems, round) {
+            bulk_load(plan, system, &mut results)?;
+        }
+    }
+    Ok(results)
+}
+
+/// Brings tables and indexes into the buffer cache.
+fn warm(system: &System) -> Result<()> {
+    for relation in ["accounts", "accounts_pkey", "branches", "tellers"] {
+        system.sql(&format!("SELECT pg_prewarm('pgbench_{relation}')"))?;
+    }
+    Ok(())
+}
+
+/// The number after `label` in what `pgbench` prints.
+fn number(text: &str, label: &str) -> Result<f64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(label))
+        .with_context(|| format!("pgbench prints no {label}:\n{text}"))?;
+    let value = line.trim_start_matches([' ', '=', ':']).split([' ', '/']).next();
+    value
+        .and_then(|value| value.parse().ok())
+        .with_context(|| format!("{label}{line} holds no number"))
+}
+
+fn write_round(plan: &Plan, system: &System, clients: u32, results: &mut Results) -> Result<()> {
+    let before = processor::used(system.directory());
+    let (clients_text, seconds) = (clients.to_string(), plan.seconds.to_string());
+    let text = system.pgbench(&["-n", "-c", &clients_text, "-j", "2", "-T", &seconds])?;
+    let name = format!("TPC-B, clients {clients}");
+    results.push(&format!("{name}, tps"), Better::More, system, number(&text, "tps")?);
+    let latency = number(&text, "latency average")?;
+    results.push(&format!("{name}, latency ms"), Better::Less, system, latency);
+    let transactions = number(&text, "number of transactions actually processed")?;
+    *results.transactions.entry(system.name()).or_default() += transactions;
+    results.drain(system)?;
+    let used = processor::difference(&before, &processor::used(system.directory()));
+    let total = results.processor.entry(system.name()).or_default();
+    for (kind, seconds) in used {
+        *total.entry(kind).or_default() += seconds;
+    }
+    Ok(())
+}
+
+fn select_only(plan: &Plan, systems: &[System], results: &mut Results) -> Result<()> {
+    let (clients, seconds) = (CLIENTS.to_string(), plan.seconds.to_string());
+    let pair = &systems[..2];
+    let mut before = Vec::new();
+    for system in pair {
+        system.pgbench(&["-n", "-S", "-c", &clients, "-j", "2", "-T", "2"])?;
+        before.push(system.blocks_read()?);
+    }
+    for round in 0..plan.select_rounds {
+        for system in turns(pair, round) {
+            let text = system.pgbench(&["-n", "-S", "-c", &clients, "-j", "2", "-T", &seconds])?;
+            let name = format!("select-only, clients {CLIENTS}, tps");
+            results.push(&name, Better::More, system, number(&text, "tps")?);
+        }
+    }
+    for (system, before) in pair.iter().zip(before) {
+        let read = system.blocks_read()? - before;
+        results.select_blocks_read.insert(system.name(), read);
+    }
+    Ok(())
+}
+
+fn bulk_load(plan: &Plan, system: &System, results: &mut Results) -> Result<()> {
+    let scale = plan.load_scale.to_string();
+    let started = Instant::now();
+    system.pgbench(&["-i", "-q", "-s", &scale, LOAD_DATABASE])?;
+    let rows = f64::from(plan.load_scale) * 100_000.0;
+    let name = format!("bulk load, scale {scale}, rows/s");
+    results.push(&name, Better::More, system, rows / started.elapsed().as_secs_f64());
+    results.drain(system)
+}
+
+/// Ours against the receivers, each once from a fresh checkpoint.
+fn log_bytes(plan: &Plan, systems: &[System], results: &mut Results) -> Result<()> {
+    for system in [&systems[0], &systems[2]] {
+        results.drain(system)?;
+        let before = system.log_bytes()?;
+        let (clients, each) = (CLIENTS.to_string(), (plan.log_transactions / CLIENTS).to_string());
+        system.pgbench(&["-n", "-c", &clients, "-j", "2", "-t", &each])?;
+        let bytes = system.log_bytes()? - before;
+        results.push(
+            "sent, bytes/transaction",
+            Better::Less,
+            system,
+            bytes as f64 / f64::from(plan.log_transactions),
+        );
+        results.drain(system)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn numbers_are_found_in_what_pgbench_prints() {
+        let text =
+            "number of transactions actually processed: 16/16\nlatency average = 0.250 ms\ntps = 3999.5 (without)\n";
+        assert_eq!(number(text, "tps").unwrap(), 3999.5);
+        assert_eq!(number(text, "latency average").unwrap(), 0.25);
+        assert_eq!(number(text, "number of transactions actually processed").unwrap(), 16.0);
+        assert!(number(text, "number of failed transactions").is_err());
+        assert!(number("tps = fast", "tps").is_err());
+    }
+}

@@ -1,0 +1,199 @@
+//! The run as a Markdown page: medians, spreads, ratios.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::machine::{self, Machine};
+use crate::measure::{Better, CLIENTS, Measurement, Plan, Results};
+
+/// The peers with their letters, in the order of the columns after ours.
+const PEERS: [(&str, &str); 3] = [("local", "a"), ("receivers", "b"), ("standbys", "c")];
+
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+fn spread(values: &[f64]) -> Option<Spread> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = match sorted.len() {
+        0 => return None,
+        count if count % 2 == 1 => sorted[count / 2],
+        count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
+    };
+    Some(Spread {
+        least: sorted[0],
+        median,
+        most: sorted[sorted.len() - 1],
+    })
+}
+
+fn figure(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 1000.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+fn cell(values: &[f64]) -> String {
+    match spread(values) {
+        None => "–".to_owned(),
+        Some(only) if values.len() == 1 => figure(only.median),
+        Some(all) => format!("{} ({} to {})", figure(all.median), figure(all.least), figure(all.most)),
+    }
+}
+
+/// Median and spread of the rounds' own ratios, ours to the peer's.
+fn ratio(ours: &[f64], theirs: &[f64]) -> String {
+    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    match spread(&ratios) {
+        None => "–".to_owned(),
+        Some(only) if ratios.len() == 1 => format!("**{:.2}**", only.median),
+        Some(all) => format!("**{:.2}** ({:.2} to {:.2})", all.median, all.least, all.most),
+    }
+}
+
+fn row(measurement: &Measurement, peers: &[(&str, &str)]) -> String {
+    let of = |system| measurement.values.get(system).map_or(&[][..], Vec::as_slice);
+    let mut cells = vec![measurement.name.clone()];
+    cells.push(of("ours").len().to_string());
+    let better = if measurement.better == Better::More {
+        "more"
+    } else {
+        "less"
+    };
+    cells.push(better.to_owned());
+    cells.push(cell(of("ours")));
+    cells.extend(peers.iter().map(|(system, _)| cell(of(system))));
+    cells.extend(peers.iter().map(|(system, _)| ratio(of("ours"), of(system))));
+    format!("| {} |", cells.join(" | "))
+}
+
+/// The whole report.
+pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration) -> Result<String> {
+    let peers = if plan.with_standbys { &PEERS[..] } else { &PEERS[..2] };
+    let mut text = String::new();
+    writeln!(
+        text,
+        "# Side by side with stock PostgreSQL\n\n\
+         {}, commit {}. {}. All data of all systems on one file system ({}); load average before the start {}, at the end {} \
+         (the run's own). The run took {:.0} s.\n",
+        machine.date,
+        machine.commit,
+        machine.hardware,
+        machine.file_system,
+        machine.load_before,
+        machine::load()?,
+        took.as_secs_f64(),
+    )?;
+    writeln!(
+        text,
+        "`ours` is Borealis with six storage nodes, through its cluster endpoint; (a) stock PostgreSQL on the local disk, no \
+         copies; (b) stock with six `pg_receivewal --synchronous` and `ANY 4`{}. Every process of every system runs on this \
+         machine; who is not measured is idle. TPC-B and select-only: `pgbench` at scale {} with 2 threads, {} s a round, the \
+         systems in turn, each first in turn; after a round CHECKPOINT, then waiting until the system's processes rest. \
+         Tables and indexes were brought into the buffer cache with `pg_prewarm` beforehand.\n",
+        if plan.with_standbys {
+            "; (c) stock with six synchronous hot standbys and `ANY 4`"
+        } else {
+            ""
+        },
+        plan.scale,
+        plan.seconds,
+    )?;
+    writeln!(
+        text,
+        "A cell is the median (least to most) of the rounds; a ratio is the median (least to most) of the rounds' own ratios, \
+         ours to the peer's. Bytes sent: {} transactions of {CLIENTS} clients from a fresh CHECKPOINT; ours counts what the \
+         instance sent to storage nodes, framing and all six copies included, (b) is six times the WAL that was written.\n",
+        plan.log_transactions,
+    )?;
+    let letters = |format: fn(&str, &str) -> String| -> String {
+        let cells: Vec<String> = peers.iter().map(|(name, letter)| format(name, letter)).collect();
+        cells.join(" | ")
+    };
+    writeln!(
+        text,
+        "| measurement | rounds | better | ours | {} | {} |\n|---|---|---|---|{}",
+        letters(|name, letter| format!("({letter}) {name}")),
+        letters(|_, letter| format!("ours / ({letter})")),
+        "---|".repeat(2 * peers.len()),
+    )?;
+    for measurement in &results.measurements {
+        writeln!(text, "{}", row(measurement, peers))?;
+    }
+    write_background(&mut text, results)?;
+    writeln!(
+        text,
+        "\n## Settings that are not PostgreSQL's defaults\n\nApart from addresses and paths. Ours has no data files of its own \
+         to flush (`fsync`, `full_page_writes`): a commit is durable when the journals of four of six storage nodes have it.\n"
+    )?;
+    for (system, settings) in &results.settings {
+        writeln!(text, "- {system}: {settings}")?;
+    }
+    Ok(text)
+}
+
+fn write_background(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(
+        text,
+        "\n## Processor time\n\nMilliseconds a transaction over all TPC-B rounds, checkpoints and background work until the \
+         system rests included, `pgbench` excluded:\n"
+    )?;
+    for (system, seconds) in &results.processor {
+        let transactions = results.transactions.get(system).copied().unwrap_or(f64::NAN);
+        let milliseconds = |seconds: f64| seconds * 1000.0 / transactions;
+        let parts: Vec<String> = seconds
+            .iter()
+            .map(|(kind, seconds)| format!("{kind} {:.3}", milliseconds(*seconds)))
+            .collect();
+        let all = milliseconds(seconds.values().sum());
+        writeln!(text, "- {system}: {all:.3} ({})", parts.join(", "))?;
+    }
+    let list = |parts: Vec<String>| parts.join(", ");
+    let waits: &BTreeMap<_, _> = &results.longest_drain;
+    writeln!(
+        text,
+        "\nLongest wait for a system to rest after a measurement: {}. Blocks that select-only did not find in the buffer cache: \
+         {}.",
+        list(
+            waits
+                .iter()
+                .map(|(system, wait)| format!("{system} {:.1} s", wait.as_secs_f64()))
+                .collect()
+        ),
+        list(
+            results
+                .select_blocks_read
+                .iter()
+                .map(|(system, read)| format!("{system} {read}"))
+                .collect()
+        ),
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cell, ratio};
+
+    #[test]
+    fn a_ratio_is_the_median_of_the_rounds_own() {
+        assert_eq!(ratio(&[1.0, 4.0, 9.0], &[1.0, 2.0, 3.0]), "**2.00** (1.00 to 3.00)");
+        assert_eq!(ratio(&[3.0], &[2.0]), "**1.50**");
+        assert_eq!(ratio(&[3.0], &[]), "–");
+    }
+
+    #[test]
+    fn a_cell_is_the_median_with_its_spread() {
+        assert_eq!(cell(&[4.0, 1.0, 2.0, 3.0]), "2.50 (1.00 to 4.00)");
+        assert_eq!(cell(&[12345.6]), "12346");
+        assert_eq!(cell(&[]), "–");
+    }
+}
