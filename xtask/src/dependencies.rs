@@ -1,4 +1,5 @@
-//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, and libclang to read them.
+//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, libclang to read them, and strace for a
+//! test.
 
 use std::path::Path;
 use std::process::Command;
@@ -42,6 +43,11 @@ const NEEDS: &[Need] = &[
         what: "the C library's headers",
         files: &["/usr/include/stdlib.h"],
         package: "libc6-dev",
+    },
+    Need {
+        what: "strace, with which a test sees that syncs come before acknowledgements",
+        files: &["/usr/bin/strace"],
+        package: "strace",
     },
 ];
 
