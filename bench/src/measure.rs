@@ -22,6 +22,8 @@ pub struct Plan {
     pub load_scale: u32,
     /// Transactions of the log-bytes measurement.
     pub log_transactions: u32,
+    /// After this time no further round begins; the report says how many there were.
+    pub rounds_until: Duration,
     /// Whether six hot standbys take part.
     pub with_standbys: bool,
     /// Name of the report's file; none for a run that measures nothing worth keeping.
@@ -38,6 +40,7 @@ impl Plan {
             seconds: 3,
             load_scale: 5,
             log_transactions: 80_000,
+            rounds_until: Duration::from_secs(7 * 60),
             with_standbys: false,
             report: Some("bench"),
         }
@@ -48,7 +51,8 @@ impl Plan {
         Plan {
             seconds: 30,
             rounds: 7,
-            load_scale: 50,
+            load_scale: 20,
+            rounds_until: Duration::from_secs(3 * 60 * 60),
             with_standbys: true,
             report: Some("bench-full"),
             ..Plan::short()
@@ -64,8 +68,8 @@ impl Plan {
             seconds: 2,
             load_scale: 1,
             log_transactions: 1_600,
-            with_standbys: false,
             report: None,
+            ..Plan::short()
         }
     }
 }
@@ -137,9 +141,8 @@ impl Results {
     }
 
     /// Lets background work of the system finish, so that it does not fall on its neighbour.
-    fn drain(&mut self, system: &System) -> Result<()> {
+    fn drain(&mut self, system: &System) {
         let started = Instant::now();
-        system.sql("CHECKPOINT")?;
         while started.elapsed() < REST_LIMIT {
             let before = processor::used(system.directory());
             std::thread::sleep(REST_INTERVAL);
@@ -150,7 +153,21 @@ impl Results {
         }
         let longest = self.longest_drain.entry(system.name()).or_default();
         *longest = started.elapsed().max(*longest);
+    }
+
+    fn checkpoint(&mut self, system: &System) -> Result<()> {
+        system.sql("CHECKPOINT")?;
+        self.drain(system);
         Ok(())
+    }
+
+    /// Books what the system's processes have used since `before` on its TPC-B rounds.
+    fn charge(&mut self, system: &System, before: &Seconds) {
+        let used = processor::difference(before, &processor::used(system.directory()));
+        let total = self.processor.entry(system.name()).or_default();
+        for (kind, seconds) in used {
+            *total.entry(kind).or_default() += seconds;
+        }
     }
 }
 
@@ -163,33 +180,39 @@ fn turns(systems: &[System], round: usize) -> impl Iterator<Item = &System> {
 /// Loads all systems and measures them in turn.
 pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
     let mut results = Results::default();
+    let started = Instant::now();
     for system in systems {
         results.settings.push((system.name(), system.settings()?));
         system.sql("CREATE EXTENSION pg_prewarm")?;
         system.sql(&format!("CREATE DATABASE {LOAD_DATABASE}"))?;
-        let started = Instant::now();
-        system.pgbench(&["-i", "-q", "-s", &plan.scale.to_string()])?;
-        let rows = f64::from(plan.scale) * 100_000.0;
         let name = format!("first load, scale {}, rows/s", plan.scale);
-        results.push(&name, Better::More, system, rows / started.elapsed().as_secs_f64());
-        results.drain(system)?;
-    }
-    log_bytes(plan, systems, &mut results)?;
-    for system in systems {
+        load(plan.scale, "postgres", &name, system, &mut results)?;
         warm(system)?;
     }
+    for system in systems {
+        log_bytes(plan, system, &mut results)?;
+    }
     select_only(plan, systems, &mut results)?;
-    for clients in [1, 8, 32] {
-        for round in 0..plan.rounds {
+    let name = format!("bulk load, scale {}, rows/s", plan.load_scale);
+    for round in 0..plan.rounds {
+        if plan.rounds_until < started.elapsed() {
+            println!("time is up after {round} rounds");
+            break;
+        }
+        for clients in [1, 8, 32] {
             for system in turns(systems, round) {
                 write_round(plan, system, clients, &mut results)?;
             }
         }
-    }
-    for round in 0..plan.rounds {
         for system in turns(systems, round) {
-            bulk_load(plan, system, &mut results)?;
+            load(plan.load_scale, LOAD_DATABASE, &name, system, &mut results)?;
         }
+    }
+    // What the rounds left to the next checkpoint is their work, too.
+    for system in systems {
+        let before = processor::used(system.directory());
+        results.checkpoint(system)?;
+        results.charge(system, &before);
     }
     Ok(results)
 }
@@ -224,12 +247,8 @@ fn write_round(plan: &Plan, system: &System, clients: u32, results: &mut Results
     results.push(&format!("{name}, latency ms"), Better::Less, system, latency);
     let transactions = number(&text, "number of transactions actually processed")?;
     *results.transactions.entry(system.name()).or_default() += transactions;
-    results.drain(system)?;
-    let used = processor::difference(&before, &processor::used(system.directory()));
-    let total = results.processor.entry(system.name()).or_default();
-    for (kind, seconds) in used {
-        *total.entry(kind).or_default() += seconds;
-    }
+    results.drain(system);
+    results.charge(system, &before);
     Ok(())
 }
 
@@ -255,32 +274,27 @@ fn select_only(plan: &Plan, systems: &[System], results: &mut Results) -> Result
     Ok(())
 }
 
-fn bulk_load(plan: &Plan, system: &System, results: &mut Results) -> Result<()> {
-    let scale = plan.load_scale.to_string();
+/// `pgbench -i`: tables, rows, vacuum, primary keys.
+fn load(scale: u32, database: &str, name: &str, system: &System, results: &mut Results) -> Result<()> {
     let started = Instant::now();
-    system.pgbench(&["-i", "-q", "-s", &scale, LOAD_DATABASE])?;
-    let rows = f64::from(plan.load_scale) * 100_000.0;
-    let name = format!("bulk load, scale {scale}, rows/s");
-    results.push(&name, Better::More, system, rows / started.elapsed().as_secs_f64());
-    results.drain(system)
+    system.pgbench(&["-i", "-q", "-s", &scale.to_string(), database])?;
+    let rows = f64::from(scale) * 100_000.0;
+    results.push(name, Better::More, system, rows / started.elapsed().as_secs_f64());
+    results.drain(system);
+    Ok(())
 }
 
-/// Ours against the receivers, each once from a fresh checkpoint.
-fn log_bytes(plan: &Plan, systems: &[System], results: &mut Results) -> Result<()> {
-    for system in [&systems[0], &systems[2]] {
-        results.drain(system)?;
-        let before = system.log_bytes()?;
-        let (clients, each) = (CLIENTS.to_string(), (plan.log_transactions / CLIENTS).to_string());
-        system.pgbench(&["-n", "-c", &clients, "-j", "2", "-t", &each])?;
-        let bytes = system.log_bytes()? - before;
-        results.push(
-            "sent, bytes/transaction",
-            Better::Less,
-            system,
-            bytes as f64 / f64::from(plan.log_transactions),
-        );
-        results.drain(system)?;
+/// Once from a fresh checkpoint. Warms stock PostgreSQL up as well: most pages have their full-page image afterwards.
+fn log_bytes(plan: &Plan, system: &System, results: &mut Results) -> Result<()> {
+    results.checkpoint(system)?;
+    let before = system.log_bytes()?;
+    let (clients, each) = (CLIENTS.to_string(), (plan.log_transactions / CLIENTS).to_string());
+    system.pgbench(&["-n", "-c", &clients, "-j", "2", "-t", &each])?;
+    if let (Some(before), Some(after)) = (before, system.log_bytes()?) {
+        let bytes = (after - before) as f64 / f64::from(plan.log_transactions);
+        results.push("sent, bytes/transaction", Better::Less, system, bytes);
     }
+    results.drain(system);
     Ok(())
 }
 
