@@ -134,19 +134,12 @@ fn as_postgres(layout: &Layout) -> Result<ExitCode> {
     own(directory)?;
     let program = std::env::current_exe().context("the program's own path")?;
     let library = program.with_file_name("libborealis_postgresql.so");
-    for folder in ["bin", "lib"] {
-        let folder = directory.join(folder);
-        std::fs::create_dir_all(&folder)?;
-        own(&folder)?;
-    }
     let installed = directory.join("bin/borealis");
     if program != installed {
-        replace_file(&program, &installed)?;
-        own(&installed)?;
+        install_as(user, group, &program, &installed)?;
     }
     if library.exists() {
-        replace_file(&library, &layout.library())?;
-        own(&layout.library())?;
+        install_as(user, group, &library, &layout.library())?;
     }
     // In its place, not below it: signals reach it, also where this is the first process of a container. Supplementary
     // groups are left, too.
@@ -177,6 +170,30 @@ fn arguments_without_directory() -> Vec<OsString> {
         }
     }
     kept
+}
+
+/// Copies a file into the cluster's directory with the rights of the account that owns it: root opens the source and
+/// nothing else, so that no link planted in that directory leads root anywhere.
+fn install_as(user: u32, group: u32, from: &Path, to: &Path) -> Result<()> {
+    const SCRIPT: &str = r#"mkdir -p "${1%/*}" && cat >"$1.next" && chmod 755 "$1.next" && mv -f "$1.next" "$1""#;
+    let source = std::fs::File::open(from).with_context(|| format!("open {}", from.display()))?;
+    let status = Command::new("/bin/sh")
+        .args(["-c", SCRIPT, "install"])
+        .arg(to)
+        .current_dir("/")
+        .stdin(source)
+        .uid(user)
+        .gid(group)
+        .status()
+        .context("start /bin/sh")?;
+    if !status.success() {
+        bail!(
+            "{} cannot be copied to {} as the user {USER} ({status})",
+            from.display(),
+            to.display()
+        );
+    }
+    Ok(())
 }
 
 /// User and group of an account.
