@@ -12,6 +12,9 @@ use wire_format::{Batch, CatalogEntry, EncodedBatch, FlushHeader, Item, Member};
 
 /// How often the durable position is announced while nothing is sent.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
+/// How often it is announced although nothing is new: a writer that sleeps through a failover and has nothing to write must
+/// hear soon after it wakes that it is over (`notes/protocol.md`, hole 27).
+const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long a copy that refused or did not take a message is left alone.
 const STALL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -397,7 +400,8 @@ impl Shipper {
         let all_complete = self.all_complete();
         let news = self.announced < self.durable || self.announced_complete < all_complete;
         let behind = self.copies.values().any(|copy| copy.complete < self.durable);
-        if (!news && !behind) || now < self.announced_at + ANNOUNCE_PAUSE {
+        let pause = if news || behind { ANNOUNCE_PAUSE } else { HEARTBEAT };
+        if now < self.announced_at + pause {
             return;
         }
         self.announced_at = now;

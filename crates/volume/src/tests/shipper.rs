@@ -239,3 +239,25 @@ fn a_later_epoch_fences_the_writer() {
     writer.hear(1, Response::Refused(refusal));
     assert_eq!(writer.effects, [ShipperEffect::Fenced { by: Epoch::from_raw(3) }]);
 }
+
+/// protocol.md, hole 27: without a word to the copies it would never hear that it is fenced.
+#[test]
+fn a_writer_with_nothing_to_say_still_asks_whether_it_reigns() {
+    let mut writer = Writer::new(limits());
+    let mut effects = Vec::new();
+    writer.shipper.tick(Duration::from_secs(10), &mut effects);
+    effects.clear();
+    writer.shipper.tick(Duration::from_millis(10_100), &mut effects);
+    assert_eq!(effects, [], "nothing is new");
+    writer.shipper.tick(Duration::from_secs(11), &mut effects);
+    let announced = |effect: &&ShipperEffect| {
+        matches!(
+            effect,
+            ShipperEffect::Send {
+                request: Request::Announce { .. },
+                ..
+            }
+        )
+    };
+    assert_eq!(effects.iter().filter(announced).count(), 6);
+}
