@@ -12,6 +12,8 @@ use system_tests::{POSTGRESQL_BIN, free_port, new_directory};
 const COPIES_COUNT: usize = 6;
 /// Who must have a commit before it is reported.
 const QUORUM: usize = 4;
+/// Ends a PostgreSQL server at once, which gives its shared memory back.
+const IMMEDIATE_SHUTDOWN: Signal = Signal::QUIT;
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What keeps the copies.
@@ -30,7 +32,8 @@ pub struct Stock {
     directory: PathBuf,
     port: u16,
     primary: Child,
-    copies: Vec<Child>,
+    /// Each with the signal that ends it.
+    copies: Vec<(Child, Signal)>,
 }
 
 /// A command that runs as `postgres` when we are root, because PostgreSQL refuses to run as root.
@@ -45,7 +48,7 @@ fn as_postgres(program: &Path) -> Command {
             "--reuid=postgres",
             "--regid=postgres",
             "--clear-groups",
-            "--pdeathsig=QUIT",
+            "--pdeathsig=TERM",
             "--",
         ])
         .arg(program);
@@ -126,7 +129,7 @@ impl Stock {
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()?;
-        self.copies.push(child);
+        self.copies.push((child, Signal::TERM));
         Ok(())
     }
 
@@ -152,7 +155,7 @@ impl Stock {
         let port = free_port();
         let arguments: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let child = spawn_server(&self.directory, &data, port, &arguments)?;
-        self.copies.push(child);
+        self.copies.push((child, IMMEDIATE_SHUTDOWN));
         self.wait_until_ready(port)
     }
 
@@ -188,10 +191,11 @@ impl Stock {
 
 impl Drop for Stock {
     fn drop(&mut self) {
-        // The children run under `setpriv`, which becomes them. SIGQUIT is PostgreSQL's immediate shutdown, which gives
-        // its shared memory back; a receiver just ends.
-        for child in self.copies.iter_mut().chain([&mut self.primary]) {
-            if let Err(error) = kill_process(Pid::from_child(child), Signal::QUIT) {
+        // The children run under `setpriv`, which becomes them.
+        let primary = (&mut self.primary, IMMEDIATE_SHUTDOWN);
+        let copies = self.copies.iter_mut().map(|(child, signal)| (child, *signal));
+        for (child, signal) in copies.chain([primary]) {
+            if let Err(error) = kill_process(Pid::from_child(child), signal) {
                 eprintln!("stop process {}: {error}", child.id());
             } else if let Err(error) = child.wait() {
                 eprintln!("wait for process {}: {error}", child.id());
