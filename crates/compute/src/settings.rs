@@ -112,6 +112,8 @@ pub struct StartFacts<'a> {
 pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
     let mut command = Command::new(config.postgresql_bin.join("postgres"));
     command.arg("-D").arg(config.data_directory());
+    // Otherwise the library's errors would show their stack to clients.
+    command.env_remove("RUST_BACKTRACE");
     let directory = config.directory.display();
     let preload = match facts.user_preload_libraries.trim() {
         "" => "borealis".to_owned(),
