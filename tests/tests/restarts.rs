@@ -1,6 +1,6 @@
 //! The writer dies in every way there is: it is back by itself, without recovery, and nothing acknowledged is missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use system_tests::{Cluster, Ledger};
@@ -31,12 +31,18 @@ fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<
     for round in 0..3 {
         for victim in ["writer", "instance-1"] {
             let epoch = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+            let killed = Instant::now();
             cluster.borealis(&["kill", victim])?;
-            let gap = ledger.wait_for_more(50, SOON)?;
-            eprintln!("round {round}, kill {victim}: fifty more commits after {gap:?}");
+            // The backends of a killed postmaster go on until they are killed, too: what they acknowledge in the meantime
+            // counts, but says nothing of the next reign.
+            cluster.wait_for("the next epoch", SOON, |cluster| {
+                let now = cluster.status()?["volume"]["epoch"].as_u64();
+                Ok(now.is_some_and(|now| epoch < now))
+            })?;
+            ledger.wait_for_more(50, SOON)?;
+            let gap = killed.elapsed();
+            eprintln!("round {round}, kill {victim}: the next reign's first fifty commits after {gap:?}");
             ensure!(gap < WRITER_BACK, "kill {victim}: took {gap:?}");
-            let now = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
-            ensure!(epoch < now, "kill {victim}: the epoch did not change");
         }
     }
     no_recovery(&cluster)?;
