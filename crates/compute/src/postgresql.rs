@@ -1,12 +1,12 @@
 //! The PostgreSQL that belongs to a reign: started from the main thread, watched, and killed to the last process.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, wait};
+use rustix::process::{Signal, WaitOptions, set_child_subreaper, wait};
+use supervision::{Process, descendants};
 
 /// How often a dying process tree is looked at.
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
@@ -45,9 +45,9 @@ impl Postmaster {
 
     /// Asks for a fast stop: no new connections, running transactions rolled back, the log shipped to its end.
     pub fn stop_fast(&self) -> io::Result<()> {
-        match kill_process(pid_of(self.pid())?, Signal::INT) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error.into()),
+        match Process::of(self.pid()) {
+            Some(postmaster) => postmaster.signal(Signal::INT),
+            None => Ok(()),
         }
     }
 
@@ -55,54 +55,40 @@ impl Postmaster {
     ///
     /// A killed postmaster leaves backends that still answer their clients, so "gone" means the whole tree.
     pub fn kill_all(&mut self, limit: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + limit;
-        loop {
+        kill_until_gone("PostgreSQL", limit, || {
             let _ = self.child.try_wait()?;
             reap_orphans();
-            let living = descendants(std::process::id())?;
-            if living.is_empty() {
-                return Ok(());
-            }
-            for pid in &living {
-                match kill_process(pid_of(*pid)?, Signal::KILL) {
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            if deadline < Instant::now() {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    format!("processes {living:?} of PostgreSQL do not die"),
-                ));
-            }
-            std::thread::sleep(REAP_INTERVAL);
+            descendants(std::process::id())
+        })
+    }
+}
+
+/// Kills what `living` names, again and again, until it names nothing more.
+fn kill_until_gone(
+    whose: &str,
+    limit: Duration,
+    mut living: impl FnMut() -> io::Result<Vec<Process>>,
+) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let processes = living()?;
+        if processes.is_empty() {
+            return Ok(());
         }
+        processes.iter().try_for_each(|process| process.signal(Signal::KILL))?;
+        if deadline < Instant::now() {
+            let pids: Vec<u32> = processes.iter().map(Process::pid).collect();
+            let what = format!("processes {pids:?} of {whose} do not die");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+        }
+        std::thread::sleep(REAP_INTERVAL);
     }
 }
 
 /// Kills whatever an earlier PostgreSQL in this data directory left, and removes the locks of its sockets. Its processes die
 /// with their instance process, but a dead postmaster that nobody has waited for yet still looks alive to the next one.
 pub fn clear_predecessor(data: &Path, sockets: &Path, limit: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let living = working_in(data)?;
-        if living.is_empty() {
-            break;
-        }
-        for pid in &living {
-            match kill_process(pid_of(*pid)?, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if deadline < Instant::now() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("processes {living:?} of an earlier PostgreSQL do not die"),
-            ));
-        }
-        std::thread::sleep(REAP_INTERVAL);
-    }
+    kill_until_gone("an earlier PostgreSQL", limit, || working_in(data))?;
     for entry in std::fs::read_dir(sockets)? {
         let path = entry?.path();
         let is_postgresql = path
@@ -116,8 +102,8 @@ pub fn clear_predecessor(data: &Path, sockets: &Path, limit: Duration) -> io::Re
 }
 
 /// Living processes whose working directory is `folder`, as that of every process of PostgreSQL is its data directory.
-fn working_in(folder: &Path) -> io::Result<BTreeSet<u32>> {
-    let mut found = BTreeSet::new();
+fn working_in(folder: &Path) -> io::Result<Vec<Process>> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
@@ -131,56 +117,15 @@ fn working_in(folder: &Path) -> io::Result<BTreeSet<u32>> {
         let working = working.to_string_lossy();
         let working = working.strip_suffix(" (deleted)").unwrap_or(&working);
         if Path::new(working) == folder {
-            found.insert(pid);
+            found.extend(Process::of(pid));
         }
     }
     Ok(found)
-}
-
-fn pid_of(raw: u32) -> io::Result<Pid> {
-    i32::try_from(raw)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| io::Error::other(format!("{raw} is no process id")))
 }
 
 /// Collects children that ended, adopted ones included.
 fn reap_orphans() {
     while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
-}
-
-/// Every living process below `root`, read from `/proc`.
-fn descendants(root: u32) -> io::Result<BTreeSet<u32>> {
-    let mut parents = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-            continue;
-        };
-        // The command's name stands in parentheses and may hold anything; the state and the parent follow the last one.
-        let Some((_, rest)) = text.rsplit_once(')') else {
-            continue;
-        };
-        let mut fields = rest.split_whitespace();
-        let (state, parent) = (fields.next(), fields.next().and_then(|field| field.parse::<u32>().ok()));
-        if let (Some(state), Some(parent)) = (state, parent)
-            && state != "Z"
-        {
-            parents.push((pid, parent));
-        }
-    }
-    let mut found = BTreeSet::new();
-    let mut frontier = vec![root];
-    while let Some(parent) = frontier.pop() {
-        for (pid, _) in parents.iter().filter(|(_, of)| *of == parent) {
-            if found.insert(*pid) {
-                frontier.push(*pid);
-            }
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]
