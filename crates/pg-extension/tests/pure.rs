@@ -2,12 +2,12 @@
 //!
 //! The library itself cannot be linked outside of PostgreSQL, so its files are compiled into this test.
 
-#![allow(dead_code)] // The server uses what no test here calls.
-
 #[path = "../src/fixed_table.rs"]
 mod fixed_table;
+#[expect(dead_code, reason = "the library in a server uses what no test here calls")]
 #[path = "../src/overlay_partition.rs"]
 mod overlay_partition;
+#[expect(dead_code, reason = "the library in a server uses what no test here calls")]
 #[path = "../src/page.rs"]
 mod page;
 #[path = "../src/readahead.rs"]

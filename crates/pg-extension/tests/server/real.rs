@@ -1,8 +1,6 @@
 //! Stock PostgreSQL with the library, against what stock PostgreSQL would have in its files.
 
-mod support;
-
-use support::Cluster;
+use crate::support::Cluster;
 
 const COMPARED: &[&str] = &[
     "borealis.broker_socket={dir}/broker",
@@ -149,7 +147,7 @@ fn functions_and_sizes() {
     // Autovacuum would lock what is to be evicted.
     let settings = [COMPARED, &["autovacuum=off"]].concat();
     let cluster = Cluster::start("functions", 6207, &settings);
-    cluster.sql(include_str!("../src/functions.sql"));
+    cluster.sql(include_str!("../../src/functions.sql"));
     assert_eq!(cluster.sql("select borealis_version()"), env!("CARGO_PKG_VERSION"));
     cluster.sql("create table t (a int primary key, f text, g text); insert into t select i, repeat('x', 500), 'g' from generate_series(1, 4000) i");
     let blocks = "select pg_relation_size('t') / 8192 = (select max((ctid::text::point)[0]) + 1 from t)";
@@ -250,7 +248,7 @@ fn a_full_overlay_fails_the_statement_only() {
 fn a_volume_that_does_not_answer_fails_the_statement_only() {
     let settings = [COMPARED, &["autovacuum=off"]].concat();
     let cluster = Cluster::start("broken", 6210, &settings);
-    cluster.sql(include_str!("../src/functions.sql"));
+    cluster.sql(include_str!("../../src/functions.sql"));
     cluster.sql("create table t as select i, repeat('x', 700) f from generate_series(1, 3000) i");
     cluster.sql("checkpoint; select borealis_evict_all()");
     let stuck = cluster.dir.join("stuck");

@@ -1,7 +1,5 @@
 //! A stock server with the library, on a directory of its own, and a broker that answers from the server's own files.
 
-#![allow(dead_code)] // Each file of tests uses a part.
-
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};

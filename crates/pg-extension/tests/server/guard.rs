@@ -1,13 +1,11 @@
 //! Commits wait for their quorum, whatever happens; what does not work is refused; nobody outlives the instance process.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Cluster, NOT_STARTED};
+use crate::support::{Cluster, NOT_STARTED};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,5 @@
+//! The library in a stock server.
+
+mod guard;
+mod real;
+mod support;
