@@ -31,6 +31,8 @@ counters! {
     pages_dropped_at_once,
     /// Times that a writer waited for the volume before it used the spill file.
     writer_waits,
+    /// Times that a writer found memory and spill file full, and waited for the volume.
+    writer_waits_for_room,
     /// Questions about the size of a fork.
     size_questions,
     /// Connections made to the instance process.

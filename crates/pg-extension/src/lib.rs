@@ -12,8 +12,10 @@ mod self_check;
 mod storage_manager;
 
 mod broker_client;
+mod judge;
 mod last_written;
 mod overlay;
+mod room;
 mod sizes;
 
 mod commit_guard;

@@ -10,13 +10,15 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pgrx::{PgSqlErrorCode, pg_sys};
-use units::{ByteCount, ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
+use pgrx::PgSqlErrorCode;
+use units::{ByteCount, ForkKey, Lsn, PAGE_BYTES, PageKey};
 
 use crate::counters::count;
 use crate::fixed_table::Hashed;
+use crate::judge::Judge;
 use crate::overlay_partition::{Keep, Spill, StoreError, Usage};
-use crate::page::{self, PageBytes};
+use crate::page::PageBytes;
+use crate::room::{self, WaitForRoom};
 use crate::{errors, log_position, settings, shared_memory};
 
 /// A writer that finds no memory waits this often for the volume before it uses the spill file, this long each time.
@@ -80,72 +82,6 @@ fn again(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), error.to_string())
 }
 
-/// What decides whether a page may be forgotten, looked up at most once.
-struct Judge {
-    durable: Lsn,
-    oldest_xid: Option<u32>,
-    vacuum: Option<bool>,
-}
-
-impl Judge {
-    fn new() -> Judge {
-        Judge {
-            durable: log_position::durable(),
-            oldest_xid: None,
-            vacuum: None,
-        }
-    }
-
-    fn may_forget(&mut self, keep: &Keep) -> bool {
-        !keep.forever
-            && keep.lsn <= self.durable.raw()
-            && (keep.xid == 0 || page::precedes(keep.xid, *self.oldest_xid.get_or_insert_with(oldest_running_xid)))
-            && !(keep.vacuum && *self.vacuum.get_or_insert_with(is_vacuum_running))
-    }
-}
-
-fn oldest_running_xid() -> u32 {
-    // SAFETY: needs shared memory and a server out of recovery, the only kind that writes. Takes ProcArrayLock and
-    // XidGenLock for a moment; nobody holds those while using relations.
-    pg_sys::TransactionId::into_inner(unsafe { pg_sys::GetOldestActiveTransactionId() })
-}
-
-/// Whether any process runs a VACUUM (`PROC_IN_VACUUM`), as `GetCurrentVirtualXIDs` looks at it.
-fn is_vacuum_running() -> bool {
-    const PROC_ARRAY_LOCK: usize = 4;
-    const PROC_IN_VACUUM: u8 = 0x02;
-    // SAFETY: `statusFlags` is as long as there are process slots, and stable while ProcArrayLock is held.
-    unsafe {
-        let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
-        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
-        let processes = pg_sys::ProcGlobal;
-        let flags = std::slice::from_raw_parts((*processes).statusFlags, (*processes).allProcCount as usize);
-        let running = flags.iter().any(|flags| flags & PROC_IN_VACUUM != 0);
-        pg_sys::LWLockRelease(lock);
-        running
-    }
-}
-
-/// Until when a page has to stay, once it was written with this last-written LSN.
-pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
-    let map = matches!(key.fork.fork, fork::FREE_SPACE | fork::VISIBILITY);
-    let main = key.fork.fork == fork::MAIN;
-    let next_xid = || {
-        // SAFETY: needs shared memory only.
-        unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
-    };
-    Keep {
-        lsn: written.raw(),
-        xid: if main {
-            page::latest_command_xid(page, next_xid).unwrap_or(0)
-        } else {
-            0
-        },
-        vacuum: main && page::has_cycle_id(page),
-        forever: map || page::lsn(page) < page::LOWEST_REAL_LSN || (main && page::is_sequence(page)),
-    }
-}
-
 /// Copies the page out, if it is kept.
 pub fn read(key: &PageKey, page: &mut PageBytes) -> bool {
     match shared_memory::with_overlay(key.hashed(), |partition| partition.read(key, page, &OpenedSpill)) {
@@ -162,14 +98,13 @@ pub fn read(key: &PageKey, page: &mut PageBytes) -> bool {
 /// is kept as a cache only if `as_cache`.
 pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
     if !as_cache && Judge::new().may_forget(&keep) {
-        remove(&key);
-        count(&shared_memory::counters().pages_dropped_at_once);
-        return;
+        return drop_at_once(&key);
     }
     // A bulk builder's pages are often ahead of what is flushed, and would fill the overlay until somebody flushes.
     let mut flushes = 1;
     let mut waits = 0;
-    let error = loop {
+    let mut room = WaitForRoom::new();
+    loop {
         let spill: Option<&dyn Spill> = if waits == WAITS_MAX { Some(&OpenedSpill) } else { None };
         let mut judge = Judge::new();
         let stored = shared_memory::with_overlay(key.hashed(), |partition| {
@@ -181,33 +116,33 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
                 flushes -= 1;
                 log_position::flush(Lsn::from_raw(keep.lsn));
             }
-            Err(StoreError::NoMemory) if may_wait(&judge) => {
+            Err(StoreError::NoMemory) if lags(judge.durable()) && !room::is_critical() => {
                 count(&shared_memory::counters().writer_waits);
                 std::thread::sleep(WAIT);
                 waits += 1;
             }
             Err(StoreError::NoMemory) => waits = WAITS_MAX,
-            Err(error) => break error,
+            Err(StoreError::Full) if judge.may_forget(&keep) => return drop_at_once(&key),
+            Err(StoreError::Full) => room.wait(&key, &keep),
+            Err(StoreError::Spill(error)) => errors::raise(
+                PgSqlErrorCode::ERRCODE_DISK_FULL,
+                format!("cannot keep {key} in {}: {error}", settings::spill_file()),
+                "Make room for the file.",
+            ),
         }
-    };
-    let reason = match error {
-        StoreError::NoMemory | StoreError::Full => "it is full".to_owned(),
-        StoreError::Spill(error) => error.to_string(),
-    };
-    errors::raise(
-        PgSqlErrorCode::ERRCODE_DISK_FULL,
-        format!("cannot keep {key} in {}: {reason}", settings::spill_file()),
-        "Make room for the file, raise borealis.spill_size_max, or end long transactions.",
-    );
+    }
 }
 
-/// Slows a writer down whose log the volume cannot keep up with, except where the whole server waits for us. A little lag is
-/// always there, and no reason: the spill file is cheap.
-fn may_wait(judge: &Judge) -> bool {
-    // SAFETY: a plain counter of this process.
-    let critical = unsafe { pg_sys::CritSectionCount } != 0;
-    let lag = log_position::flushed().bytes_since(judge.durable.max(settings::start_lsn()));
-    !critical && lag.is_some_and(|lag| lag > LAG_WITHOUT_WAITS_MAX)
+fn drop_at_once(key: &PageKey) {
+    remove(key);
+    count(&shared_memory::counters().pages_dropped_at_once);
+}
+
+/// Whether the volume cannot keep up with the log. A little lag is always there, and no reason to wait: the spill file is
+/// cheap.
+fn lags(durable: Lsn) -> bool {
+    let lag = log_position::flushed().bytes_since(durable.max(settings::start_lsn()));
+    lag.is_some_and(|lag| lag > LAG_WITHOUT_WAITS_MAX)
 }
 
 /// Forgets a page.

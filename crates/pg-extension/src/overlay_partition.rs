@@ -235,6 +235,11 @@ impl Partition<'_> {
         removed
     }
 
+    /// Until when each page has to stay.
+    pub fn keeps(&self) -> impl Iterator<Item = &Keep> {
+        self.table.iter().map(|(_, kept)| &kept.keep)
+    }
+
     /// How full it is.
     pub fn usage(&self) -> Usage {
         let mut usage = Usage {

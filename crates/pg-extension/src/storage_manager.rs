@@ -23,7 +23,9 @@ use crate::overlay_partition::Keep;
 use crate::page::{self, PageBytes};
 use crate::readahead::Readahead;
 use crate::sizes::SizeEntry;
-use crate::{broker_client, compare, errors, last_written, log_position, overlay, settings, shared_memory, sizes};
+use crate::{
+    broker_client, compare, errors, judge, last_written, log_position, overlay, settings, shared_memory, sizes,
+};
 
 static MD: OnceLock<Md> = OnceLock::new();
 
@@ -306,7 +308,7 @@ fn keep(key: &PageKey, bytes: *const c_char, extends: bool) {
         page::lsn(&page)
     };
     last_written::note_page(key, written);
-    let keep: Keep = overlay::keep_for(key, &page, written);
+    let keep: Keep = judge::keep_for(key, &page, written);
     // SAFETY: plain variables of this process.
     let (is_checkpointer, is_shutdown) = unsafe {
         let is_checkpointer = pg_sys::MyBackendType == pg_sys::BackendType::B_CHECKPOINTER;

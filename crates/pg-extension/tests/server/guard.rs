@@ -110,6 +110,56 @@ fn a_commit_is_not_cut_short() {
     stop(&cluster, second);
 }
 
+/// A writer without room waits for the volume, can be told to stop waiting, and goes on when the volume does.
+#[test]
+fn a_writer_without_room_waits_for_the_volume() {
+    let mut settings = GUARDED.to_vec();
+    settings.extend([
+        "borealis.overlay_size=1MB",
+        "borealis.spill_size_max=2MB",
+        // Sessions that look on must not need a buffer of the loader's.
+        "shared_buffers=32MB",
+        "autovacuum=off",
+    ]);
+    let cluster = Cluster::start("room", 6214, &settings);
+    let first = quorum(&cluster);
+    cluster.sql("create table t (a int, f text)");
+    stop(&cluster, first);
+    // Frozen rows of a table made in the same transaction: their pages have no command ids, and wait for their log alone.
+    let load = "begin; create table u as select * from t; truncate u; \
+         copy u from program 'seq 1 200000 | sed s/$/,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx/' csv freeze; \
+         select count(*) from u; rollback";
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Extension' and query like 'begin;%'";
+    let pid = "select pid from pg_stat_activity where query like 'begin;%' and pid <> pg_backend_pid()";
+    for (end, said) in [
+        ("pg_cancel_backend", "waited for the volume"),
+        (
+            "pg_terminate_backend",
+            "terminating connection due to administrator command",
+        ),
+    ] {
+        let loader = session(&cluster, load);
+        wait_until("the load waits", || cluster.sql(waiting) == "1");
+        cluster.sql(&format!("select {end}(({pid}))"));
+        let output = loader.wait_with_output().expect("it ends");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains(said), "{end}: {error}");
+        assert!(!output.status.success(), "{end}");
+    }
+    let loader = session(&cluster, load);
+    wait_until("the load waits", || cluster.sql(waiting) == "1");
+    let second = quorum(&cluster);
+    let output = loader.wait_with_output().expect("it ends");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("200000"),
+        "{}{}",
+        String::from_utf8_lossy(&output.stderr),
+        cluster.log()
+    );
+    assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
+    stop(&cluster, second);
+}
+
 fn stop(cluster: &Cluster, mut receiver: Child) {
     let pids = Command::new("pgrep")
         .args(["-P", &receiver.id().to_string()])

@@ -236,7 +236,7 @@ fn a_full_overlay_fails_the_statement_only() {
     let cluster = Cluster::start("full", 6209, &settings);
     let error = cluster.sql_error("begin; create table t (a int, f text); insert into t select i, repeat('x', 700) from generate_series(1, 50000) i;");
     assert!(
-        error.contains("it is full") && error.contains("borealis.spill_size_max"),
+        error.contains("with rows of transactions that still run") && error.contains("borealis.spill_size_max"),
         "{error}"
     );
     assert_eq!(cluster.sql("select count(*) > 300 from pg_class"), "t");

@@ -1,0 +1,106 @@
+//! Until when a page has to stay in the overlay, and whether that is over.
+
+use pgrx::pg_sys;
+use units::{Lsn, PageKey, fork};
+
+use crate::log_position;
+use crate::overlay_partition::Keep;
+use crate::page::{self, PageBytes};
+
+/// Until when a page has to stay, once it was written with this last-written LSN.
+pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
+    let map = matches!(key.fork.fork, fork::FREE_SPACE | fork::VISIBILITY);
+    let main = key.fork.fork == fork::MAIN;
+    let next_xid = || {
+        // SAFETY: needs shared memory only.
+        unsafe { pg_sys::ReadNextFullTransactionId().value as u32 }
+    };
+    Keep {
+        lsn: written.raw(),
+        xid: if main {
+            page::latest_command_xid(page, next_xid).unwrap_or(0)
+        } else {
+            0
+        },
+        vacuum: main && page::has_cycle_id(page),
+        forever: map || page::lsn(page) < page::LOWEST_REAL_LSN || (main && page::is_sequence(page)),
+    }
+}
+
+/// Why a page must stay: the reason that will last longest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// As long as the instance lives.
+    Forever,
+    /// It has command ids of a transaction that may still run.
+    Commands,
+    /// It was split while a VACUUM ran that still runs.
+    Vacuum,
+    /// Only because the volume does not have its log yet.
+    Volume,
+}
+
+/// What decides whether a page may be forgotten, looked up at most once.
+pub struct Judge {
+    durable: Lsn,
+    oldest_xid: Option<u32>,
+    vacuum: Option<bool>,
+}
+
+impl Judge {
+    /// Judges by how much log the volume has now.
+    pub fn new() -> Judge {
+        Judge {
+            durable: log_position::durable(),
+            oldest_xid: None,
+            vacuum: None,
+        }
+    }
+
+    /// How much log the volume has.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Why the page must stay; `None` if it need not.
+    pub fn reason(&mut self, keep: &Keep) -> Option<Reason> {
+        if keep.forever {
+            return Some(Reason::Forever);
+        }
+        if keep.xid != 0 && !page::precedes(keep.xid, *self.oldest_xid.get_or_insert_with(oldest_running_xid)) {
+            return Some(Reason::Commands);
+        }
+        if keep.vacuum && *self.vacuum.get_or_insert_with(is_vacuum_running) {
+            return Some(Reason::Vacuum);
+        }
+        (self.durable.raw() < keep.lsn).then_some(Reason::Volume)
+    }
+
+    /// Whether the volume gives the page back as it is.
+    pub fn may_forget(&mut self, keep: &Keep) -> bool {
+        // The cheap question first: it decides nearly always, and the others take locks of the whole server.
+        keep.lsn <= self.durable.raw() && self.reason(keep).is_none()
+    }
+}
+
+fn oldest_running_xid() -> u32 {
+    // SAFETY: needs shared memory and a server out of recovery, the only kind that writes. Takes ProcArrayLock and
+    // XidGenLock for a moment; nobody holds those while using relations.
+    pg_sys::TransactionId::into_inner(unsafe { pg_sys::GetOldestActiveTransactionId() })
+}
+
+/// Whether any process runs a VACUUM (`PROC_IN_VACUUM`), as `GetCurrentVirtualXIDs` looks at it.
+fn is_vacuum_running() -> bool {
+    const PROC_ARRAY_LOCK: usize = 4;
+    const PROC_IN_VACUUM: u8 = 0x02;
+    // SAFETY: `statusFlags` is as long as there are process slots, and stable while ProcArrayLock is held.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+        let processes = pg_sys::ProcGlobal;
+        let flags = std::slice::from_raw_parts((*processes).statusFlags, (*processes).allProcCount as usize);
+        let running = flags.iter().any(|flags| flags & PROC_IN_VACUUM != 0);
+        pg_sys::LWLockRelease(lock);
+        running
+    }
+}
