@@ -1,6 +1,6 @@
 //! What this version cannot do is refused up front, with a message that says so, and harms nothing.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use system_tests::Cluster;
 
 /// SQLSTATE `feature_not_supported`.
@@ -42,5 +42,39 @@ fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
          SELECT (SELECT count(*) FROM own WHERE words @> '{7}'), (SELECT count(*) FROM t WHERE id = 7)",
     )?;
     ensure!(found == "1|1", "{found}");
+    Ok(())
+}
+
+/// The files of PostgreSQL's data directory hold no tables. A copy of them looks like a backup, and is none.
+#[test]
+fn backups_of_files_are_refused() -> Result<()> {
+    let cluster = Cluster::up("backups", &[])?;
+    let copy = cluster.directory().with_file_name("copy");
+    let copy = copy.to_str().context("the temporary directory has a plain name")?;
+    let refused = |program: &str, arguments: &[&str]| -> Result<()> {
+        let output = cluster.client_output(program, arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{program} {arguments:?}: not refused");
+        ensure!(
+            said.contains("not supported by this version of Borealis yet"),
+            "{program} {arguments:?}: the message does not say why: {said}"
+        );
+        ensure!(
+            said.contains("Use pg_dump"),
+            "{program} {arguments:?}: the message does not say what to do: {said}"
+        );
+        Ok(())
+    };
+    refused("pg_basebackup", &["-D", copy])?;
+    refused("pg_basebackup", &["-D", copy, "-d", "replication=database"])?;
+    refused("pg_receivewal", &["-D", copy, "--no-loop"])?;
+    refused("psql", &["-X", "-c", "SELECT pg_backup_start('mine')"])?;
+    refused("psql", &["-X", "-c", "SELECT * FROM pg_backup_stop()"])?;
+    ensure!(
+        cluster
+            .client("pg_dump", &["--schema-only"])?
+            .contains("PostgreSQL database dump"),
+        "pg_dump is the way out"
+    );
     Ok(())
 }

@@ -36,6 +36,9 @@ local all         all              trust
 local replication all              trust
 host  all         all 127.0.0.1/32 scram-sha-256
 host  all         all ::1/128      scram-sha-256
+# Refused by the Borealis library, which says why.
+host  replication all 127.0.0.1/32 scram-sha-256
+host  replication all ::1/128      scram-sha-256
 ";
 const SETTINGS: &str = "\
 # PostgreSQL's settings. Kept across restarts; `ALTER SYSTEM` works, too, and wins over this file.

@@ -17,6 +17,14 @@ pub fn die(message: String, hint: &str) -> ! {
     unreachable!("FATAL does not return")
 }
 
+/// Ends a client's connection before it did anything.
+#[track_caller]
+pub fn refuse_connection(message: String, hint: &str) -> ! {
+    let code = PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED;
+    report(PgLogLevel::FATAL, code, message, hint);
+    unreachable!("FATAL does not return")
+}
+
 /// Ends the whole server: going on would spread something wrong.
 #[track_caller]
 pub fn panic_server(message: String) -> ! {

@@ -19,12 +19,14 @@ mod room;
 mod sizes;
 
 mod commit_guard;
+mod copies_of_files;
 mod reserved_name;
 mod statements;
 
 mod functions;
 mod relation_bytes;
 
+mod builtin_functions;
 mod compare;
 mod counters;
 mod errors;
@@ -71,6 +73,7 @@ pub extern "C-unwind" fn _PG_init() {
     relation_bytes::install();
     commit_guard::install();
     reserved_name::install();
+    copies_of_files::install();
     statements::install();
 }
 

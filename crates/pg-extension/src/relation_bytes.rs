@@ -1,70 +1,40 @@
 //! `pg_relation_size` and its relatives, which stock PostgreSQL answers by looking at files (dbsize.c).
 //!
-//! There is no hook for them, so their entries in the table of built-in functions are replaced. Relations are asked for
-//! through the storage manager, whatever their kind. Databases and tablespaces: what the files hold, plus the permanent
+//! Relations are asked for through the storage manager, whatever their kind. Databases and tablespaces: what the files hold, plus the permanent
 //! relations that this instance knows; for the database one is connected to, all of them.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid, PGFunction, Relation};
 use pgrx::{FromDatum, IntoDatum, Spi, pg_guard};
 use units::{ForkKey, PAGE_BYTES};
 
-use crate::{errors, memory_access, sizes, storage_manager};
-
-/// PostgreSQL's `FmgrBuiltin` (fmgrtab.h).
-#[repr(C)]
-struct Builtin {
-    oid: Oid,
-    arguments_count: i16,
-    strict: bool,
-    returns_set: bool,
-    name: *const c_char,
-    function: PGFunction,
-}
-
-unsafe extern "C" {
-    static mut fmgr_builtins: [Builtin; 0];
-    static fmgr_nbuiltins: c_int;
-}
+use crate::{builtin_functions, errors, sizes, storage_manager};
 
 static STOCK_DATABASE_SIZE: OnceLock<[PGFunction; 2]> = OnceLock::new();
 static STOCK_TABLESPACE_SIZE: OnceLock<[PGFunction; 2]> = OnceLock::new();
 
 /// Replaces the functions; in the postmaster, so that every process has them.
 pub fn install() {
-    // SAFETY: both are PostgreSQL's own; the table has as many entries as the count says.
-    let table =
-        unsafe { std::slice::from_raw_parts_mut((&raw mut fmgr_builtins).cast::<Builtin>(), fmgr_nbuiltins as usize) };
-    let bytes = size_of_val(table);
-    let start = table.as_mut_ptr();
-    memory_access::make_writable(start.cast(), bytes, true);
-    let mut replace = |name: &CStr, function: unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum| {
-        // SAFETY: the name of a built-in function is a constant text.
-        let entry = table
-            .iter_mut()
-            .find(|entry| unsafe { CStr::from_ptr(entry.name) } == name);
-        match entry {
-            Some(entry) => entry.function.replace(function),
-            None => errors::die(format!("PostgreSQL has no function {name:?}"), "Use PostgreSQL 15."),
-        }
-    };
-    replace(c"pg_relation_size", relation_size);
-    replace(c"pg_table_size", table_size);
-    replace(c"pg_indexes_size", indexes_size);
-    replace(c"pg_total_relation_size", total_relation_size);
-    let database = [
-        replace(c"pg_database_size_oid", database_size),
-        replace(c"pg_database_size_name", database_size_by_name),
-    ];
-    let tablespace = [
-        replace(c"pg_tablespace_size_oid", tablespace_size),
-        replace(c"pg_tablespace_size_name", tablespace_size_by_name),
-    ];
-    STOCK_DATABASE_SIZE.get_or_init(|| database);
-    STOCK_TABLESPACE_SIZE.get_or_init(|| tablespace);
-    memory_access::make_writable(start.cast(), bytes, false);
+    builtin_functions::replace([
+        (c"pg_relation_size", relation_size),
+        (c"pg_table_size", table_size),
+        (c"pg_indexes_size", indexes_size),
+        (c"pg_total_relation_size", total_relation_size),
+    ]);
+    STOCK_DATABASE_SIZE.get_or_init(|| {
+        builtin_functions::replace([
+            (c"pg_database_size_oid", database_size),
+            (c"pg_database_size_name", database_size_by_name),
+        ])
+    });
+    STOCK_TABLESPACE_SIZE.get_or_init(|| {
+        builtin_functions::replace([
+            (c"pg_tablespace_size_oid", tablespace_size),
+            (c"pg_tablespace_size_name", tablespace_size_by_name),
+        ])
+    });
 }
 
 /// Bytes of some forks.

@@ -59,7 +59,7 @@ unsafe extern "C-unwind" fn check(value: *mut *mut c_char, extra: *mut *mut c_vo
 }
 
 /// Whether the client is the instance process. Without `borealis.instance_pid` (tests) any client may be.
-fn is_instance_process() -> bool {
+pub fn is_instance_process() -> bool {
     let Some(instance) = settings::instance_pid() else {
         return true;
     };

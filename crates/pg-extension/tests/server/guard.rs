@@ -192,6 +192,8 @@ fn what_does_not_work_is_refused() {
         "alter table t add exclude using gist (r with &&)",
         "create tablespace s location '/tmp'",
         "alter database template1 set tablespace pg_default",
+        "select pg_backup_start('mine')",
+        "select pg_backup_stop()",
     ] {
         let error = cluster.sql_error(statement);
         assert!(
@@ -278,6 +280,12 @@ fn the_server_belongs_to_its_instance_process() {
     assert!(is_let_in(&cluster, "anybody"));
     assert!(!is_let_in(&cluster, "quorum"));
     assert!(!is_let_in(&cluster, "QUORUM"));
+    let copy = cluster.client("pg_basebackup").args(["-D", "/tmp/never"]).output();
+    let said = String::from_utf8_lossy(&copy.expect("pg_basebackup exists").stderr).into_owned();
+    assert!(
+        said.contains("replication connections") && said.contains("Use pg_dump"),
+        "{said}"
+    );
     let mut sleeper = session(&cluster, "select pg_sleep(1000)");
     let pids = || cluster.sql("select pid from pg_stat_activity");
     wait_until("somebody sleeps", || {
