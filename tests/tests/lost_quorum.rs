@@ -34,18 +34,35 @@ fn said_done(mut child: Child) -> Result<bool> {
     Ok(text.contains("done"))
 }
 
+const LOST: [&str; 3] = ["storage-1", "storage-2", "storage-3"];
+
+fn lose_quorum(cluster: &Cluster) -> Result<()> {
+    for name in LOST {
+        cluster.borealis(&["stop", name])?;
+    }
+    cluster.wait_for("the quorum to be lost", SOON, |cluster| {
+        Ok(cluster.status()?["volume"]["quorum"]["write"] == "lost")
+    })?;
+    Ok(())
+}
+
+fn bring_quorum_back(cluster: &Cluster) -> Result<()> {
+    for name in LOST {
+        cluster.borealis(&["start", name])?;
+    }
+    cluster.wait_for("rows to be written again", SOON, |cluster| {
+        Ok(cluster.sql("CREATE TEMPORARY TABLE written (n int)").is_ok())
+    })?;
+    Ok(())
+}
+
 #[test]
 fn no_commit_is_reported_without_its_quorum() -> Result<()> {
     let cluster = Cluster::up("no-way-around", &[])?;
     cluster.sql("CREATE TABLE t (who text)")?;
     cluster.sql("ALTER SYSTEM SET synchronous_standby_names = ''; ")?;
     cluster.sql("SELECT pg_reload_conf()")?;
-    for name in ["storage-1", "storage-2", "storage-3"] {
-        cluster.borealis(&["stop", name])?;
-    }
-    cluster.wait_for("the quorum to be lost", SOON, |cluster| {
-        Ok(cluster.status()?["volume"]["quorum"]["write"] == "lost")
-    })?;
+    lose_quorum(&cluster)?;
     let interrupted = writer(&cluster, "INSERT INTO t VALUES ('interrupted')")?;
     let terminated = writer(
         &cluster,
@@ -87,5 +104,93 @@ fn no_commit_is_reported_without_its_quorum() -> Result<()> {
     ] {
         ensure!(!said_done(child)?, "{what}: a commit was reported without its quorum");
     }
+    Ok(())
+}
+
+/// Sessions that wait for the quorum of a commit.
+fn waiting(cluster: &Cluster) -> Result<String> {
+    cluster.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+}
+
+fn signal(cluster: &Cluster, function: &str, name: &str) -> Result<()> {
+    let sessions = format!("SELECT {function}(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
+    ensure!(cluster.sql(&sessions)? == "t", "no session is called {name}");
+    Ok(())
+}
+
+#[test]
+fn a_prepared_transaction_is_not_committed_without_its_quorum() -> Result<()> {
+    let cluster = Cluster::up("prepared", &["max_prepared_transactions=10"])?;
+    cluster.sql("CREATE TABLE t (who text)")?;
+    for who in ["cancelled", "terminated", "killed"] {
+        cluster.script(&format!(
+            "BEGIN; INSERT INTO t VALUES ('{who}'); PREPARE TRANSACTION '{who}';"
+        ))?;
+    }
+    let commit = |who: &str| {
+        writer(
+            &cluster,
+            &format!("SET application_name = '{who}'; COMMIT PREPARED '{who}'"),
+        )
+    };
+    let prepared = "SELECT count(*) FROM pg_prepared_xacts";
+    lose_quorum(&cluster)?;
+    let mut cancelled = commit("cancelled")?;
+    let terminated = commit("terminated")?;
+    cluster.wait_for("both to wait", SOON, |cluster| Ok(waiting(cluster)? == "2"))?;
+    signal(&cluster, "pg_cancel_backend", "cancelled")?;
+    signal(&cluster, "pg_terminate_backend", "terminated")?;
+    let started = Instant::now();
+    ensure!(!said_done(terminated)?, "a terminated session's commit was reported");
+    ensure!(
+        started.elapsed() < Duration::from_secs(5),
+        "a terminated session did not end"
+    );
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(
+        cancelled.try_wait()?.is_none(),
+        "a cancelled session ended without its quorum"
+    );
+    ensure!(waiting(&cluster)? == "2", "a session gave up waiting");
+    ensure!(
+        cluster.sql("SELECT count(*) FROM t")? == "0",
+        "a commit without quorum is visible to others"
+    );
+    ensure!(cluster.sql(prepared)? == "3", "a transaction is no longer prepared");
+    let busy = cluster.client_output("psql", &["-X", "-c", "ROLLBACK PREPARED 'cancelled'"])?;
+    ensure!(
+        String::from_utf8_lossy(&busy.stderr).contains("is busy"),
+        "a transaction that is being committed could be rolled back"
+    );
+
+    bring_quorum_back(&cluster)?;
+    ensure!(
+        said_done(cancelled)?,
+        "a commit that got its quorum was reported as a failure"
+    );
+    cluster.wait_for("both to be committed", SOON, |cluster| {
+        Ok(cluster.sql("SELECT count(*) FROM t")? == "2")
+    })?;
+    ensure!(cluster.sql(prepared)? == "1", "committed, and still prepared");
+
+    // The writer dies while it waits: the record may be in the volume or not, and either is a whole outcome.
+    lose_quorum(&cluster)?;
+    let killed = commit("killed")?;
+    cluster.wait_for("it to wait", SOON, |cluster| Ok(waiting(cluster)? == "1"))?;
+    cluster.borealis(&["kill", "writer"])?;
+    ensure!(!said_done(killed)?, "a killed server's commit was reported");
+    bring_quorum_back(&cluster)?;
+    let outcome = cluster.sql(
+        "SELECT (SELECT count(*) FROM t WHERE who = 'killed'), (SELECT count(*) FROM pg_prepared_xacts),
+             (SELECT count(*) FROM t WHERE who <> 'killed')",
+    )?;
+    ensure!(
+        ["1|0|2", "0|1|2"].contains(&outcome.as_str()),
+        "half an outcome: {outcome}"
+    );
+    if outcome == "0|1|2" {
+        cluster.sql("COMMIT PREPARED 'killed'")?;
+    }
+    ensure!(cluster.sql("SELECT count(*) FROM t")? == "3", "rows of the last commit");
     Ok(())
 }

@@ -94,24 +94,18 @@ impl PageSource {
     /// The lowest read point that is still in use: nothing at or above it may be collected.
     pub fn lowest_read_point(&self) -> Lsn {
         let lowest = self.under_way.borrow().keys().next().copied();
-        lowest.unwrap_or_else(|| self.durable())
+        lowest.unwrap_or_else(|| *self.durable.borrow())
     }
 
-    /// Up to where the volume is durable.
-    pub fn durable(&self) -> Lsn {
-        *self.durable.borrow()
-    }
-
-    /// `count` pages from `first` on, from a copy that has all log up to `needed`. They may be newer, but only that much is
-    /// promised: the copy may lack what is between `needed` and the read point.
-    pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<Vec<Page>, ReadPagesError> {
+    /// `count` pages from `first` on, as of one read point (the first of the pair) at or above `needed`.
+    pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<(Lsn, Vec<Page>), ReadPagesError> {
         let deadline = Instant::now() + self.read_limit;
         let mut durable = self.durable.clone();
         let reached = timeout_at(deadline, durable.wait_for(|durable| needed <= *durable)).await;
         let read_point = match reached {
             Ok(Ok(durable)) => *durable,
             _ => {
-                let durable = self.durable();
+                let durable = *self.durable.borrow();
                 let what = format!("the volume is durable up to {durable} only; is a write quorum missing?");
                 return Err(ReadPagesError::Unreachable {
                     key: first,
@@ -129,7 +123,7 @@ impl PageSource {
                 under_way.remove(&read_point);
             }
         }
-        answer
+        answer.map(|pages| (read_point, pages))
     }
 
     async fn read_at(

@@ -169,7 +169,7 @@ fn take_over_pending() {
 }
 
 /// The commit is over, or given up: lets through what was held back. Raises nothing.
-pub fn release() {
+fn release() {
     let level = SESSION_LEVEL.swap(UNCHANGED, Ordering::SeqCst);
     if level != UNCHANGED {
         set_level(level);

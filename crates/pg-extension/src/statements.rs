@@ -44,7 +44,8 @@ fn text<'a>(pointer: *const c_char) -> &'a str {
     unsafe { CStr::from_ptr(pointer) }.to_str().unwrap_or_default()
 }
 
-fn refuse(what: &str, hint: &str) -> ! {
+/// Raises the error that says what does not work yet, and what does.
+pub fn refuse(what: &str, hint: &str) -> ! {
     errors::raise(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
         format!("{what}: not supported by this version of Borealis yet"),
@@ -119,7 +120,11 @@ unsafe extern "C-unwind" fn utility(
                     TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED,
                     TransactionStmtKind::TRANS_STMT_ROLLBACK_PREPARED,
                 ];
-                needs_quorum = kinds.contains(&(*statement).kind);
+                // Anywhere else PostgreSQL refuses it, and nothing would tell the guard when to let go.
+                let at_top = context == pg_sys::ProcessUtilityContext::PROCESS_UTILITY_TOPLEVEL
+                    && !pg_sys::IsTransactionBlock()
+                    && !pg_sys::IsSubTransaction();
+                needs_quorum = at_top && kinds.contains(&(*statement).kind);
             }
             NodeTag::T_AlterSystemStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterSystemStmt>();
@@ -129,6 +134,8 @@ unsafe extern "C-unwind" fn utility(
         }
     }
     if needs_quorum {
+        // Released by the end of the statement's own transaction: a cancel that arrived during the wait is too late, and
+        // must not make a failure out of what is committed.
         commit_guard::hold();
     }
     // SAFETY: set in `install`; the arguments are PostgreSQL's own.
@@ -157,10 +164,6 @@ unsafe extern "C-unwind" fn utility(
                 completion,
             ),
         }
-    }
-    // After an error the end of the transaction releases it.
-    if needs_quorum {
-        commit_guard::release();
     }
     if let Some(database) = ends_database {
         // PostgreSQL removes the files of a whole database without naming the relations.
