@@ -3,7 +3,9 @@
 //! A [`Cluster`] is what a user gets from `borealis up`, in a directory of its own on a free port; it goes down with its
 //! last process when it is dropped. A [`Ledger`] is a client that writes down what was acknowledged to it.
 
+mod footprint;
 mod ledger;
+pub mod small_table;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+pub use footprint::Footprint;
 pub use ledger::Ledger;
 
 /// Where Debian keeps PostgreSQL's programs.
