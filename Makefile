@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test check bench bench-full dependencies
+.PHONY: build up down test check bench bench-full soak dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -7,5 +7,6 @@ up: dependencies ; @cargo xtask up
 down: ; @cargo xtask down
 check: dependencies ; @cargo xtask check
 test: dependencies ; @cargo xtask test
-bench: dependencies ; @cargo xtask bench
+bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-full: dependencies ; @cargo xtask bench-full
+soak: dependencies ; @cargo xtask soak $(ARGUMENTS)

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 pub struct Machine {
     /// Day and time, in UTC.
     pub date: String,
-    /// Which commit of this project.
+    /// Which commit of this project; `-dirty` if the sources differ from it.
     pub commit: String,
     /// Processors, memory, kernel.
     pub hardware: String,
@@ -52,7 +52,8 @@ impl Machine {
         let processor = value("/proc/cpuinfo", "model name").unwrap_or_else(|_| "processor of unknown name".to_owned());
         Ok(Machine {
             date: output("date", &["-u", "+%Y-%m-%d %H:%M UTC"])?,
-            commit: output("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(|_| "unknown".to_owned()),
+            commit: output("git", &["describe", "--always", "--dirty", "--exclude=*"])
+                .unwrap_or_else(|_| "unknown".to_owned()),
             hardware: format!(
                 "{} × {processor}, {} memory, Linux {}",
                 std::thread::available_parallelism()?,

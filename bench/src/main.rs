@@ -4,43 +4,105 @@
 //! machine does meanwhile falls on all of them:
 //!
 //! - `ours`: Borealis, six storage nodes, through its cluster endpoint;
+//! - `ours-direct`: the same cluster, connected to without the proxy, as the peers are;
 //! - `local` (a): stock PostgreSQL on the local disk, no copy anywhere;
 //! - `receivers` (b): stock PostgreSQL with six `pg_receivewal --synchronous`, `ANY 4`;
-//! - `standbys` (c), in the full run only: stock PostgreSQL with six synchronous hot standbys, `ANY 4`: as many page
-//!   copies as ours.
+//! - `standbys` (c), but for tmpfs, where they do not fit: stock PostgreSQL with six synchronous hot standbys, `ANY 4`: as
+//!   many page copies as ours.
 //!
-//! Every system lives under the temporary directory; `TMPDIR=/dev/shm` puts all of them on tmpfs.
+//! Every system lives under the temporary directory.
 
+mod latency;
 mod machine;
 mod measure;
 mod processor;
 mod report;
+mod soak;
 mod stock;
 mod system;
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
 
 use crate::machine::Machine;
 use crate::measure::Plan;
+use crate::soak::Sizes;
 use crate::system::System;
 
+/// Measures Borealis side by side with stock PostgreSQL; without options the short run.
+#[derive(Parser)]
+struct Arguments {
+    /// Long rounds, in hours.
+    #[arg(long, conflicts_with = "smoke")]
+    full: bool,
+    /// Seconds only: whether the bench itself works.
+    #[arg(long)]
+    smoke: bool,
+    /// Everything in memory: what the disk makes of it is left out.
+    #[arg(long)]
+    tmpfs: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A long load on one cluster: do memory and disk of the storage nodes stay within their bounds?
+    Soak {
+        /// `pgbench` scale of the load.
+        #[arg(long, default_value_t = Sizes::WHOLE.scale)]
+        scale: u32,
+        /// Seconds of updates to a small table.
+        #[arg(long, default_value_t = Sizes::WHOLE.seconds)]
+        seconds: u32,
+    },
+}
+
+/// Where `--tmpfs` puts everything.
+const TMPFS: &str = "/dev/shm";
+
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let plan = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => Plan::short(),
-        ["--full"] => Plan::full(),
-        ["--smoke"] => Plan::smoke(),
-        _ => bail!("usage: bench [--full | --smoke]"),
+    let arguments = Arguments::parse();
+    if let Some(Command::Soak { scale, seconds }) = arguments.command {
+        return soak::run(&Sizes { scale, seconds });
+    }
+    if arguments.tmpfs && std::env::temp_dir() != Path::new(TMPFS) {
+        return again_on_tmpfs();
+    }
+    let plan = match (arguments.full, arguments.smoke) {
+        (true, _) => Plan::full(),
+        (_, true) => Plan::smoke(),
+        _ => Plan::short(),
     };
+    compare(&if arguments.tmpfs { plan.on_tmpfs() } else { plan })
+}
+
+/// Runs this very program with its temporary directory in memory.
+fn again_on_tmpfs() -> Result<()> {
+    let status = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env("TMPDIR", TMPFS)
+        .status()
+        .context("run the bench again on tmpfs")?;
+    ensure!(status.success(), "the bench failed on tmpfs ({status})");
+    Ok(())
+}
+
+fn compare(plan: &Plan) -> Result<()> {
     let (started, machine) = (Instant::now(), Machine::observe()?);
-    let mut systems = vec![System::ours()?, System::local()?, System::receivers()?];
+    let ours = System::ours()?;
+    let direct = ours.direct()?;
+    let mut systems = vec![ours, direct, System::local()?, System::receivers()?];
     if plan.with_standbys {
         systems.push(System::standbys()?);
     }
-    let results = measure::run(&plan, &systems)?;
-    let text = report::write(&plan, &machine, &results, started.elapsed())?;
+    let results = measure::run(plan, &systems)?;
+    let options: Vec<String> = std::env::args().skip(1).collect();
+    let command = ["cargo xtask bench", &options.join(" ")].join(" ");
+    let text = report::write(plan, &machine, &results, started.elapsed(), command.trim_end())?;
     println!("{text}");
     if let Some(name) = plan.report {
         std::fs::create_dir_all("bench/results")?;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::latency;
 use crate::processor::{self, Seconds};
-use crate::system::System;
+use crate::system::{LOCAL, System};
 
 /// Sizes of one run.
 pub struct Plan {
@@ -31,29 +32,29 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Under twelve minutes on two cores, the build included.
+    /// Under twelve minutes on two cores.
     pub fn short() -> Plan {
         Plan {
-            scale: 50,
+            scale: 20,
             rounds: 5,
             select_rounds: 7,
-            seconds: 3,
+            seconds: 2,
             load_scale: 5,
-            log_transactions: 80_000,
-            rounds_until: Duration::from_secs(7 * 60),
-            with_standbys: false,
+            log_transactions: 20_000,
+            rounds_until: Duration::from_secs(8 * 60),
+            with_standbys: true,
             report: Some("bench"),
         }
     }
 
-    /// Longer measurements, and the hot standbys.
+    /// Longer measurements of more data.
     pub fn full() -> Plan {
         Plan {
+            scale: 50,
             seconds: 30,
-            rounds: 7,
-            load_scale: 20,
+            load_scale: 10,
+            log_transactions: 80_000,
             rounds_until: Duration::from_secs(3 * 60 * 60),
-            with_standbys: true,
             report: Some("bench-full"),
             ..Plan::short()
         }
@@ -70,6 +71,20 @@ impl Plan {
             log_transactions: 1_600,
             report: None,
             ..Plan::short()
+        }
+    }
+
+    /// The same with all data in memory: what the disk makes of it is left out. The log of all peers has to fit, and so the
+    /// standbys do not.
+    pub fn on_tmpfs(self) -> Plan {
+        Plan {
+            with_standbys: false,
+            scale: self.scale.min(10),
+            seconds: self.seconds.min(5),
+            load_scale: self.load_scale.min(3),
+            log_transactions: self.log_transactions.min(20_000),
+            report: self.report.map(|_| "bench-tmpfs"),
+            ..self
         }
     }
 }
@@ -98,6 +113,8 @@ pub enum Better {
 pub struct Measurement {
     /// What was measured, with its unit.
     pub name: String,
+    /// What was run.
+    pub command: String,
     /// Which direction is good.
     pub better: Better,
     /// Values in order of their rounds, by system.
@@ -121,13 +138,22 @@ pub struct Results {
     pub longest_drain: BTreeMap<&'static str, Duration>,
 }
 
+/// Which row of the report a value belongs to.
+struct Row<'a> {
+    name: &'a str,
+    command: &'a str,
+    better: Better,
+}
+
 impl Results {
-    fn push(&mut self, name: &str, better: Better, system: &System, value: f64) {
-        println!("  {name:<24} {:<10} {value:>12.1}", system.name());
+    fn push(&mut self, row: &Row<'_>, system: &System, value: f64) {
+        let Row { name, command, better } = *row;
+        println!("  {name:<32} {:<12} {value:>12.2}", system.name());
         let known = self.measurements.iter().position(|row| row.name == name);
         let at = known.unwrap_or_else(|| {
             self.measurements.push(Measurement {
                 name: name.to_owned(),
+                command: command.to_owned(),
                 better,
                 values: BTreeMap::new(),
             });
@@ -141,7 +167,7 @@ impl Results {
     }
 
     /// Lets background work of the system finish, so that it does not fall on its neighbour.
-    fn drain(&mut self, system: &System) {
+    fn drain(&mut self, system: &System) -> Result<()> {
         let started = Instant::now();
         while started.elapsed() < REST_LIMIT {
             let before = processor::used(system.directory());
@@ -153,12 +179,12 @@ impl Results {
         }
         let longest = self.longest_drain.entry(system.name()).or_default();
         *longest = started.elapsed().max(*longest);
+        system.tidy()
     }
 
     fn checkpoint(&mut self, system: &System) -> Result<()> {
         system.sql("CHECKPOINT")?;
-        self.drain(system);
-        Ok(())
+        self.drain(system)
     }
 
     /// Books what the system's processes have used since `before` on its TPC-B rounds.
@@ -172,7 +198,7 @@ impl Results {
 }
 
 /// The systems in the order of this round: each is first in turn.
-fn turns(systems: &[System], round: usize) -> impl Iterator<Item = &System> {
+fn turns<T>(systems: &[T], round: usize) -> impl Iterator<Item = &T> {
     let count = systems.len();
     systems.iter().cycle().skip(round % count).take(count)
 }
@@ -181,15 +207,17 @@ fn turns(systems: &[System], round: usize) -> impl Iterator<Item = &System> {
 pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
     let mut results = Results::default();
     let started = Instant::now();
-    for system in systems {
+    let owners = || systems.iter().filter(|system| !system.is_another_way());
+    for system in owners() {
         results.settings.push((system.name(), system.settings()?));
         system.sql("CREATE EXTENSION pg_prewarm")?;
         system.sql(&format!("CREATE DATABASE {LOAD_DATABASE}"))?;
+        latency::prepare(system)?;
         let name = format!("first load, scale {}, rows/s", plan.scale);
         load(plan.scale, "postgres", &name, system, &mut results)?;
         warm(system)?;
     }
-    for system in systems {
+    for system in owners() {
         log_bytes(plan, system, &mut results)?;
     }
     select_only(plan, systems, &mut results)?;
@@ -205,11 +233,14 @@ pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
             }
         }
         for system in turns(systems, round) {
+            commit_latency(plan, system, &mut results)?;
+        }
+        for system in turns(systems, round).filter(|system| !system.is_another_way()) {
             load(plan.load_scale, LOAD_DATABASE, &name, system, &mut results)?;
         }
     }
     // What the rounds left to the next checkpoint is their work, too.
-    for system in systems {
+    for system in owners() {
         let before = processor::used(system.directory());
         results.checkpoint(system)?;
         results.charge(system, &before);
@@ -240,34 +271,64 @@ fn number(text: &str, label: &str) -> Result<f64> {
 fn write_round(plan: &Plan, system: &System, clients: u32, results: &mut Results) -> Result<()> {
     let before = processor::used(system.directory());
     let (clients_text, seconds) = (clients.to_string(), plan.seconds.to_string());
-    let text = system.pgbench(&["-n", "-c", &clients_text, "-j", "2", "-T", &seconds])?;
-    let name = format!("TPC-B, clients {clients}");
-    results.push(&format!("{name}, tps"), Better::More, system, number(&text, "tps")?);
-    let latency = number(&text, "latency average")?;
-    results.push(&format!("{name}, latency ms"), Better::Less, system, latency);
+    let arguments = ["-n", "-c", &clients_text, "-j", "2", "-T", &seconds];
+    let text = system.pgbench(&arguments)?;
+    let command = shown(&arguments);
+    let mut push = |what, better, value| {
+        let name = &format!("TPC-B, clients {clients}, {what}");
+        let command = &command;
+        results.push(&Row { name, command, better }, system, value);
+    };
+    push("tps", Better::More, number(&text, "tps")?);
+    push("latency ms", Better::Less, number(&text, "latency average")?);
     let transactions = number(&text, "number of transactions actually processed")?;
     *results.transactions.entry(system.name()).or_default() += transactions;
-    results.drain(system);
+    results.drain(system)?;
     results.charge(system, &before);
     Ok(())
 }
 
+/// What was run, as a person would type it.
+fn shown(arguments: &[&str]) -> String {
+    format!("pgbench {}", arguments.join(" "))
+}
+
+fn commit_latency(plan: &Plan, system: &System, results: &mut Results) -> Result<()> {
+    let latencies = latency::measure(system, plan.seconds)?;
+    let command = &latency::command(plan.seconds);
+    for ((script, _), latency) in latency::SCRIPTS.iter().zip(latencies) {
+        for (what, value) in [("mean", latency.mean), ("p50", latency.p50), ("p99", latency.p99)] {
+            let name = &format!("{script} of one row, {what} ms");
+            let better = Better::Less;
+            results.push(&Row { name, command, better }, system, value);
+        }
+    }
+    results.drain(system)
+}
+
+/// Reads of cached data, against the peer that has nothing else to do: (a).
 fn select_only(plan: &Plan, systems: &[System], results: &mut Results) -> Result<()> {
     let (clients, seconds) = (CLIENTS.to_string(), plan.seconds.to_string());
-    let pair = &systems[..2];
+    let is_local = |system: &&System| system.is_ours() || system.name() == LOCAL;
+    let readers: Vec<&System> = systems.iter().filter(is_local).collect();
+    let arguments = ["-n", "-S", "-c", &clients, "-j", "2", "-T", &seconds];
     let mut before = Vec::new();
-    for system in pair {
+    for system in &readers {
         system.pgbench(&["-n", "-S", "-c", &clients, "-j", "2", "-T", "2"])?;
         before.push(system.blocks_read()?);
     }
+    let row = Row {
+        name: &format!("select-only, clients {CLIENTS}, tps"),
+        command: &shown(&arguments),
+        better: Better::More,
+    };
     for round in 0..plan.select_rounds {
-        for system in turns(pair, round) {
-            let text = system.pgbench(&["-n", "-S", "-c", &clients, "-j", "2", "-T", &seconds])?;
-            let name = format!("select-only, clients {CLIENTS}, tps");
-            results.push(&name, Better::More, system, number(&text, "tps")?);
+        for system in turns(&readers, round) {
+            let text = system.pgbench(&arguments)?;
+            results.push(&row, system, number(&text, "tps")?);
         }
     }
-    for (system, before) in pair.iter().zip(before) {
+    for (system, before) in readers.iter().zip(before) {
         let read = system.blocks_read()? - before;
         results.select_blocks_read.insert(system.name(), read);
     }
@@ -276,12 +337,18 @@ fn select_only(plan: &Plan, systems: &[System], results: &mut Results) -> Result
 
 /// `pgbench -i`: tables, rows, vacuum, primary keys.
 fn load(scale: u32, database: &str, name: &str, system: &System, results: &mut Results) -> Result<()> {
+    let scale_text = scale.to_string();
+    let arguments = ["-i", "-q", "-s", &scale_text, database];
     let started = Instant::now();
-    system.pgbench(&["-i", "-q", "-s", &scale.to_string(), database])?;
+    system.pgbench(&arguments)?;
     let rows = f64::from(scale) * 100_000.0;
-    results.push(name, Better::More, system, rows / started.elapsed().as_secs_f64());
-    results.drain(system);
-    Ok(())
+    let row = Row {
+        name,
+        command: &shown(&arguments),
+        better: Better::More,
+    };
+    results.push(&row, system, rows / started.elapsed().as_secs_f64());
+    results.drain(system)
 }
 
 /// Once from a fresh checkpoint. Warms stock PostgreSQL up as well: most pages have their full-page image afterwards.
@@ -289,13 +356,18 @@ fn log_bytes(plan: &Plan, system: &System, results: &mut Results) -> Result<()> 
     results.checkpoint(system)?;
     let before = system.log_bytes()?;
     let (clients, each) = (CLIENTS.to_string(), (plan.log_transactions / CLIENTS).to_string());
-    system.pgbench(&["-n", "-c", &clients, "-j", "2", "-t", &each])?;
+    let arguments = ["-n", "-c", &clients, "-j", "2", "-t", &each];
+    system.pgbench(&arguments)?;
     if let (Some(before), Some(after)) = (before, system.log_bytes()?) {
         let bytes = (after - before) as f64 / f64::from(plan.log_transactions);
-        results.push("sent, bytes/transaction", Better::Less, system, bytes);
+        let row = Row {
+            name: "sent, bytes/transaction",
+            command: &format!("CHECKPOINT; {}", shown(&arguments)),
+            better: Better::Less,
+        };
+        results.push(&row, system, bytes);
     }
-    results.drain(system);
-    Ok(())
+    results.drain(system)
 }
 
 #[cfg(test)]

@@ -6,11 +6,19 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::latency;
 use crate::machine::{self, Machine};
 use crate::measure::{Better, CLIENTS, Measurement, Plan, Results};
+use crate::system::{DIRECT, LOCAL, OURS, RECEIVERS, STANDBYS};
 
-/// The peers with their letters, in the order of the columns after ours.
-const PEERS: [(&str, &str); 3] = [("local", "a"), ("receivers", "b"), ("standbys", "c")];
+/// The columns: the systems, with what the table calls them.
+const COLUMNS: [(&str, &str); 5] = [
+    (OURS, "ours, through the endpoint"),
+    (DIRECT, "ours, direct"),
+    (LOCAL, "(a) local"),
+    (RECEIVERS, "(b) receivers"),
+    (STANDBYS, "(c) standbys"),
+];
 
 struct Spread {
     least: f64,
@@ -59,31 +67,40 @@ fn ratio(ours: &[f64], theirs: &[f64]) -> String {
     }
 }
 
-fn row(measurement: &Measurement, peers: &[(&str, &str)]) -> String {
-    let of = |system| measurement.values.get(system).map_or(&[][..], Vec::as_slice);
-    let mut cells = vec![measurement.name.clone()];
-    cells.push(of("ours").len().to_string());
+fn of<'a>(measurement: &'a Measurement, system: &str) -> &'a [f64] {
+    measurement.values.get(system).map_or(&[], Vec::as_slice)
+}
+
+fn row(measurement: &Measurement) -> String {
+    let rounds = measurement.values.values().map(Vec::len).max().unwrap_or(0);
     let better = if measurement.better == Better::More {
         "more"
     } else {
         "less"
     };
-    cells.push(better.to_owned());
-    cells.push(cell(of("ours")));
-    cells.extend(peers.iter().map(|(system, _)| cell(of(system))));
-    cells.extend(peers.iter().map(|(system, _)| ratio(of("ours"), of(system))));
+    let mut cells = vec![measurement.name.clone(), rounds.to_string(), better.to_owned()];
+    cells.extend(COLUMNS.iter().map(|(system, _)| cell(of(measurement, system))));
+    cells.push(format!("`{}`", measurement.command));
     format!("| {} |", cells.join(" | "))
 }
 
-/// The whole report.
-pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration) -> Result<String> {
-    let peers = if plan.with_standbys { &PEERS[..] } else { &PEERS[..2] };
+fn ratio_row(measurement: &Measurement) -> String {
+    let mut cells = vec![measurement.name.clone()];
+    for ours in [OURS, DIRECT] {
+        let peers = [LOCAL, RECEIVERS, STANDBYS];
+        cells.extend(peers.map(|peer| ratio(of(measurement, ours), of(measurement, peer))));
+    }
+    format!("| {} |", cells.join(" | "))
+}
+
+/// The whole report. `command` is what was typed to get it.
+pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration, command: &str) -> Result<String> {
     let mut text = String::new();
     writeln!(
         text,
         "# Side by side with stock PostgreSQL\n\n\
-         {}, commit {}. {}. All data of all systems on one file system ({}); load average before the start {}, at the end {} \
-         (the run's own). The run took {:.0} s.\n",
+         `{command}`: {}, commit {}. {}. All data of all systems on one file system ({}); load average before the start {}, at \
+         the end {} (the run's own). The run took {:.0} s.\n",
         machine.date,
         machine.commit,
         machine.hardware,
@@ -92,44 +109,25 @@ pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration) 
         machine::load()?,
         took.as_secs_f64(),
     )?;
+    write_method(&mut text, plan)?;
+    let names: Vec<&str> = COLUMNS.iter().map(|(_, name)| *name).collect();
     writeln!(
         text,
-        "`ours` is Borealis with six storage nodes, through its cluster endpoint; (a) stock PostgreSQL on the local disk, no \
-         copies; (b) stock with six `pg_receivewal --synchronous` and `ANY 4`{}. Every process of every system runs on this \
-         machine; who is not measured is idle. TPC-B and select-only: `pgbench` at scale {} with 2 threads, {} s a round, the \
-         systems in turn, each first in turn, with a wait after each until the system's processes rest. Tables and indexes \
-         were brought into the buffer cache with `pg_prewarm` beforehand. The peers do no checkpoint between the first \
-         CHECKPOINT (before the transactions whose bytes are counted) and one at the end of the run, whose processor time \
-         counts: so most pages have had their full-page image before the rounds, which is the peers' best case. Ours does \
-         its checkpoints every minute.\n",
-        if plan.with_standbys {
-            "; (c) stock with six synchronous hot standbys and `ANY 4`"
-        } else {
-            ""
-        },
-        plan.scale,
-        plan.seconds,
-    )?;
-    writeln!(
-        text,
-        "A cell is the median (least to most) of the rounds; a ratio is the median (least to most) of the rounds' own ratios, \
-         ours to the peer's. Bytes sent: {} transactions of {CLIENTS} clients from a fresh CHECKPOINT; ours counts what the \
-         instance sent to storage nodes, framing and all six copies included, (b) is six times the WAL that was written.\n",
-        plan.log_transactions,
-    )?;
-    let letters = |format: fn(&str, &str) -> String| -> String {
-        let cells: Vec<String> = peers.iter().map(|(name, letter)| format(name, letter)).collect();
-        cells.join(" | ")
-    };
-    writeln!(
-        text,
-        "| measurement | rounds | better | ours | {} | {} |\n|---|---|---|---|{}",
-        letters(|name, letter| format!("({letter}) {name}")),
-        letters(|_, letter| format!("ours / ({letter})")),
-        "---|".repeat(2 * peers.len()),
+        "| measurement | rounds | better | {} | command |\n|---|---|---|{}---|",
+        names.join(" | "),
+        "---|".repeat(COLUMNS.len()),
     )?;
     for measurement in &results.measurements {
-        writeln!(text, "{}", row(measurement, peers))?;
+        writeln!(text, "{}", row(measurement))?;
+    }
+    writeln!(
+        text,
+        "\n## Ratios\n\nMedian (least to most) of the rounds' own ratios, ours to the peer's.\n\n\
+         | measurement | ours / (a) | ours / (b) | ours / (c) | direct / (a) | direct / (b) | direct / (c) |\n|---|{}",
+        "---|".repeat(6),
+    )?;
+    for measurement in &results.measurements {
+        writeln!(text, "{}", ratio_row(measurement))?;
     }
     write_background(&mut text, results)?;
     writeln!(
@@ -141,6 +139,37 @@ pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration) 
         writeln!(text, "- {system}: {settings}")?;
     }
     Ok(text)
+}
+
+/// Who is measured, and how.
+fn write_method(text: &mut String, plan: &Plan) -> Result<()> {
+    writeln!(
+        text,
+        "Ours is Borealis with six storage nodes: through its cluster endpoint, which is a proxy, and *direct*, on the port of \
+         the writer's own PostgreSQL, as the peers are connected to. (a) is stock PostgreSQL on the local disk, no copies; (b) \
+         stock with six `pg_receivewal --synchronous` and `ANY 4`; (c) stock with six synchronous hot standbys and `ANY 4`, as \
+         many page copies as ours. Every process of every system runs on this machine; who is not measured is idle.\n"
+    )?;
+    writeln!(
+        text,
+        "`pgbench` at scale {}, the systems in turn, each first in turn, with a wait after each measurement until the system's \
+         processes rest. Tables and indexes were brought into the buffer cache with `pg_prewarm` beforehand. The peers do no \
+         checkpoint between the first CHECKPOINT (before the transactions whose bytes are counted) and one at the end of the \
+         run, whose processor time counts: so most pages have had their full-page image before the rounds, which is the peers' \
+         best case. Ours does its checkpoints every minute.\n",
+        plan.scale,
+    )?;
+    writeln!(
+        text,
+        "A cell is the median (least to most) of the rounds. Bytes sent: {} transactions of {CLIENTS} clients from a fresh \
+         CHECKPOINT; ours counts what the instance sent to storage nodes, framing and all six copies included, (b) is six times \
+         the WAL that was written. One-row commits are timed one by one by `pgbench --log`: {}.\n",
+        plan.log_transactions,
+        latency::SCRIPTS
+            .map(|(name, statements)| format!("{name}.sql is `{}`", statements.trim().replace('\n', " ")))
+            .join(", "),
+    )?;
+    Ok(())
 }
 
 fn write_background(text: &mut String, results: &Results) -> Result<()> {

@@ -30,6 +30,7 @@ pub enum Copies {
 /// A stock PostgreSQL with its copies.
 pub struct Stock {
     directory: PathBuf,
+    kind: Copies,
     port: u16,
     primary: Child,
     /// Each with the signal that ends it.
@@ -55,6 +56,11 @@ fn as_postgres(program: &Path) -> Command {
     // The directory of whoever called may be closed to `postgres`.
     command.current_dir("/");
     command
+}
+
+/// What the copies are called, in `synchronous_standby_names` and on disk.
+fn copy_names() -> impl Iterator<Item = String> {
+    (1..=COPIES_COUNT).map(|number| format!("copy{number}"))
 }
 
 fn run(command: &mut Command) -> Result<()> {
@@ -86,7 +92,7 @@ impl Stock {
             .args(["-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "-D"])
             .arg(&data))?;
         let port = free_port();
-        let names: Vec<String> = (1..=COPIES_COUNT).map(|number| format!("copy{number}")).collect();
+        let names: Vec<String> = copy_names().collect();
         let mut arguments: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if kind != Copies::None {
             arguments.push(format!("synchronous_standby_names=ANY {QUORUM} ({})", names.join(", ")));
@@ -94,6 +100,7 @@ impl Stock {
         let primary = spawn_server(&directory, &data, port, &arguments)?;
         let mut stock = Stock {
             directory,
+            kind,
             port,
             primary,
             copies: Vec::new(),
@@ -176,6 +183,24 @@ impl Stock {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Removes the whole WAL files that receivers have written, as an archive would that takes them away: six copies of all
+    /// WAL of a long run are more than a disk holds. The receivers write on in the last one.
+    pub fn remove_received(&self) -> Result<()> {
+        if self.kind != Copies::Receivers {
+            return Ok(());
+        }
+        for name in copy_names() {
+            let folder = self.directory.join(name);
+            for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+                let path = entry?.path();
+                if path.extension().is_none() {
+                    std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The port of the primary.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use system_tests::{Cluster, POSTGRESQL_BIN};
@@ -13,10 +14,25 @@ const COMMON: [(&str, &str); 2] = [("shared_buffers", "1GB"), ("max_wal_size", "
 /// Checkpoints of the peers come when the bench asks for them: one by the clock would fall on a neighbour's round.
 const PEERS: (&str, &str) = ("checkpoint_timeout", "1d");
 
-const RECEIVERS: &str = "receivers";
+/// What the report calls ours, through the cluster endpoint.
+pub const OURS: &str = "ours";
+/// What the report calls ours, without the proxy.
+pub const DIRECT: &str = "ours-direct";
+/// What the report calls (a).
+pub const LOCAL: &str = "local";
+/// What the report calls (b).
+pub const RECEIVERS: &str = "receivers";
+/// What the report calls (c).
+pub const STANDBYS: &str = "standbys";
 
 enum Kind {
-    Ours(Box<Cluster>),
+    /// Through the cluster endpoint.
+    Endpoint(Rc<Cluster>),
+    /// The same cluster, on the port of the writer's own PostgreSQL.
+    Direct {
+        cluster: Rc<Cluster>,
+        port: u16,
+    },
     Stock(Stock),
 }
 
@@ -27,19 +43,36 @@ pub struct System {
 }
 
 impl System {
-    /// Borealis, as `borealis up` makes it.
+    /// Borealis, as `borealis up` makes it, through its cluster endpoint.
     pub fn ours() -> Result<System> {
         let settings: Vec<String> = COMMON.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         Ok(System {
-            name: "ours",
-            kind: Kind::Ours(Box::new(Cluster::up("bench", &settings)?)),
+            name: OURS,
+            kind: Kind::Endpoint(Rc::new(Cluster::up("bench", &settings)?)),
+        })
+    }
+
+    /// The same cluster without the proxy: clients connect to the writer's own PostgreSQL, as they do to the peers'.
+    pub fn direct(&self) -> Result<System> {
+        let Kind::Endpoint(cluster) = &self.kind else {
+            bail!("{} has no endpoint to go around", self.name);
+        };
+        let writer = cluster.writer()?;
+        let port = writer["address"].as_str().and_then(|address| address.rsplit_once(':'));
+        let port = port.and_then(|(_, port)| port.parse().ok());
+        Ok(System {
+            name: DIRECT,
+            kind: Kind::Direct {
+                cluster: cluster.clone(),
+                port: port.with_context(|| format!("status names no address of the writer: {writer}"))?,
+            },
         })
     }
 
     /// Stock PostgreSQL on the local disk.
     pub fn local() -> Result<System> {
-        System::stock("local", Copies::None)
+        System::stock(LOCAL, Copies::None)
     }
 
     /// Stock PostgreSQL with six synchronous log receivers.
@@ -49,7 +82,7 @@ impl System {
 
     /// Stock PostgreSQL with six synchronous hot standbys.
     pub fn standbys() -> Result<System> {
-        System::stock("standbys", Copies::Standbys)
+        System::stock(STANDBYS, Copies::Standbys)
     }
 
     fn stock(name: &'static str, copies: Copies) -> Result<System> {
@@ -57,6 +90,17 @@ impl System {
             name,
             kind: Kind::Stock(Stock::start(name, &[&COMMON[..], &[PEERS]].concat(), copies)?),
         })
+    }
+
+    /// Whether it is only another way to a system that is measured already: its data and its background work are that
+    /// one's.
+    pub fn is_another_way(&self) -> bool {
+        matches!(self.kind, Kind::Direct { .. })
+    }
+
+    /// Whether it is Borealis, whichever way.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.kind, Kind::Stock(_))
     }
 
     /// What the report calls it.
@@ -67,7 +111,7 @@ impl System {
     /// Its processes name this directory on their command lines.
     pub fn directory(&self) -> &Path {
         match &self.kind {
-            Kind::Ours(cluster) => cluster.directory(),
+            Kind::Endpoint(cluster) | Kind::Direct { cluster, .. } => cluster.directory(),
             Kind::Stock(stock) => stock.directory(),
         }
     }
@@ -75,7 +119,12 @@ impl System {
     /// A program of PostgreSQL that connects to this system.
     pub fn client(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = match &self.kind {
-            Kind::Ours(cluster) => cluster.client_command(program),
+            Kind::Endpoint(cluster) => cluster.client_command(program),
+            Kind::Direct { cluster, port } => {
+                let mut command = cluster.client_command(program);
+                command.env("PGPORT", port.to_string());
+                command
+            }
             Kind::Stock(stock) => {
                 let mut command = Command::new(Path::new(POSTGRESQL_BIN).join(program));
                 command
@@ -121,6 +170,14 @@ impl System {
             .to_owned())
     }
 
+    /// Lets go of what nobody needs any more.
+    pub fn tidy(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Stock(stock) => stock.remove_received(),
+            _ => Ok(()),
+        }
+    }
+
     /// Every setting that is not PostgreSQL's default, apart from addresses and paths.
     pub fn settings(&self) -> Result<String> {
         self.sql(
@@ -140,10 +197,7 @@ impl System {
     /// written for the receivers; others are not counted.
     pub fn log_bytes(&self) -> Result<Option<u64>> {
         let bytes = match &self.kind {
-            Kind::Ours(cluster) => {
-                let status = cluster.status()?;
-                status["volume"]["log_bytes_shipped"].as_u64()
-            }
+            Kind::Endpoint(cluster) | Kind::Direct { cluster, .. } => Some(cluster.log_bytes_shipped()?),
             Kind::Stock(_) if self.name == RECEIVERS => {
                 let bytes = self.sql("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint * 6")?;
                 bytes.parse().ok()

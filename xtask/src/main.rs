@@ -14,7 +14,10 @@ usage: cargo xtask COMMAND
   tidy           only the arrows and the layout
   test           check, then every test, whole clusters included
   bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
-  bench-full     the same with six hot standbys and long rounds, in hours
+                 (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
+  bench-full     bench --full
+  soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
+                 (--seconds N of updates, --scale N of the load, for a shorter run)
   up             build, then `borealis up`
   down           `borealis down`";
 
@@ -27,8 +30,12 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
-        ["bench"] => steps::build().and_then(|()| steps::built("bench", &[])),
+        ["bench", options @ ..] => steps::build().and_then(|()| steps::built("bench", options)),
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
+        ["soak", options @ ..] => {
+            let arguments: Vec<&str> = ["soak"].iter().chain(options).copied().collect();
+            steps::build().and_then(|()| steps::built("bench", &arguments))
+        }
         ["up"] => steps::build().and_then(|()| steps::built("borealis", &["up"])),
         ["down"] => steps::built("borealis", &["down"]),
         _ => bail!("{USAGE}"),
