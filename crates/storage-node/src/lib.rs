@@ -1,8 +1,9 @@
 //! A storage node: the shell around its segments.
 //!
 //! One thread owns the journal: it takes whatever is queued, lets the segments decide, writes everything at once, syncs once,
-//! and only then lets the answers go. Reads have threads of their own and never wait for a sync; background work has one
-//! more. The network runs on the thread that calls [`run`].
+//! and only then lets the answers go. It serves the connections that log arrives on by itself. All other connections are
+//! served by the thread that calls [`run`], and reads have threads of their own: they never wait for a sync. Background
+//! work has one more.
 //!
 //! | module | job |
 //! |---|---|
@@ -34,6 +35,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::StorageConfig;
 pub use identity::{FORMAT_VERSION, IdentityError};
+use network::Served;
 use node::Node;
 
 /// Why a storage node could not start, or had to stop.
@@ -88,12 +90,22 @@ pub async fn run(
     let (work, work_queue) = mpsc::channel(turns::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(reads::QUEUE_MAX);
     let (questions, question_queue) = mpsc::channel(peers::QUEUE_MAX);
+    let (logs, log_connections) = mpsc::channel(network::CONNECTIONS_MAX);
+    let served = Served {
+        node: node.clone(),
+        work: work.clone(),
+        reads,
+    };
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
     let (closed, journal_closed) = oneshot::channel();
     {
-        let (node, questions) = (node.clone(), questions);
+        let served = served.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StorageError::Thread)?;
         let journal = move || {
-            if let Some(reason) = turns::run(&node, work_queue, &questions) {
+            if let Err(reason) = runtime.block_on(turns::run(served, work_queue, log_connections, questions)) {
                 // If nobody waits for it, the node is ending anyway.
                 let _ = closed.send(reason);
             }
@@ -113,16 +125,14 @@ pub async fn run(
             .spawn(move || upkeep::run(&node, &stop))
             .map_err(StorageError::Thread)?;
     }
-    let asking = tokio::spawn(peers::run(hello.clone(), question_queue, work.clone()));
-    let ticking = tokio::spawn(turns::tick(work.clone()));
-    let serving = network::serve(&config.listen, hello, node, work, reads);
+    let asking = tokio::spawn(peers::run(hello.clone(), question_queue, work));
+    let serving = network::serve(&config.listen, hello, served, logs);
     let ended = tokio::select! {
         ended = serving => ended,
         Ok(reason) = journal_closed => Err(StorageError::JournalClosed(reason)),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     };
     asking.abort();
-    ticking.abort();
     ended
 }
 

@@ -1,14 +1,15 @@
 //! Connections of instances, openers and peers.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use node_link::handshake;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use wire_format::Request;
 use wire_format::frame::encode_response;
 use wire_format::message::{Hello, Response};
 
@@ -20,7 +21,7 @@ use crate::turns::Work;
 /// Answers waiting to be written to one connection; a caller that does not read them is cut off.
 const ANSWERS_MAX: usize = 4096;
 /// Connections at once.
-const CONNECTIONS_MAX: usize = 512;
+pub(crate) const CONNECTIONS_MAX: usize = 512;
 const READ_BYTES: usize = 64 << 10;
 /// How long a caller may take for its greeting.
 const GREETING_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -53,20 +54,38 @@ impl ReplyTo {
     }
 }
 
-/// Serves until the listener fails.
+/// What a connection's requests are handed to.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) node: Arc<Node>,
+    pub(crate) work: mpsc::Sender<Work>,
+    pub(crate) reads: mpsc::Sender<ReadWork>,
+}
+
+/// A caller that was welcome, and its first request.
+pub(crate) struct Connection {
+    number: u64,
+    stream: std::net::TcpStream,
+    buffer: BytesMut,
+    first: (u64, Request),
+    /// One of [`CONNECTIONS_MAX`], kept until the connection ends.
+    place: OwnedSemaphorePermit,
+}
+
+/// Serves until the listener fails. Connections for the log go to the journal thread, which `logs` leads to: the answers
+/// to what it syncs then leave from where they are made. All others stay here, and never wait for a sync.
 pub(crate) async fn serve(
     address: &str,
     hello: Hello,
-    node: Arc<Node>,
-    work: mpsc::Sender<Work>,
-    reads: mpsc::Sender<ReadWork>,
+    served: Served,
+    logs: mpsc::Sender<Connection>,
 ) -> Result<(), StorageError> {
     let listen_error = |error| StorageError::Listen {
         address: address.to_owned(),
         error,
     };
     let listener = TcpListener::bind(address).await.map_err(listen_error)?;
-    let connections = AtomicU64::new(0);
+    let mut connections = 0;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let hello = Arc::new(hello);
     loop {
@@ -83,64 +102,118 @@ pub(crate) async fn serve(
             tracing::warn!(%caller, "connection.refuse: {CONNECTIONS_MAX} connections are open");
             continue;
         };
-        let connection = connections.fetch_add(1, Ordering::Relaxed);
-        let (hello, node, work, reads) = (hello.clone(), node.clone(), work.clone(), reads.clone());
+        connections += 1;
+        let (number, hello, served, logs) = (connections, hello.clone(), served.clone(), logs.clone());
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, connection, &hello, &node, work, reads).await
-                && error.kind() != std::io::ErrorKind::UnexpectedEof
-            {
-                tracing::info!(%caller, %error, "connection.end");
+            let opened = match welcome(stream, number, &hello, place).await {
+                Ok(connection) => connection,
+                Err(error) => return note_end(number, &error),
+            };
+            if is_read(&opened.first.1) || opened.first.1 == Request::Status {
+                opened.converse(served).await;
+            } else if logs.send(opened).await.is_err() {
+                tracing::debug!(connection = number, "connection.end: the node ends");
             }
-            drop(place);
         });
     }
 }
 
-async fn converse(
+fn note_end(connection: u64, error: &io::Error) {
+    if error.kind() != io::ErrorKind::UnexpectedEof {
+        tracing::info!(connection, %error, "connection.end");
+    }
+}
+
+/// Greets a caller and waits for its first request, which tells what the connection is for.
+async fn welcome(
     mut stream: TcpStream,
-    connection: u64,
+    number: u64,
     hello: &Hello,
-    node: &Node,
-    work: mpsc::Sender<Work>,
-    reads: mpsc::Sender<ReadWork>,
-) -> std::io::Result<()> {
+    place: OwnedSemaphorePermit,
+) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     let greeting = tokio::time::timeout(GREETING_LIMIT, handshake::welcome(&mut stream, hello));
-    let caller = greeting.await.map_err(|_| std::io::ErrorKind::TimedOut)??;
-    tracing::debug!(%caller, connection, "connection.open");
-    let (mut reader, writer) = stream.into_split();
-    let (answers, queue) = mpsc::channel(ANSWERS_MAX);
-    let writing = tokio::spawn(write(writer, queue));
-    let reading = async {
-        let mut buffer = BytesMut::with_capacity(READ_BYTES);
-        loop {
-            while let Some((number, request)) = handshake::take_request(&mut buffer)? {
-                let reply = ReplyTo {
-                    connection,
-                    number,
-                    answers: answers.clone(),
-                };
-                let gone = |_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                match request {
-                    wire_format::Request::Status => reply.send(&Response::Status(node.status())),
-                    request if is_read(&request) => {
-                        reads.send(ReadWork { reply, request }).await.map_err(|_| gone(()))?;
-                    }
-                    request => work
-                        .send(Work::Request { reply, request })
-                        .await
-                        .map_err(|_| gone(()))?,
-                }
-            }
-            buffer.reserve(READ_BYTES);
-            if reader.read_buf(&mut buffer).await? == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
-            }
+    let caller = greeting.await.map_err(|_| io::ErrorKind::TimedOut)??;
+    tracing::debug!(%caller, connection = number, address = ?stream.peer_addr(), "connection.open");
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let first = loop {
+        match handshake::take_request(&mut buffer)? {
+            Some(first) => break first,
+            None => read_more(&mut stream, &mut buffer).await?,
         }
     };
-    let ended = reading.await;
-    writing.abort();
-    ended
+    Ok(Connection {
+        number,
+        stream: stream.into_std()?,
+        buffer,
+        first,
+        place,
+    })
+}
+
+async fn read_more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<()> {
+    buffer.reserve(READ_BYTES);
+    match stream.read_buf(buffer).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+impl Connection {
+    /// Serves the caller until it goes, on the thread that calls this.
+    pub(crate) async fn converse(self, served: Served) {
+        let (number, place) = (self.number, self.place);
+        let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+        let reader = match TcpStream::from_std(self.stream) {
+            Ok(stream) => {
+                let (reader, writer) = stream.into_split();
+                let writing = tokio::spawn(write(writer, queue));
+                let ended = answer_all(reader, self.buffer, self.first, number, answers, &served).await;
+                writing.abort();
+                ended
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = reader {
+            note_end(number, &error);
+        }
+        drop(place);
+    }
+}
+
+async fn answer_all(
+    mut reader: OwnedReadHalf,
+    mut buffer: BytesMut,
+    first: (u64, Request),
+    connection: u64,
+    answers: mpsc::Sender<[Bytes; 2]>,
+    served: &Served,
+) -> io::Result<()> {
+    let mut next = Some(first);
+    loop {
+        while let Some((number, request)) = next {
+            let reply = ReplyTo {
+                connection,
+                number,
+                answers: answers.clone(),
+            };
+            let taken = match request {
+                Request::Status => {
+                    reply.send(&Response::Status(served.node.status()));
+                    true
+                }
+                request if is_read(&request) => served.reads.send(ReadWork { reply, request }).await.is_ok(),
+                request => served.work.send(Work::Request { reply, request }).await.is_ok(),
+            };
+            if !taken {
+                // The threads are gone: the node ends.
+                return Ok(());
+            }
+            next = handshake::take_request(&mut buffer)?;
+        }
+        read_more(&mut reader, &mut buffer).await?;
+        next = handshake::take_request(&mut buffer)?;
+    }
 }
 
 /// Writes what is queued, several answers at once where there are several.

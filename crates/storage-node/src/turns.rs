@@ -1,4 +1,7 @@
 //! The journal thread: whatever is queued, one write, one sync, then the answers.
+//!
+//! It serves the connections that the log comes on itself, so that a batch passes from the socket to the journal, and its
+//! answer back, without waking another thread.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use tokio::sync::mpsc;
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
-use crate::network::ReplyTo;
+use crate::network::{Connection, ReplyTo, Served};
 use crate::node::{LINKS_MAX, Node};
 use crate::peers::Question;
 
@@ -36,7 +39,7 @@ pub(crate) enum Work {
 }
 
 /// Sends a tick now and then. One that finds the queue full is not needed: the thread is busy enough.
-pub(crate) async fn tick(work: mpsc::Sender<Work>) {
+async fn tick(work: mpsc::Sender<Work>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -90,30 +93,49 @@ impl Turn {
     }
 }
 
-/// Runs until nobody can ask any more, or until the journal is closed: then only a restart helps, and the answer says why.
-pub(crate) fn run(node: &Node, mut queue: mpsc::Receiver<Work>, questions: &mpsc::Sender<Question>) -> Option<String> {
-    let mut ticks = 0;
-    while let Some(first) = queue.blocking_recv() {
-        let mut turn = Turn::default();
-        let mut next = Some(first);
-        let mut taken = 0;
-        while let Some(work) = next {
-            match work {
-                Work::Request { reply, request } => decide(node, &mut turn, reply, &request),
-                Work::Fetched { segment, response } => fetched(node, &mut turn, segment, response),
-                Work::Tick => {
-                    ticks += 1;
-                    tick_segments(node, &mut turn, ticks % FORGET_TICKS == 0);
+/// Serves the connections for the log, and takes turns, until no more connections can come. An error means that the journal
+/// is closed: then only a restart helps, and it says why.
+///
+/// What is written and synced here blocks the thread, which has nothing better to do: every connection it serves waits for
+/// just that, and what arrives meanwhile makes the next turn.
+pub(crate) async fn run(
+    served: Served,
+    mut queue: mpsc::Receiver<Work>,
+    mut connections: mpsc::Receiver<Connection>,
+    questions: mpsc::Sender<Question>,
+) -> Result<(), String> {
+    let node = served.node.clone();
+    let serving = async {
+        while let Some(connection) = connections.recv().await {
+            tokio::spawn(connection.converse(served.clone()));
+        }
+    };
+    let taking_turns = async {
+        let mut ticks = 0;
+        let mut taken = Vec::with_capacity(TURN_MAX);
+        loop {
+            queue.recv_many(&mut taken, TURN_MAX).await;
+            let mut turn = Turn::default();
+            for work in taken.drain(..) {
+                match work {
+                    Work::Request { reply, request } => decide(&node, &mut turn, reply, &request),
+                    Work::Fetched { segment, response } => fetched(&node, &mut turn, segment, response),
+                    Work::Tick => {
+                        ticks += 1;
+                        tick_segments(&node, &mut turn, ticks % FORGET_TICKS == 0);
+                    }
                 }
             }
-            taken += 1;
-            next = if taken < TURN_MAX { queue.try_recv().ok() } else { None };
+            if let Err(AppendError::Closed(reason)) = finish(&node, turn, &questions) {
+                return reason;
+            }
         }
-        if let Err(AppendError::Closed(reason)) = finish(node, turn, questions) {
-            return Some(reason);
-        }
+    };
+    tokio::select! {
+        () = serving => Ok(()),
+        reason = taking_turns => Err(reason),
+        () = tick(served.work.clone()) => Ok(()),
     }
-    None
 }
 
 fn decide(node: &Node, turn: &mut Turn, reply: ReplyTo, request: &Request) {
