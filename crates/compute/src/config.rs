@@ -58,6 +58,8 @@ pub struct Limits {
     /// Log sent but not durable yet, in bytes. Beyond it the instance takes no more log from PostgreSQL, whose commits
     /// then wait.
     pub window_bytes_max: u64,
+    /// Flushes of less than 32 KiB sent but not durable yet. What is committed meanwhile goes with the next one.
+    pub small_flushes_max: usize,
     /// Log of one flush, in bytes; a longer record travels in fragments.
     pub flush_bytes_max: usize,
     /// Sent batches kept for copies that are behind, in bytes. A copy further behind catches up from its peers.
@@ -80,6 +82,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             window_bytes_max: 64 << 20,
+            small_flushes_max: 2,
             flush_bytes_max: 1 << 20,
             retained_bytes_max: 128 << 20,
             readahead_pages_max: 4096,

@@ -198,6 +198,7 @@ async fn ship(record: &VolumeRecord, copies: Copies, contents: Contents, status:
     let path = record.path().map_err(|error| broken("the new volume", &error))?;
     let limits = ShipperLimits {
         window_bytes_max: 64,
+        small_flushes_max: usize::MAX,
         retained_bytes_max: 256 << 20,
     };
     let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);

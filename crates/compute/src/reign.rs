@@ -206,6 +206,7 @@ impl<'a> Reign<'a> {
 
         let limits = ShipperLimits {
             window_bytes_max: config.limits.window_bytes_max,
+            small_flushes_max: config.limits.small_flushes_max,
             retained_bytes_max: config.limits.retained_bytes_max,
         };
         let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);

@@ -10,6 +10,8 @@ use units::Lsn;
 
 /// Bytes read at once; a walsender sends up to 128 KiB in one message.
 const READ_BYTES: usize = 256 << 10;
+/// How much of a piece of memory must be left for another read.
+const READ_BYTES_MIN: usize = 32 << 10;
 const CONNECT_PAUSE: Duration = Duration::from_millis(4);
 
 /// Why the stream is not there.
@@ -90,7 +92,10 @@ impl Replication {
                 };
             }
             let buffer = self.client.buffer();
-            buffer.reserve(READ_BYTES);
+            // Events are slices of the buffer and keep its memory: a new piece is begun only when the old one is nearly full.
+            if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+                buffer.reserve(READ_BYTES);
+            }
             if self.stream.read_buf(buffer).await? == 0 {
                 return Err(ReplicationError::Ended);
             }

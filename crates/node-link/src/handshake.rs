@@ -11,6 +11,11 @@ use wire_format::frame::{
 use wire_format::message::{Hello, HelloAnswer};
 use wire_format::{CodecError, Request, Response};
 
+/// A piece of memory that is read into.
+const READ_BYTES: usize = 64 << 10;
+/// How much of it must be left for another read.
+const READ_BYTES_MIN: usize = 8 << 10;
+
 fn invalid(error: CodecError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -78,9 +83,20 @@ pub async fn read_frame(
         if let Some(frame) = take_frame(buffer, bytes_max).map_err(invalid)? {
             return Ok(frame);
         }
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
-        }
+        read_more(stream, buffer).await?;
+    }
+}
+
+/// Reads what has come into `buffer`; an end of the stream is an error.
+///
+/// Frames are slices of the buffer and keep its memory, so a new piece is only begun when the old one is nearly full.
+pub async fn read_more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<()> {
+    if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+        buffer.reserve(READ_BYTES);
+    }
+    match stream.read_buf(buffer).await? {
+        0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        _ => Ok(()),
     }
 }
 

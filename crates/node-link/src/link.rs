@@ -10,13 +10,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use wire_format::message::Hello;
 use wire_format::{Request, Response};
 
-use crate::handshake::{greet, request_frame, take_response};
+use crate::handshake::{greet, read_more, request_frame, take_response};
 
 /// Messages waiting to be written to one node; a link that cannot keep up is cut and starts over.
 const QUEUE_MESSAGES_MAX: usize = 4096;
@@ -25,8 +25,8 @@ const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long a connection and its handshake may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// Bytes read from the socket at once.
-const READ_BYTES: usize = 64 << 10;
+/// Bytes written to the socket at once, about.
+const WRITE_BYTES: usize = 64 << 10;
 
 /// What a link tells its owner.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl LinkTask {
         let waiting: Waiting = Rc::default();
         let on_event = &self.on_event;
         let reading = async {
-            let mut buffer = BytesMut::with_capacity(READ_BYTES);
+            let mut buffer = BytesMut::new();
             loop {
                 while let Some((number, response)) = take_response(&mut buffer)? {
                     match waiting.borrow_mut().remove(&number) {
@@ -197,17 +197,14 @@ impl LinkTask {
                         None => on_event(LinkEvent::Response(response)),
                     }
                 }
-                buffer.reserve(READ_BYTES);
-                if reader.read_buf(&mut buffer).await? == 0 {
-                    return Err::<(), _>(io::Error::from(io::ErrorKind::UnexpectedEof));
-                }
+                read_more(&mut reader, &mut buffer).await?;
             }
         };
         let queue = &mut self.queue;
         let bytes_sent = &self.bytes_sent;
         let writing = async {
             let mut number = POSTED;
-            let mut out: Vec<u8> = Vec::with_capacity(READ_BYTES);
+            let mut out: Vec<u8> = Vec::with_capacity(WRITE_BYTES);
             while let Some(first) = queue.recv().await {
                 let mut next = Some(first);
                 while let Some(message) = next {
@@ -221,7 +218,7 @@ impl LinkTask {
                         }
                         Outgoing::Post { frame } => frame.iter().for_each(|part| out.extend_from_slice(part)),
                     }
-                    next = if out.len() < READ_BYTES {
+                    next = if out.len() < WRITE_BYTES {
                         queue.try_recv().ok()
                     } else {
                         None
@@ -230,7 +227,7 @@ impl LinkTask {
                 writer.write_all(&out).await?;
                 bytes_sent.set(bytes_sent.get() + out.len() as u64);
                 out.clear();
-                out.shrink_to(4 * READ_BYTES);
+                out.shrink_to(4 * WRITE_BYTES);
             }
             Ok(())
         };

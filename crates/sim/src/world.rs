@@ -134,6 +134,7 @@ impl World {
         let path = record.path().expect("a new volume has one timeline");
         let limits = ShipperLimits {
             window_bytes_max: 100,
+            small_flushes_max: usize::MAX,
             retained_bytes_max: 4000,
         };
         let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);

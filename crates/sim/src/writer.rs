@@ -179,6 +179,7 @@ impl World {
         }
         let limits = ShipperLimits {
             window_bytes_max: 10 + self.random.below(20) * 10,
+            small_flushes_max: 1 + self.random.below(4) as usize,
             retained_bytes_max: 200 + self.random.below(20) * 200,
         };
         let volume = opened.record.volume;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use node_link::handshake;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -22,7 +22,8 @@ use crate::turns::Work;
 const ANSWERS_MAX: usize = 4096;
 /// Connections at once.
 pub(crate) const CONNECTIONS_MAX: usize = 512;
-const READ_BYTES: usize = 64 << 10;
+/// Bytes written to the socket at once, about.
+const WRITE_BYTES: usize = 64 << 10;
 /// How long a caller may take for its greeting.
 const GREETING_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -135,11 +136,11 @@ async fn welcome(
     let greeting = tokio::time::timeout(GREETING_LIMIT, handshake::welcome(&mut stream, hello));
     let caller = greeting.await.map_err(|_| io::ErrorKind::TimedOut)??;
     tracing::debug!(%caller, connection = number, address = ?stream.peer_addr(), "connection.open");
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut buffer = BytesMut::new();
     let first = loop {
         match handshake::take_request(&mut buffer)? {
             Some(first) => break first,
-            None => read_more(&mut stream, &mut buffer).await?,
+            None => handshake::read_more(&mut stream, &mut buffer).await?,
         }
     };
     Ok(Connection {
@@ -149,14 +150,6 @@ async fn welcome(
         first,
         place,
     })
-}
-
-async fn read_more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<()> {
-    buffer.reserve(READ_BYTES);
-    match stream.read_buf(buffer).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
-    }
 }
 
 impl Connection {
@@ -211,19 +204,19 @@ async fn answer_all(
             }
             next = handshake::take_request(&mut buffer)?;
         }
-        read_more(&mut reader, &mut buffer).await?;
+        handshake::read_more(&mut reader, &mut buffer).await?;
         next = handshake::take_request(&mut buffer)?;
     }
 }
 
 /// Writes what is queued, several answers at once where there are several.
 async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<[Bytes; 2]>) {
-    let mut out = Vec::with_capacity(READ_BYTES);
+    let mut out = Vec::with_capacity(WRITE_BYTES);
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
         while let Some(parts) = next {
             parts.iter().for_each(|part| out.extend_from_slice(part));
-            next = if out.len() < READ_BYTES {
+            next = if out.len() < WRITE_BYTES {
                 queue.try_recv().ok()
             } else {
                 None
@@ -234,6 +227,6 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<[Bytes; 2]>
             return;
         }
         out.clear();
-        out.shrink_to(4 * READ_BYTES);
+        out.shrink_to(4 * WRITE_BYTES);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use node_link::handshake;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use units::SegmentId;
@@ -73,8 +73,6 @@ async fn ask(hello: &Hello, kept: Option<TcpStream>, question: &Question) -> std
         if let Some((_, response)) = handshake::take_response(&mut buffer)? {
             return Ok((stream, response));
         }
-        if stream.read_buf(&mut buffer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
+        handshake::read_more(&mut stream, &mut buffer).await?;
     }
 }

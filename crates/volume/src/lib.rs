@@ -16,7 +16,7 @@ mod shipper;
 
 pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
 pub use record::VolumeRecord;
-pub use shipper::{CopyStanding, FlushParts, Shipper, ShipperEffect, ShipperLimits};
+pub use shipper::{CopyStanding, FlushParts, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 #[cfg(test)]
 mod tests;

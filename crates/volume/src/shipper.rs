@@ -18,11 +18,17 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long a copy that refused or did not take a message is left alone.
 const STALL_PAUSE: Duration = Duration::from_millis(500);
 
+/// A flush of fewer bytes costs a copy about as much as one of a few: more for the message and the sync than for the bytes.
+pub const SMALL_FLUSH_BYTES: usize = 32 << 10;
+
 /// What bounds a shipper.
 #[derive(Clone, Copy, Debug)]
 pub struct ShipperLimits {
     /// Bytes above the durable LSN; it yields to one flush.
     pub window_bytes_max: u64,
+    /// Small flushes (below [`SMALL_FLUSH_BYTES`]) above the durable LSN. What is committed meanwhile makes the next flush:
+    /// fewer messages and syncs, for at most one round trip of waiting. Large flushes do not count.
+    pub small_flushes_max: usize,
     /// Bytes of flushes kept for copies that are behind.
     pub retained_bytes_max: u64,
 }
@@ -186,7 +192,9 @@ impl Shipper {
     /// Whether there is room above the durable LSN.
     pub fn can_submit(&self) -> bool {
         let above = self.last.lsn.raw().saturating_sub(self.durable.raw());
-        above < self.limits.window_bytes_max
+        let in_flight = self.sent.iter().rev().take_while(|sent| self.durable < sent.boundary);
+        let small = in_flight.filter(|sent| sent.batch.bytes().len() < SMALL_FLUSH_BYTES);
+        above < self.limits.window_bytes_max && small.count() < self.limits.small_flushes_max
     }
 
     /// Every copy is complete up to here.

@@ -8,7 +8,7 @@ use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::Member;
 use wire_format::message::{Refusal, Request, Response};
 
-use crate::{FlushParts, Shipper, ShipperEffect, ShipperLimits};
+use crate::{FlushParts, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -99,6 +99,15 @@ impl Writer {
         self.shipper.submit(flush(end, boundary), &mut self.effects);
     }
 
+    fn submit_bytes(&mut self, end: u64, bytes: usize) {
+        let marks = Bytes::from(vec![0; bytes]);
+        let parts = FlushParts {
+            marks,
+            ..flush(end, end)
+        };
+        self.shipper.submit(parts, &mut self.effects);
+    }
+
     /// (copy, end, previous) of every batch sent.
     fn sent(&mut self) -> Vec<(SegmentId, Lsn, Position)> {
         let sent = self.effects.drain(..).filter_map(|effect| match effect {
@@ -115,6 +124,7 @@ impl Writer {
 fn limits() -> ShipperLimits {
     ShipperLimits {
         window_bytes_max: 100,
+        small_flushes_max: usize::MAX,
         retained_bytes_max: 1 << 20,
     }
 }
@@ -211,11 +221,31 @@ fn the_window_closes_above_the_durable_lsn_and_opens_again() {
     assert!(writer.shipper.can_submit());
 }
 
+#[test]
+fn small_flushes_wait_for_those_in_flight_and_large_ones_do_not_count() {
+    let mut writer = Writer::new(ShipperLimits {
+        window_bytes_max: 1 << 20,
+        small_flushes_max: 2,
+        retained_bytes_max: 1 << 20,
+    });
+    writer.submit(110, 110);
+    assert!(writer.shipper.can_submit());
+    writer.submit(120, 120);
+    assert!(!writer.shipper.can_submit());
+    writer.appended(1..=4, 110);
+    assert!(writer.shipper.can_submit());
+    writer.submit_bytes(130, SMALL_FLUSH_BYTES);
+    assert!(writer.shipper.can_submit(), "one small and one large");
+    writer.submit(140, 140);
+    assert!(!writer.shipper.can_submit());
+}
+
 /// What is durable is let go for a copy that stays away; what is not, never.
 #[test]
 fn only_durable_flushes_are_forgotten_for_a_copy_that_stays_away() {
     let mut writer = Writer::new(ShipperLimits {
         window_bytes_max: 1000,
+        small_flushes_max: usize::MAX,
         retained_bytes_max: 1,
     });
     writer.shipper.disconnected(id(6));
