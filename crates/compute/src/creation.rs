@@ -4,6 +4,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path as FilePath;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,13 +17,14 @@ use skeleton::{ControlFile, blob};
 use units::{ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
 use volume::record::MemberRecord;
 use volume::{FlushParts, Shipper, ShipperLimits, VolumeRecord, creation};
-use wal::{Marks, record_end};
+use wal::{Marks, WAL_PAGE_BYTES, record_end};
 use wire_format::message::Hello;
 use wire_format::{CatalogEntry, CatalogKey, Item, Response};
 
 use crate::InstanceConfig;
 use crate::copies::Copies;
 use crate::import::{self, ImportError};
+use crate::last_page::ImportedPage;
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 use crate::shipping::Shipping;
@@ -158,12 +161,38 @@ impl Contents {
         if !control.is_shut_down() {
             return Err(malformed("the cluster was not shut down".to_owned()));
         }
-        Ok(Contents {
+        let mut contents = Contents {
             pages,
             forks,
             blobs,
             control,
-        })
+        };
+        contents.keep_last_page(data)?;
+        Ok(contents)
+    }
+
+    /// The volume has none of the records of the log so far, but PostgreSQL goes on within their last page.
+    fn keep_last_page(&mut self, data: &FilePath) -> Result<(), ImportError> {
+        let marks = self.marks();
+        let (file_bytes, on_page) = (self.control.wal_file_bytes(), marks.end.raw() % WAL_PAGE_BYTES);
+        if on_page == 0 {
+            return Ok(());
+        }
+        let start = Lsn::from_raw(marks.end.raw() - on_page);
+        let path = skeleton::wal_file(marks.state.timeline, start, file_bytes);
+        let mut bytes = vec![0; usize::try_from(on_page).expect("less than a page")];
+        let read =
+            File::open(data.join(&path)).and_then(|file| file.read_exact_at(&mut bytes, start.raw() % file_bytes));
+        read.map_err(|source| ImportError::Io {
+            what: format!("read the end of the log from {path}"),
+            source,
+        })?;
+        let page = ImportedPage {
+            end: marks.end,
+            bytes: bytes.into(),
+        };
+        self.blobs.insert(blob::IMPORTED_LOG_END.to_owned(), page.encode());
+        Ok(())
     }
 
     /// The marks at the end of the cluster's log: its shutdown checkpoint.

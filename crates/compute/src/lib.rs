@@ -11,7 +11,7 @@
 //! | `copies` | connections to the six copies |
 //! | `open` | the volume's opening, carried out |
 //! | `creation`, [`import`] | a new volume |
-//! | `state` | PostgreSQL's state as of the volume's end |
+//! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
 //! | `data_directory` | the skeleton on disk |
 //! | `postgresql` | the process tree |
 //! | `replication` | the connection to the walsender |
@@ -27,6 +27,7 @@ mod creation;
 mod data_directory;
 mod flush;
 pub mod import;
+mod last_page;
 mod open;
 pub mod pages;
 mod postgresql;

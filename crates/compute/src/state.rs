@@ -10,10 +10,11 @@ use skeleton::status_files::{self, StatusRange};
 use skeleton::{ControlFile, SkeletonInputs, blob};
 use timeline::Path;
 use units::{Epoch, Lsn, Page, PageKey, Position, RelationKey, fork};
-use wal::{Marks, PageHeader, PageWriter, WAL_PAGE_BYTES, page_flag, record_start};
-use wire_format::{CatalogKey, Item, Refusal, Request, Response};
+use wal::{Marks, WAL_PAGE_BYTES};
+use wire_format::{CatalogKey, Refusal, Request, Response};
 
 use crate::catalog::Catalog;
+use crate::last_page::{ImportedPage, LastPage, LogFacts};
 use crate::pages::Copy;
 
 /// Pages asked for at once.
@@ -155,7 +156,9 @@ impl StateReader {
             .ok_or(StateError::Missing("control file"))?;
         let control = ControlFile::parse(control)?;
         let mut inputs = SkeletonInputs {
-            last_page: self.last_page(&marks, &control).await?,
+            last_page: self
+                .last_page(&marks, &control, catalog.blobs().get(blob::IMPORTED_LOG_END))
+                .await?,
             control,
             databases: Vec::new(),
             relation_maps: Vec::new(),
@@ -172,7 +175,7 @@ impl StateReader {
                     inputs.relation_maps.push((tablespace, database, value.to_vec()));
                 }
                 Some(Blob::TwoPhase { transaction }) => inputs.prepared.push((transaction, value.to_vec())),
-                Some(Blob::ControlFile) | None => {}
+                Some(Blob::ControlFile | Blob::ImportedLogEnd) | None => {}
             }
         }
         for range in status_files::needed(&inputs.marks) {
@@ -191,61 +194,35 @@ impl StateReader {
         Ok(inputs)
     }
 
-    /// The page on which the log ends, up to the end: made again from the last records, or, where the log has none (right
-    /// after an import), its header and zeros, which PostgreSQL does not look at.
-    async fn last_page(&self, marks: &Marks, control: &ControlFile) -> Result<Vec<u8>, StateError> {
-        let end = marks.end;
-        let page_start = Lsn::from_raw(end.raw() - end.raw() % WAL_PAGE_BYTES);
-        if page_start == end {
+    /// The page on which the log ends, up to the end.
+    async fn last_page(
+        &self,
+        marks: &Marks,
+        control: &ControlFile,
+        imported: Option<&Bytes>,
+    ) -> Result<Vec<u8>, StateError> {
+        if marks.end.raw().is_multiple_of(WAL_PAGE_BYTES) {
             return Ok(Vec::new());
         }
-        let (timeline, system, file_bytes) = (
-            marks.state.timeline,
-            control.system_identifier(),
-            control.wal_file_bytes(),
-        );
-        let (records, flags) = self.last_records().await?;
-        if let Some(((begin, _), rest)) = records.split_first()
-            && *begin <= page_start
-        {
-            let mut writer = PageWriter::new(*begin, timeline, system, file_bytes, &flags);
-            let mut at = *begin;
-            let laid_out = rest.iter().try_for_each(|(record_end, record)| {
-                let written = writer.append(record_start(at, file_bytes), record);
-                at = *record_end;
-                written
-            });
-            if laid_out.is_ok() && at == end && writer.end() == end {
-                let bytes = writer.into_bytes();
-                return Ok(bytes[(page_start.raw() - begin.raw()) as usize..].to_vec());
-            }
-        }
-        let is_first = page_start.raw().is_multiple_of(file_bytes);
-        let header = PageHeader {
-            flags: page_flag::IMAGES_REMOVABLE | if is_first { page_flag::LONG_HEADER } else { 0 },
-            timeline,
-            address: page_start,
-            remaining_bytes: 0,
+        let facts = LogFacts {
+            timeline: marks.state.timeline,
+            system_identifier: control.system_identifier(),
+            wal_file_bytes: control.wal_file_bytes(),
         };
-        let mut page = header.encode().to_vec();
-        if is_first {
-            page.extend_from_slice(&system.to_le_bytes());
-            page.extend_from_slice(&(file_bytes as u32).to_le_bytes());
-            page.extend_from_slice(&(WAL_PAGE_BYTES as u32).to_le_bytes());
-        }
-        page.resize((end.raw() - page_start.raw()) as usize, 0);
-        Ok(page)
+        let mut page = LastPage::new(marks.end, facts);
+        self.last_records(&mut page).await?;
+        let imported = imported.and_then(|value| ImportedPage::decode(value.clone()));
+        Ok(page.bytes(imported.as_ref()).unwrap_or_else(|| {
+            // PostgreSQL goes on behind the page in any case.
+            tracing::warn!(end = %marks.end, "state.last_page: the records before the end of the log are not to be had");
+            page.unknown()
+        }))
     }
 
-    /// The records at the end of the log, each with its end, oldest first, as far as a copy still has them.
-    #[allow(
-        clippy::type_complexity,
-        reason = "records with their ends, and page flags with their pages"
-    )]
-    async fn last_records(&self) -> Result<(Vec<(Lsn, Bytes)>, Vec<(Lsn, u16)>), StateError> {
+    /// Hands over the records at the end of the log, oldest first, as far as copies still have them.
+    async fn last_records(&self, page: &mut LastPage) -> Result<(), StateError> {
         let mut from = Lsn::from_raw(self.at.raw().saturating_sub(TAIL_BYTES));
-        let (mut records, mut flags) = (Vec::new(), Vec::new());
-        loop {
+        while from < self.at {
             let request = |copy: &Copy| Request::FetchBatches {
                 segment: copy.segment,
                 path: self.path.clone(),
@@ -255,6 +232,9 @@ impl StateReader {
             };
             let answer = self
                 .ask("the end of the log", request, |response| match response {
+                    Response::Batches(batches) if batches.is_empty() => {
+                        Err(format!("it holds nothing between {from} and {}", self.at))
+                    }
                     Response::Batches(batches) => Ok(Ok(batches)),
                     Response::Refused(Refusal::LogCollected { oldest }) => Ok(Err(oldest)),
                     other => Err(said(other)),
@@ -266,30 +246,18 @@ impl StateReader {
                     from = oldest.lsn;
                     continue;
                 }
-                Err(_) => return Ok((records, flags)),
+                Err(_) => return Ok(()),
             };
-            let Some(last) = batches.last() else {
-                return Ok((records, flags));
-            };
-            from = last.batch().end;
             for batch in &batches {
                 let batch = batch.batch();
+                from = batch.end.max(from);
                 if let Some(header) = &batch.header {
-                    flags.extend_from_slice(&header.page_flags);
+                    page.flags(&header.page_flags);
                 }
-                for item in &batch.items {
-                    match item {
-                        Item::Record { end, bytes } if *end <= self.at => records.push((*end, bytes.clone())),
-                        Item::Record { .. } => {}
-                        // Behind a long record the page is made of what follows it.
-                        Item::Fragment { .. } | Item::Image { .. } => records.clear(),
-                    }
-                }
-            }
-            if self.at <= from {
-                return Ok((records, flags));
+                batch.items.iter().for_each(|item| page.item(item));
             }
         }
+        Ok(())
     }
 }
 

@@ -3,6 +3,9 @@
 /// `pg_control` as `initdb` left it; what changes comes from the marks.
 pub const CONTROL_FILE: &str = "control";
 
+/// The WAL page on which the imported log ends: where it ends (eight bytes, little-endian), then the page up to there.
+pub const IMPORTED_LOG_END: &str = "imported-log-end";
+
 /// A relation map. The shared one has database zero.
 pub fn relation_map(tablespace: u32, database: u32) -> String {
     format!("relmap/{tablespace}/{database}")
@@ -23,6 +26,8 @@ pub fn two_phase(transaction: u32) -> String {
 pub enum Blob {
     /// See [`CONTROL_FILE`].
     ControlFile,
+    /// See [`IMPORTED_LOG_END`].
+    ImportedLogEnd,
     /// See [`relation_map`].
     RelationMap {
         /// Tablespace.
@@ -54,6 +59,7 @@ impl Blob {
     pub fn name(self) -> String {
         match self {
             Blob::ControlFile => CONTROL_FILE.to_owned(),
+            Blob::ImportedLogEnd => IMPORTED_LOG_END.to_owned(),
             Blob::RelationMap { tablespace, database } => relation_map(tablespace, database),
             Blob::Database { tablespace, database } => self::database(tablespace, database),
             Blob::TwoPhase { transaction } => two_phase(transaction),
@@ -68,6 +74,9 @@ impl Blob {
         };
         if name == CONTROL_FILE {
             return Some(Blob::ControlFile);
+        }
+        if name == IMPORTED_LOG_END {
+            return Some(Blob::ImportedLogEnd);
         }
         let (kind, rest) = name.split_once('/')?;
         match kind {
@@ -101,6 +110,7 @@ mod tests {
             Some(Blob::TwoPhase { transaction: 0x2F1 })
         );
         assert_eq!(Blob::parse(CONTROL_FILE), Some(Blob::ControlFile));
+        assert_eq!(Blob::parse(IMPORTED_LOG_END), Some(Blob::ImportedLogEnd));
         for name in [
             "relmap/x/5",
             "relmap/1663",

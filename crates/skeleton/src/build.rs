@@ -124,7 +124,8 @@ fn folder(tablespace: u32, database: u32) -> Result<String, BuildError> {
     }
 }
 
-fn wal_file(timeline: u32, start: Lsn, file_bytes: u64) -> String {
+/// Path of the WAL file that holds `start`: `XLogFileName` in `access/xlog_internal.h`.
+pub fn wal_file(timeline: u32, start: Lsn, file_bytes: u64) -> String {
     let number = start.raw() / file_bytes;
     let per_id = (1u64 << 32) / file_bytes;
     format!("pg_wal/{timeline:08X}{:08X}{:08X}", number / per_id, number % per_id)

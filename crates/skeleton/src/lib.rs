@@ -12,5 +12,5 @@ pub mod control_file;
 pub mod import;
 pub mod status_files;
 
-pub use build::{CheckpointRecord, Skeleton, SkeletonInputs, WalPiece};
+pub use build::{CheckpointRecord, Skeleton, SkeletonInputs, WalPiece, wal_file};
 pub use control_file::{ControlFile, ControlFileError};

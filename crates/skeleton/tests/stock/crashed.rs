@@ -161,7 +161,7 @@ pub fn inputs(end: LogEnd, recovered: &Path, time: i64) -> (SkeletonInputs, Vec<
                 }
                 // The crashed one is used.
                 Some(Blob::ControlFile) => {}
-                Some(Blob::TwoPhase { .. }) | None => panic!("{path} became {name}"),
+                Some(Blob::ImportedLogEnd | Blob::TwoPhase { .. }) | None => panic!("{path} became {name}"),
             },
             ImportedFile::Ignored => {}
         }
