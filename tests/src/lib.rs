@@ -73,6 +73,13 @@ fn checked(what: &str, output: Output) -> Result<String> {
 impl Cluster {
     /// `borealis up` with these PostgreSQL settings (`shared_buffers=1MB` …).
     pub fn up(name: &str, settings: &[&str]) -> Result<Cluster> {
+        let mut cluster = Cluster::prepare(name, settings)?;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    /// Everything but `borealis up`.
+    pub fn prepare(name: &str, settings: &[&str]) -> Result<Cluster> {
         let environment = settings
             .iter()
             .map(|setting| {
@@ -81,22 +88,25 @@ impl Cluster {
                 Ok((format!("BOREALIS_PG_{variable}"), value.to_owned()))
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut cluster = Cluster {
+        Ok(Cluster {
             directory: new_directory(name).join("cluster"),
             port: free_port(),
             environment,
             url: String::new(),
             // A test that failed says nothing about the next one.
             _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
-        };
-        cluster.start()?;
-        Ok(cluster)
+        })
     }
 
     /// `borealis up` again, on the same directory.
     pub fn start(&mut self) -> Result<()> {
         let port = self.port.to_string();
         self.borealis(&["up", "--port", &port])?;
+        self.connect()
+    }
+
+    /// Where clients connect to, once `up` has made it.
+    pub fn connect(&mut self) -> Result<()> {
         let status = self.status()?;
         let url = status["endpoints"]["cluster"]
             .as_str()
@@ -110,19 +120,31 @@ impl Cluster {
         &self.directory
     }
 
+    /// Port of the cluster endpoint.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The cluster endpoint, password included.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Runs `borealis ARGUMENTS --dir …`.
-    pub fn borealis_output(&self, arguments: &[&str]) -> Result<Output> {
-        Command::new(program())
+    /// `borealis ARGUMENTS --dir …`, not started yet.
+    pub fn borealis_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
             .args(arguments)
             .arg("--dir")
             .arg(&self.directory)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `borealis ARGUMENTS --dir …`.
+    pub fn borealis_output(&self, arguments: &[&str]) -> Result<Output> {
+        self.borealis_command(arguments)
             .output()
             .with_context(|| format!("run {}", program().display()))
     }

@@ -55,7 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("control-plane", &[]),
+    ("control-plane", &["units"]),
     (
         "compute",
         &[

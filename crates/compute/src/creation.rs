@@ -1,6 +1,12 @@
 //! A new volume: six segments, and the pages of a fresh cluster as its first log.
 //!
-//! The volume's record is made last: an attempt that dies on the way leaves segments that nobody names, and no volume.
+//! The plan comes first: the volume's and its segments' identities, kept in the metadata store. An attempt takes an epoch, makes
+//! what is missing of the planned segments, and writes the import as the log of that epoch, from the beginning. The volume's
+//! record is made last, by the holder of the epoch. An attempt that dies on the way leaves planned segments and log that the
+//! next attempt's timeline does not see.
+//!
+//! Invariant: a storage node that holds anything of another volume is never written to. Then the metadata store was lost, and
+//! the other volume may be somebody's only copy.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -11,20 +17,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use control_plane::message::StoredVolume;
 use control_plane::{Client, ControlError};
 use skeleton::import::{ImportedFile, classify};
 use skeleton::{ControlFile, blob};
-use units::{ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
+use tokio::time::Instant;
+use units::{Epoch, ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
 use volume::record::MemberRecord;
 use volume::{FlushParts, Shipper, ShipperLimits, VolumeRecord, creation};
 use wal::{Marks, WAL_PAGE_BYTES, record_end};
 use wire_format::message::Hello;
-use wire_format::{CatalogEntry, CatalogKey, Item, Response};
+use wire_format::{CatalogEntry, CatalogKey, Item, Request, Response};
 
 use crate::InstanceConfig;
 use crate::copies::Copies;
 use crate::import::{self, ImportError};
 use crate::last_page::ImportedPage;
+use crate::pages::Copy;
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 use crate::shipping::Shipping;
@@ -42,39 +51,59 @@ fn random<const COUNT: usize>() -> Result<[u8; COUNT], Ended> {
     Ok(bytes)
 }
 
-/// Makes the cluster, the segments, the first log and the record, in this order.
+/// Makes the cluster, the segments, the first log and the record, in this order. `taken` is the metadata store's entry as it
+/// was when this attempt took its epoch.
 pub(crate) async fn create(
     config: &InstanceConfig,
     hello: &Hello,
     control: &Client,
     status: &SharedStatus,
+    taken: &StoredVolume,
 ) -> Result<(), Ended> {
     let told = |what: &str| {
-        tracing::info!(what, "volume.create");
+        tracing::info!(what, epoch = taken.epoch, "volume.create");
         status.borrow_mut().activity = what.to_owned();
     };
     told("creating the volume: running initdb");
     // Blocking is harmless here: nothing else has begun.
     let data = import::make_cluster(config).map_err(|error| broken("make the first cluster", &error))?;
     let contents = Contents::read(&data).map_err(|error| broken("import the first cluster", &error))?;
+    let plan = match &taken.plan {
+        Some(plan) => VolumeRecord::parse(plan).map_err(|error| Ended::Unusable(error.to_string()))?,
+        None => new_record(config)?,
+    };
+    let record = creation::begun_anew(&plan, Epoch::from_raw(taken.epoch));
     told("creating the volume: waiting for the storage nodes");
-    let record = new_record(config)?;
     let copies = Copies::connect(&record.members(), hello, Rc::new(Cell::new(0)));
-    create_segments(&record, &copies).await?;
+    let deadline = Instant::now() + NODES_LIMIT;
+    refuse_other_volumes(&record, &copies, deadline).await?;
+    if taken.plan.is_none() {
+        keep_plan(control, &plan).await?;
+    }
+    create_segments(&record, &copies, deadline).await?;
     told("creating the volume: importing the first pages");
     ship(&record, copies, contents, status).await?;
-    match control.create(record.to_text()).await {
+    match control.create(taken.epoch, record.to_text()).await {
         Ok(_) => {}
         Err(ControlError::Refused(_)) => {
             return Err(Ended::Broken("somebody else made the volume meanwhile".to_owned()));
         }
         Err(error) => return Err(broken("record the new volume", &error)),
     }
-    if let Err(error) = std::fs::remove_dir_all(&data) {
-        tracing::warn!(folder = %data.display(), %error, "volume.create: the scratch directory stays");
-    }
     told("the volume is made");
     Ok(())
+}
+
+/// Before anything is made that only the plan names.
+async fn keep_plan(control: &Client, plan: &VolumeRecord) -> Result<(), Ended> {
+    let text = plan.to_text();
+    match control.plan(text.clone()).await {
+        Ok(volume) if volume.plan.as_ref() == Some(&text) => Ok(()),
+        Ok(_) | Err(ControlError::Refused(_)) => {
+            Err(Ended::Broken("somebody else has begun to make the volume".to_owned()))
+        }
+        Err(error) => Err(broken("keep the plan of the new volume", &error)),
+    }
 }
 
 fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
@@ -93,19 +122,48 @@ fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
     Ok(creation::record(VolumeId::from_bytes(random()?), members))
 }
 
-async fn create_segments(record: &VolumeRecord, copies: &Copies) -> Result<(), Ended> {
-    let deadline = tokio::time::Instant::now() + NODES_LIMIT;
+/// One question to one copy, until it is connected.
+async fn ask(copy: &Copy, request: &Request, deadline: Instant) -> Result<Response, Ended> {
+    loop {
+        match copy.link.call(request.clone()).await {
+            Ok(Response::Refused(refusal)) => return Err(broken(&copy.node, &refusal)),
+            Ok(response) => return Ok(response),
+            Err(error) if deadline < Instant::now() => return Err(broken(&copy.node, &error)),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+fn other_answer(copy: &Copy) -> Ended {
+    Ended::Broken(format!("{}: an answer to another question", copy.node))
+}
+
+/// No volume is made where there is one.
+async fn refuse_other_volumes(record: &VolumeRecord, copies: &Copies, deadline: Instant) -> Result<(), Ended> {
+    for copy in &copies.reads {
+        let Response::Status(status) = ask(copy, &Request::Status, deadline).await? else {
+            return Err(other_answer(copy));
+        };
+        let other = status.segments.iter().find(|segment| segment.volume != record.volume);
+        if let Some(other) = other {
+            return Err(Ended::Unusable(format!(
+                "{} holds volume {}, but the metadata store knows nothing of it: the store (control/metadata.redb) was lost or \
+                 replaced and has to be put back; no new volume is made over the old one",
+                copy.node, other.volume
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Makes those of the planned segments that an earlier attempt has not made.
+async fn create_segments(record: &VolumeRecord, copies: &Copies, deadline: Instant) -> Result<(), Ended> {
     for copy in &copies.reads {
         let request =
             creation::create_segment(record, copy.segment).map_err(|error| broken("the new volume", &error))?;
-        loop {
-            match copy.link.call(request.clone()).await {
-                Ok(Response::SegmentCreated) => break,
-                Ok(Response::Refused(refusal)) => return Err(broken(&copy.node, &refusal)),
-                Ok(_) => return Err(Ended::Broken(format!("{}: an answer to another question", copy.node))),
-                Err(error) if deadline < tokio::time::Instant::now() => return Err(broken(&copy.node, &error)),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
+        match ask(copy, &request, deadline).await? {
+            Response::SegmentCreated => {}
+            _ => return Err(other_answer(copy)),
         }
     }
     Ok(())

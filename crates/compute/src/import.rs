@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use units::{Page, PageKey};
 
 use crate::InstanceConfig;
+use crate::postgresql::{kill_until_gone, working_for};
 
 /// SQL functions of the library, made in every database of a new cluster.
 const LIBRARY_FUNCTIONS: &str = include_str!("../../pg-extension/src/functions.sql");
@@ -50,15 +52,41 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ImportErr
     move |source| ImportError::Io { what, source }
 }
 
-/// Runs `initdb` in a scratch directory and adds the library's functions. Returns the data directory.
-pub fn make_cluster(config: &InstanceConfig) -> Result<PathBuf, ImportError> {
-    let scratch = config.instance_directory().join("initdb");
-    match std::fs::remove_dir_all(&scratch) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(io_error(format!("remove {}", scratch.display()))(error));
+/// Scratch directories are named so, and end with something random: what is left of an earlier attempt never meets ours.
+const SCRATCH: &str = "initdb-";
+/// How long the programs of an attempt that broke off may take to be gone once they are killed.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Ends what earlier attempts of this instance left running, and removes their scratch directories.
+pub fn clear_scratch(config: &InstanceConfig) -> Result<(), ImportError> {
+    let folder = config.instance_directory();
+    let list = || io_error(format!("list {}", folder.display()));
+    for entry in std::fs::read_dir(&folder).map_err(list())? {
+        let entry = entry.map_err(list())?;
+        if !entry.file_name().to_string_lossy().starts_with(SCRATCH) {
+            continue;
         }
-        _ => {}
+        let scratch = entry.path();
+        kill_until_gone("an initdb that was left alone", KILL_LIMIT, || working_for(&scratch))
+            .map_err(io_error("end an earlier initdb"))?;
+        match std::fs::remove_dir_all(&scratch) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io_error(format!("remove {}", scratch.display()))(error));
+            }
+            _ => {}
+        }
     }
+    Ok(())
+}
+
+/// Runs `initdb` in a scratch directory and adds the library's functions. Returns the data directory, which
+/// [`clear_scratch`] removes.
+pub fn make_cluster(config: &InstanceConfig) -> Result<PathBuf, ImportError> {
+    clear_scratch(config)?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| io_error("random bytes")(std::io::Error::other(error)))?;
+    let name = format!("{SCRATCH}{:016x}", u64::from_le_bytes(random));
+    let scratch = config.instance_directory().join(name);
     let output = Command::new(config.postgresql_bin.join("initdb"))
         .args([
             "-U",

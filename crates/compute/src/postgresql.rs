@@ -64,7 +64,7 @@ impl Postmaster {
 }
 
 /// Kills what `living` names, again and again, until it names nothing more.
-fn kill_until_gone(
+pub(crate) fn kill_until_gone(
     whose: &str,
     limit: Duration,
     mut living: impl FnMut() -> io::Result<Vec<Process>>,
@@ -103,20 +103,35 @@ pub fn clear_predecessor(data: &Path, sockets: &Path, limit: Duration) -> io::Re
 
 /// Living processes whose working directory is `folder`, as that of every process of PostgreSQL is its data directory.
 fn working_in(folder: &Path) -> io::Result<Vec<Process>> {
+    living(|process| {
+        // A process that is gone, or dead and not waited for, has no working directory.
+        let working = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+        // A directory that was removed meanwhile is shown with a remark behind its name.
+        let working = working.to_string_lossy();
+        Path::new(working.strip_suffix(" (deleted)").unwrap_or(&working)) == folder
+    })
+}
+
+/// Living processes that work in `folder`, or that one of their arguments sends there.
+pub(crate) fn working_for(folder: &Path) -> io::Result<Vec<Process>> {
+    let mut found = living(|process| {
+        let arguments = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        arguments.any(|argument| argument == folder.as_os_str().as_encoded_bytes())
+    })?;
+    found.extend(working_in(folder)?);
+    Ok(found)
+}
+
+/// Living processes whose folder in `/proc` is as `wanted` says.
+fn living(wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process that is gone, or dead and not waited for, has no working directory.
-        let Ok(working) = std::fs::read_link(entry.path().join("cwd")) else {
-            continue;
-        };
-        // A directory that was removed meanwhile is shown with a remark behind its name.
-        let working = working.to_string_lossy();
-        let working = working.strip_suffix(" (deleted)").unwrap_or(&working);
-        if Path::new(working) == folder {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if let Some(pid) = pid
+            && wanted(&entry.path())
+        {
             found.extend(Process::of(pid));
         }
     }

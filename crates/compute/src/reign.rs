@@ -5,6 +5,7 @@ use std::process::ChildStderr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use control_plane::message::StoredVolume;
 use control_plane::{Client, ControlError};
 use node_link::read_secret;
 use replication_protocol::Event;
@@ -30,7 +31,7 @@ use crate::settings::StartFacts;
 use crate::shipping::Shipping;
 use crate::state::StateReader;
 use crate::status::SharedStatus;
-use crate::{creation, data_directory, open, settings};
+use crate::{creation, data_directory, import, open, settings};
 
 /// How often the shipper is told that time passes, and PostgreSQL is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -125,6 +126,16 @@ async fn patiently<T>(
     }
 }
 
+/// Takes the next epoch, unless another instance is to be the writer.
+async fn take_epoch(config: &InstanceConfig, control: &Client, status: &SharedStatus) -> Result<StoredVolume, Ended> {
+    let taken = patiently(status, async || control.take_epoch().await).await?;
+    // Whoever is to be the writer is named before it takes its epoch: after ours, that is another one's turn.
+    match patiently(status, async || control.writer().await).await? {
+        Some(writer) if writer.name != config.name => Err(Ended::Replaced(format!("{} is the writer", writer.name))),
+        _ => Ok(taken),
+    }
+}
+
 fn hello(config: &InstanceConfig) -> Result<Hello, Ended> {
     Ok(Hello {
         version: PROTOCOL_VERSION,
@@ -156,17 +167,13 @@ impl<'a> Reign<'a> {
                 .await?
             }
         }
-        if patiently(status, async || control.read().await).await?.record.is_none() {
-            creation::create(config, &hello, &control, status).await?;
+        let mut taken = take_epoch(config, &control, status).await?;
+        if taken.record.is_none() {
+            creation::create(config, &hello, &control, status, &taken).await?;
+            taken = take_epoch(config, &control, status).await?;
         }
-        let taken = patiently(status, async || control.take_epoch().await).await?;
+        import::clear_scratch(config).map_err(|error| broken("remove what the volume was made from", &error))?;
         let epoch = Epoch::from_raw(taken.epoch);
-        // Whoever is to be the writer is named before it takes its epoch: after ours, that is another one's turn.
-        if let Some(writer) = patiently(status, async || control.writer().await).await?
-            && writer.name != config.name
-        {
-            return Err(Ended::Replaced(format!("{} is the writer", writer.name)));
-        }
         let text = taken
             .record
             .ok_or_else(|| Ended::Broken("the volume's record is gone".to_owned()))?;

@@ -86,9 +86,16 @@ impl Client {
         self.volume(&ControlRequest::Read).await
     }
 
-    /// Makes the volume; [`ControlError::Refused`] if there is one.
-    pub async fn create(&self, record: String) -> Result<StoredVolume, ControlError> {
-        self.volume(&ControlRequest::Create { record }).await
+    /// Keeps the plan of a volume that is to be made. The answer has the plan that counts: there may have been one. It is
+    /// [`ControlError::Refused`] if the volume is made.
+    pub async fn plan(&self, plan: String) -> Result<StoredVolume, ControlError> {
+        self.volume(&ControlRequest::Plan { plan }).await
+    }
+
+    /// Makes the volume; [`ControlError::Refused`] if there is one, or if a later epoch was taken. An unreachable process may
+    /// have done it.
+    pub async fn create(&self, epoch: u64, record: String) -> Result<StoredVolume, ControlError> {
+        self.volume(&ControlRequest::Create { epoch, record }).await
     }
 
     /// Takes the next epoch.
@@ -126,7 +133,7 @@ impl Client {
         self.ask(&ControlRequest::SetWriter { name, address }).await.map(|_| ())
     }
 
-    /// Reports the durable position.
+    /// Reports the durable position; [`ControlError::Refused`] if the reign is over.
     pub async fn report_durable(&self, epoch: u64, lsn: String) -> Result<(), ControlError> {
         self.ask(&ControlRequest::ReportDurable { epoch, lsn })
             .await

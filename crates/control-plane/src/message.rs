@@ -8,8 +8,16 @@ use serde::{Deserialize, Serialize};
 pub enum ControlRequest {
     /// The volume as it stands.
     Read,
-    /// Make the volume, unless there is one. The epoch that imports it counts as taken.
+    /// Keep the plan of a volume that is to be made, unless there is a plan, or the volume. Whoever makes it, in however many
+    /// attempts, goes by the one plan, so that no attempt leaves anything behind that the next one does not find.
+    Plan {
+        /// The volume's record as it is to be.
+        plan: String,
+    },
+    /// Make the volume, unless there is one: its first content is there. Only the holder of the taken epoch may.
     Create {
+        /// The reign that made it.
+        epoch: u64,
         /// Its record.
         record: String,
     },
@@ -33,7 +41,8 @@ pub enum ControlRequest {
     },
     /// Who is the writer?
     Writer,
-    /// An instance reports the durable position, for whoever is curious. Kept in memory only.
+    /// An instance reports the durable position, for whoever is curious. Kept in memory only. A reign that is over is refused,
+    /// and what is lower than what was reported changes nothing.
     ReportDurable {
         /// Its epoch.
         epoch: u64,
@@ -53,6 +62,9 @@ pub struct StoredVolume {
     pub epoch: u64,
     /// The record; `None` before the volume is made.
     pub record: Option<String>,
+    /// What the volume is to be, while it is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
     /// The durable position that was last reported: advisory.
     pub reported_durable: Option<(u64, String)>,
 }

@@ -1,6 +1,7 @@
 //! The one file of the metadata store.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -14,6 +15,7 @@ const VERSION: &str = "format_version";
 const REVISION: &str = "revision";
 const EPOCH: &str = "epoch";
 const RECORD: &str = "record";
+const PLAN: &str = "plan";
 const WRITER_NAME: &str = "writer_name";
 const WRITER_ADDRESS: &str = "writer_address";
 
@@ -23,6 +25,14 @@ pub enum StoreError {
     /// The file cannot be opened, read or written.
     #[error("metadata store: {0}")]
     Database(#[from] redb::Error),
+    /// The file or its folder cannot be made, synced or named.
+    #[error("metadata store, {path}: {error}")]
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
     /// It was written by another build.
     #[error(
         "the metadata store has format version {0}, this build reads version {FORMAT_VERSION}; pg_dump with the other build moves the data"
@@ -34,24 +44,61 @@ fn database(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Database(error.into())
 }
 
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StoreError + '_ {
+    move |error| StoreError::Io {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+/// Makes an empty store.
+fn make(file: &Path) -> Result<(), StoreError> {
+    let new = file.with_extension("new");
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io(&new)(error)),
+        _ => {}
+    }
+    let store = Store {
+        database: Database::create(&new).map_err(database)?,
+    };
+    store.change(|numbers, _| numbers.insert(VERSION, FORMAT_VERSION).map(|_| ()).map_err(database))?;
+    drop(store);
+    File::open(&new).and_then(|file| file.sync_all()).map_err(io(&new))?;
+    std::fs::rename(&new, file).map_err(io(file))
+}
+
+/// Syncs the names of the file and of the folder that it is in.
+fn sync_name(file: &Path) -> Result<(), StoreError> {
+    let folders = file.ancestors().skip(1).take(2);
+    for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io(folder))?;
+    }
+    Ok(())
+}
+
 /// The store. Every change is synced before it returns.
 pub(crate) struct Store {
     database: Database,
 }
 
 impl Store {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. It is made under another name first: a crash leaves a whole file or none. When this
+    /// returns, the file and its name are durable.
     pub(crate) fn open(file: &Path) -> Result<Store, StoreError> {
-        let store = Store {
-            database: Database::create(file).map_err(database)?,
-        };
-        let found = store.number(VERSION)?;
-        match found {
-            None => store.change(|numbers, _| numbers.insert(VERSION, FORMAT_VERSION).map(|_| ()).map_err(database))?,
-            Some(FORMAT_VERSION) => {}
-            Some(other) => return Err(StoreError::Version(other)),
+        if !file.exists() {
+            make(file)?;
         }
-        Ok(store)
+        // Again for one that was there: whoever made it may not have come so far.
+        sync_name(file)?;
+        let store = Store {
+            database: Database::open(file).map_err(database)?,
+        };
+        match store.number(VERSION)? {
+            Some(FORMAT_VERSION) => Ok(store),
+            other => Err(StoreError::Version(other.unwrap_or(0))),
+        }
     }
 
     fn change<T>(
@@ -95,19 +142,38 @@ impl Store {
             revision: self.number(REVISION)?.unwrap_or(0),
             epoch: self.number(EPOCH)?.unwrap_or(0),
             record: self.text(RECORD)?,
+            plan: self.text(PLAN)?,
             reported_durable: None,
         })
     }
 
-    /// `false`: there is a volume already.
-    pub(crate) fn create(&self, record: &str) -> Result<bool, StoreError> {
-        self.change(|numbers, texts| {
+    /// `false`: there is a volume already. A plan that is there stays.
+    pub(crate) fn plan(&self, plan: &str) -> Result<bool, StoreError> {
+        self.change(|_, texts| {
             if texts.get(RECORD).map_err(database)?.is_some() {
                 return Ok(false);
             }
+            if texts.get(PLAN).map_err(database)?.is_none() {
+                texts.insert(PLAN, plan).map_err(database)?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// `false`: there is a volume already, or another epoch is taken.
+    pub(crate) fn create(&self, epoch: u64, record: &str) -> Result<bool, StoreError> {
+        self.change(|numbers, texts| {
+            let taken = numbers.get(EPOCH).map_err(database)?.map_or(0, |value| value.value());
+            if texts.get(RECORD).map_err(database)?.is_some() || taken != epoch {
+                return Ok(false);
+            }
             texts.insert(RECORD, record).map_err(database)?;
-            numbers.insert(REVISION, 1).map_err(database)?;
-            numbers.insert(EPOCH, 1).map_err(database)?;
+            texts.remove(PLAN).map_err(database)?;
+            let revision = numbers
+                .get(REVISION)
+                .map_err(database)?
+                .map_or(0, |value| value.value());
+            numbers.insert(REVISION, revision + 1).map_err(database)?;
             Ok(true)
         })
     }

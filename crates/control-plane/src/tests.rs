@@ -1,7 +1,9 @@
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::server::{Limits, serve};
 use crate::{Client, ControlError};
 
 struct Folder(PathBuf);
@@ -14,13 +16,17 @@ impl Drop for Folder {
 }
 
 async fn with_server<T>(folder: &Folder, work: impl AsyncFnOnce(Client) -> T) -> T {
+    let limits = Limits {
+        connections_max: 4,
+        silence_max: Duration::from_millis(300),
+    };
     let socket = folder.0.join("control.sock");
     let (stop, stopping) = watch::channel(false);
     let file = folder.0.join("metadata.redb");
-    let (served, outcome) = tokio::join!(crate::run(&file, &socket, stopping), async {
+    let (served, outcome) = tokio::join!(serve(&file, &socket, stopping, limits), async {
         let client = Client::new(&socket);
         while client.read().await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let outcome = work(client).await;
         let _ = stop.send(true);
@@ -36,14 +42,20 @@ fn folder(name: &str) -> Folder {
     Folder(path)
 }
 
+/// A volume with the record `first`, made in epoch 1.
+async fn make_volume(client: &Client) {
+    assert_eq!(client.take_epoch().await.expect("an epoch").epoch, 1);
+    client.create(1, "first".to_owned()).await.expect("a new volume");
+}
+
 /// protocol.md, hole 1: whoever takes the next epoch freezes the record for everybody else.
 #[tokio::test]
 async fn only_the_holder_of_the_taken_epoch_changes_the_record() {
     let folder = folder("epochs");
     with_server(&folder, async |client: Client| {
-        client.create("first".to_owned()).await.expect("a new volume");
+        make_volume(&client).await;
         assert!(matches!(
-            client.create("again".to_owned()).await,
+            client.create(1, "again".to_owned()).await,
             Err(ControlError::Refused(_))
         ));
         let two = client.take_epoch().await.expect("an epoch");
@@ -66,7 +78,7 @@ async fn only_the_holder_of_the_taken_epoch_changes_the_record() {
 async fn what_it_answered_is_there_after_a_restart_and_what_was_reported_is_not() {
     let folder = folder("restart");
     with_server(&folder, async |client: Client| {
-        client.create("first".to_owned()).await.expect("a new volume");
+        make_volume(&client).await;
         client.take_epoch().await.expect("an epoch");
         client
             .set_writer("instance-1".to_owned(), "127.0.0.1:5500".to_owned())
@@ -88,4 +100,93 @@ async fn what_it_answered_is_there_after_a_restart_and_what_was_reported_is_not(
         );
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_volume_is_made_by_one_plan_and_by_the_holder_of_the_taken_epoch() {
+    let folder = folder("plan");
+    with_server(&folder, async |client: Client| {
+        client.take_epoch().await.expect("an epoch");
+        let planned = client.plan("one".to_owned()).await.expect("a plan");
+        assert_eq!((planned.plan.as_deref(), planned.record), (Some("one"), None));
+    })
+    .await;
+    with_server(&folder, async |client: Client| {
+        let again = client.plan("two".to_owned()).await.expect("the plan there is");
+        assert_eq!(
+            again.plan.as_deref(),
+            Some("one"),
+            "an attempt that died had begun by it"
+        );
+        client.take_epoch().await.expect("the next attempt's epoch");
+        let late = client.create(1, "by the first attempt".to_owned()).await;
+        assert!(matches!(late, Err(ControlError::Refused(volume)) if volume.record.is_none()));
+        let made = client.create(2, "by the second".to_owned()).await.expect("the holder");
+        assert_eq!((made.record.as_deref(), made.plan), (Some("by the second"), None));
+        let over = client.plan("three".to_owned()).await;
+        assert!(
+            matches!(over, Err(ControlError::Refused(_))),
+            "there is nothing to plan any more"
+        );
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reign_that_is_over_reports_nothing_and_reports_never_go_back() {
+    let folder = folder("reports");
+    with_server(&folder, async |client: Client| {
+        make_volume(&client).await;
+        client.take_epoch().await.expect("an epoch");
+        let reported = async || client.read().await.expect("the volume").reported_durable;
+        client.report_durable(2, "0/9".to_owned()).await.expect("the holder");
+        client.report_durable(2, "0/10".to_owned()).await.expect("the holder");
+        client
+            .report_durable(2, "0/A".to_owned())
+            .await
+            .expect("one that was overtaken");
+        assert_eq!(reported().await, Some((2, "0/10".to_owned())));
+        let late = client.report_durable(1, "0/FF".to_owned()).await;
+        assert!(matches!(late, Err(ControlError::Refused(volume)) if volume.epoch == 2));
+        let early = client.report_durable(3, "0/FF".to_owned()).await;
+        assert!(matches!(early, Err(ControlError::Refused(_))), "nobody has taken it");
+        assert!(client.report_durable(2, "far".to_owned()).await.is_err());
+        assert_eq!(reported().await, Some((2, "0/10".to_owned())));
+        client.take_epoch().await.expect("an epoch");
+        client.report_durable(3, "0/8".to_owned()).await.expect("the holder");
+        assert_eq!(reported().await, Some((3, "0/8".to_owned())), "another timeline");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn beyond_the_limit_connections_wait_and_silent_ones_are_closed() {
+    let folder = folder("connections");
+    with_server(&folder, async |client: Client| {
+        let mut silent = Vec::new();
+        for _ in 0..6 {
+            let stream = tokio::net::UnixStream::connect(folder.0.join("control.sock")).await;
+            silent.push(stream.expect("the backlog has room"));
+        }
+        let began = Instant::now();
+        client.read().await.expect("there is a place again");
+        assert!(
+            Duration::from_millis(250) < began.elapsed(),
+            "all places were taken: {:?}",
+            began.elapsed()
+        );
+        drop(silent);
+    })
+    .await;
+}
+
+#[test]
+fn what_a_crash_left_of_the_making_is_made_anew() {
+    let folder = folder("half");
+    let file = folder.0.join("metadata.redb");
+    std::fs::write(file.with_extension("new"), "half of a store").expect("a file");
+    drop(crate::store::Store::open(&file).expect("a new store"));
+    assert!(!file.with_extension("new").exists());
+    let again = crate::store::Store::open(&file).expect("the same store");
+    assert_eq!(again.read().expect("readable").epoch, 0);
 }

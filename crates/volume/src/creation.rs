@@ -31,15 +31,31 @@ pub fn record(volume: VolumeId, members: Vec<MemberRecord>) -> VolumeRecord {
     }
 }
 
-/// The request that makes one of the segments.
+/// The same volume, made by a later reign: an attempt to make it that broke off before has no place in its history, and what
+/// that attempt wrote is invisible.
+pub fn begun_anew(plan: &VolumeRecord, epoch: Epoch) -> VolumeRecord {
+    let root = OpenedTimeline {
+        epoch,
+        parent: Epoch::ZERO,
+        branch: Lsn::ZERO,
+        seal: None,
+    };
+    VolumeRecord {
+        timelines: vec![root],
+        ..plan.clone()
+    }
+}
+
+/// The request that makes one of the segments, with the creating reign's epoch as its promise.
 pub fn create_segment(record: &VolumeRecord, segment: SegmentId) -> Result<Request, crate::record::RecordError> {
     let members: Vec<Member> = record.members();
+    let path = record.path()?;
     Ok(Request::CreateSegment {
         volume: record.volume,
         group: GroupId::FIRST,
         segment,
-        epoch: IMPORT_EPOCH,
-        path: record.path()?,
+        epoch: path.epoch(),
+        path,
         members,
     })
 }
