@@ -180,9 +180,9 @@ impl<'a> PageMut<'a> {
         }
     }
 
-    /// `PageGetMaxOffsetNumber`. The header must have been checked.
+    /// `PageGetMaxOffsetNumber`: never more than a page holds, whatever its header says.
     pub(crate) fn pointers(&self) -> u16 {
-        (self.lower().saturating_sub(HEADER_BYTES) / POINTER_BYTES) as u16
+        (self.lower().min(PAGE_BYTES).saturating_sub(HEADER_BYTES) / POINTER_BYTES) as u16
     }
 
     fn pointer_at(number: u16) -> usize {
@@ -206,7 +206,7 @@ impl<'a> PageMut<'a> {
         let pointer = self.pointer(number)?;
         let within = pointer.has_storage()
             && self.upper() <= pointer.offset
-            && pointer.offset + pointer.bytes <= self.special()
+            && pointer.offset + pointer.bytes <= self.special().min(PAGE_BYTES)
             && pointer.offset.is_multiple_of(8);
         if within {
             Ok(pointer)
