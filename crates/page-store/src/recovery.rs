@@ -161,8 +161,8 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
     recovered.rot = first_damage.is_some_and(|at| at < synced);
     recovered.torn_at = first_damage.filter(|_| !recovered.rot);
     if let Some(torn_at) = recovered.torn_at {
-        // Nothing behind was ever acknowledged.
-        entries.retain(|entry| entry.offset < torn_at);
+        // Nothing behind was ever acknowledged. The payload of the last entry before, if empty, "begins" where the tail does.
+        entries.retain(|entry| entry.offset <= torn_at);
     }
     for entry in entries {
         take(&mut recovered, entry, synced)?;
