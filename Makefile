@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test check bench bench-full soak dependencies
+.PHONY: build up down test check bench bench-full soak fuzz dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -10,3 +10,4 @@ test: dependencies ; @cargo xtask test
 bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
+fuzz: ; @cargo xtask fuzz $(ARGUMENTS)

@@ -1,6 +1,7 @@
 //! Automation of the project: `cargo xtask COMMAND`. The Makefile's targets are one call each.
 
 mod dependencies;
+mod fuzz;
 mod steps;
 mod tidy;
 
@@ -18,6 +19,8 @@ usage: cargo xtask COMMAND
   bench-full     bench --full
   soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
                  (--seconds N of updates, --scale N of the load, for a shorter run)
+  fuzz           libFuzzer on every decoder (--seconds N of each; TARGET: only this one; TARGET FILE: this input, once;
+                 --keep: what was found goes into the committed corpus)
   up             build, then `borealis up`
   down           `borealis down`";
 
@@ -36,6 +39,7 @@ fn main() -> Result<()> {
             let arguments: Vec<&str> = ["soak"].iter().chain(options).copied().collect();
             steps::build().and_then(|()| steps::built("bench", &arguments))
         }
+        ["fuzz", options @ ..] => fuzz::run(options),
         ["up"] => steps::build().and_then(|()| steps::built("borealis", &["up"])),
         ["down"] => steps::built("borealis", &["down"]),
         _ => bail!("{USAGE}"),
