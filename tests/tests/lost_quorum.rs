@@ -60,8 +60,17 @@ fn bring_quorum_back(cluster: &Cluster) -> Result<()> {
 fn no_commit_is_reported_without_its_quorum() -> Result<()> {
     let cluster = Cluster::up("no-way-around", &[])?;
     cluster.sql("CREATE TABLE t (who text)")?;
-    cluster.sql("ALTER SYSTEM SET synchronous_standby_names = ''; ")?;
-    cluster.sql("SELECT pg_reload_conf()")?;
+    // Refused, and without effect if it stands in the file all the same.
+    let set = "ALTER SYSTEM SET synchronous_standby_names = ''";
+    let said = cluster.client_output("psql", &["-X", "-c", set])?.stderr;
+    ensure!(
+        String::from_utf8_lossy(&said).contains("is set by Borealis"),
+        "{set}: not refused"
+    );
+    cluster.script(
+        "COPY (SELECT $$synchronous_standby_names = ''$$) TO PROGRAM 'cat >> postgresql.auto.conf';
+         SELECT pg_reload_conf();",
+    )?;
     lose_quorum(&cluster)?;
     let interrupted = writer(&cluster, "INSERT INTO t VALUES ('interrupted')")?;
     let terminated = writer(

@@ -1,6 +1,7 @@
 //! What this version cannot do is refused up front, with a message that says so, and harms nothing.
 
 use anyhow::{Context, Result, ensure};
+use owned_settings::OWNED;
 use system_tests::Cluster;
 
 /// SQLSTATE `feature_not_supported`.
@@ -76,5 +77,30 @@ fn backups_of_files_are_refused() -> Result<()> {
             .contains("PostgreSQL database dump"),
         "pg_dump is the way out"
     );
+    Ok(())
+}
+
+/// Nothing a user sets wins over what Borealis sets, so whoever tries is told, with the reason.
+#[test]
+fn what_borealis_owns_cannot_be_set() -> Result<()> {
+    let cluster = Cluster::up("owned", &[])?;
+    for setting in OWNED {
+        let name = setting.name;
+        for statement in [
+            format!("ALTER SYSTEM SET {name} = '1'"),
+            format!("SET {name} = '1'"),
+            format!("SET LOCAL {} TO '1'", name.to_ascii_uppercase()),
+            format!("ALTER ROLE postgres SET {name} = '1'"),
+            format!("ALTER DATABASE postgres SET {name} = '1'"),
+        ] {
+            let output = cluster.client_output("psql", &["-X", "-c", &statement])?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success(), "{statement}: not refused");
+            let why = format!("{name} is set by Borealis: {}", setting.reason);
+            ensure!(said.contains(&why), "{statement}: the message does not say why: {said}");
+        }
+    }
+    cluster.sql("ALTER SYSTEM SET borealis.readahead_blocks = 16; ")?;
+    cluster.sql("ALTER SYSTEM RESET fsync")?;
     Ok(())
 }

@@ -56,6 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control-plane", &["units"]),
+    ("owned-settings", &[]),
     (
         "compute",
         &[
@@ -73,10 +74,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "supervision",
             "telemetry",
             "control-plane",
+            "owned-settings",
         ],
     ),
     ("proxy", &["control-plane"]),
-    ("pg-extension", &["units", "wire-format"]),
+    ("pg-extension", &["units", "wire-format", "owned-settings"]),
     (
         "borealis",
         &[

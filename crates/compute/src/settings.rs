@@ -4,99 +4,10 @@
 
 use std::process::Command;
 
+pub use owned_settings::{LIBRARY_SETTINGS, OWNED, OwnedSetting, refusal};
 use units::Lsn;
 
 use crate::InstanceConfig;
-
-/// A setting that users cannot change, and why.
-pub struct OwnedSetting {
-    /// Its name.
-    pub name: &'static str,
-    /// Why Borealis owns it, as the end of the sentence "… is set by Borealis: …".
-    pub reason: &'static str,
-}
-
-const fn owned(name: &'static str, reason: &'static str) -> OwnedSetting {
-    OwnedSetting { name, reason }
-}
-
-/// Every setting that Borealis owns.
-pub const OWNED: &[OwnedSetting] = &[
-    owned(
-        "fsync",
-        "durability comes from the storage volume; local files are disposable",
-    ),
-    owned(
-        "full_page_writes",
-        "the storage has no torn pages, and page images would only lengthen the log",
-    ),
-    owned(
-        "wal_log_hints",
-        "hint bits need no log: the storage makes pages from records",
-    ),
-    owned("wal_level", "readers and the storage need at least `replica`"),
-    owned(
-        "restart_after_crash",
-        "after a crash the volume is opened anew instead of running recovery on local files",
-    ),
-    owned(
-        "synchronous_standby_names",
-        "the storage quorum is the one synchronous standby",
-    ),
-    owned(
-        "max_slot_wal_keep_size",
-        "the log shipper must never lose the log it has not shipped",
-    ),
-    owned("max_wal_senders", "the log shipper needs a place"),
-    owned("max_replication_slots", "the log shipper needs a slot"),
-    owned(
-        "wal_sender_timeout",
-        "the log shipper may wait for a lost quorum as long as it takes",
-    ),
-    owned("archive_mode", "backups are made by the storage"),
-    owned("archive_command", "backups are made by the storage"),
-    owned("archive_library", "backups are made by the storage"),
-    owned("data_directory", "the data directory is made anew at every start"),
-    owned("hba_file", "it lives in the cluster's directory"),
-    owned("ident_file", "it lives in the cluster's directory"),
-    owned("config_file", "it lives in the cluster's directory"),
-    owned("listen_addresses", "clients connect to the cluster endpoint"),
-    owned("port", "clients connect to the cluster endpoint"),
-    owned("unix_socket_directories", "clients connect to the cluster endpoint"),
-    owned(
-        "dynamic_library_path",
-        "the Borealis library is loaded from the cluster's directory",
-    ),
-    owned("logging_collector", "the instance process collects PostgreSQL's log"),
-    owned("log_destination", "the instance process collects PostgreSQL's log"),
-    owned("recovery_target_timeline", "restores are made by the storage"),
-    owned("primary_conninfo", "readers are fed by the storage"),
-    owned("hot_standby", "readers are fed by the storage"),
-    owned("checkpoint_timeout", "checkpoints are cheap here and must be frequent"),
-];
-
-/// Why a user cannot set `name`, if so.
-pub fn refusal(name: &str) -> Option<&'static str> {
-    let name = name.to_ascii_lowercase();
-    if name.starts_with("borealis.") {
-        return Some(
-            "the library's own settings are set by the instance process, except the documented BOREALIS_PG_BOREALIS_*",
-        );
-    }
-    OWNED
-        .iter()
-        .find(|setting| setting.name == name)
-        .map(|setting| setting.reason)
-}
-
-/// Library settings that users may change like any other: `borealis.overlay_size` as `BOREALIS_PG_BOREALIS_OVERLAY_SIZE`.
-pub const LIBRARY_SETTINGS: &[&str] = &[
-    "overlay_size",
-    "spill_size_max",
-    "relation_sizes",
-    "compare",
-    "readahead_blocks",
-];
 
 /// What only this start knows.
 pub struct StartFacts<'a> {
@@ -168,11 +79,37 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
 mod tests {
     use super::*;
 
+    /// What stands on the command line cannot be changed by anything a user does, so whoever tries is told.
     #[test]
-    fn owned_settings_are_refused_with_their_reason() {
-        assert!(refusal("fsync").is_some_and(|reason| reason.contains("volume")));
-        assert!(refusal("FSYNC").is_some());
-        assert!(refusal("borealis.start_lsn").is_some());
-        assert!(refusal("shared_buffers").is_none());
+    fn everything_on_the_command_line_is_refused_to_users() {
+        let config = serde_json::from_value(serde_json::json!({
+            "name": "instance-1",
+            "directory": "/cluster",
+            "listen_address": "127.0.0.1",
+            "port": 5433,
+            "cluster": "00",
+            "cluster_secret_file": "/cluster/secrets/cluster",
+            "password_file": "/cluster/secrets/password",
+            "control_socket": "/cluster/run/control",
+            "postgresql_bin": "/bin",
+            "storage": [],
+        }));
+        let config: InstanceConfig = config.expect("every field without a default is there");
+        let facts = StartFacts {
+            start: Lsn::ZERO,
+            synchronous_name: "quorum",
+            user_preload_libraries: "",
+        };
+        let command = command(&config, &facts);
+        let arguments: Vec<&str> = command.get_args().filter_map(|argument| argument.to_str()).collect();
+        let settings: Vec<&str> = arguments
+            .windows(2)
+            .filter(|pair| pair[0] == "-c")
+            .filter_map(|pair| pair[1].split_once('=').map(|(name, _)| name))
+            .collect();
+        assert!(20 < settings.len(), "{arguments:?}");
+        for setting in settings {
+            assert!(refusal(setting).is_some(), "{setting} is set, but nobody is told");
+        }
     }
 }

@@ -1,26 +1,14 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
-//! Refused until it works: tablespaces with a location, and indexes other than btrees (but on temporary tables).
+//! Refused until it works: tablespaces with a location, and indexes other than btrees (but on temporary tables). Refused
+//! for good: setting what Borealis owns.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
+use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind, VariableSetKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
 use crate::{commit_guard, errors, overlay, sizes};
-
-/// Settings that the instance process gives on the command line, which `ALTER SYSTEM` cannot change.
-const OWNED_SETTINGS: [&str; 9] = [
-    "archive_mode",
-    "fsync",
-    "full_page_writes",
-    "max_wal_senders",
-    "restart_after_crash",
-    "shared_preload_libraries",
-    "synchronous_standby_names",
-    "wal_level",
-    "wal_log_hints",
-];
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -126,9 +114,18 @@ unsafe extern "C-unwind" fn utility(
                     && !pg_sys::IsSubTransaction();
                 needs_quorum = at_top && kinds.contains(&(*statement).kind);
             }
+            NodeTag::T_VariableSetStmt => refuse_owned((*planned).utilityStmt.cast()),
             NodeTag::T_AlterSystemStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterSystemStmt>();
-                warn_of_owned(text((*(*statement).setstmt).name));
+                refuse_owned((*statement).setstmt);
+            }
+            NodeTag::T_AlterRoleSetStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::AlterRoleSetStmt>();
+                refuse_owned((*statement).setstmt);
+            }
+            NodeTag::T_AlterDatabaseSetStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseSetStmt>();
+                refuse_owned((*statement).setstmt);
             }
             _ => {}
         }
@@ -193,9 +190,26 @@ unsafe fn copy_through_log(options: Vec<*mut pg_sys::DefElem>) {
     }
 }
 
-fn warn_of_owned(name: &str) {
-    if OWNED_SETTINGS.contains(&name) || name.starts_with("borealis.") {
-        errors::warn(format!("Borealis sets {name} itself: this changes nothing"));
+/// Refuses to set what Borealis owns: for a session, a role, a database or the whole server. Putting it back is harmless.
+///
+/// # Safety
+/// The statement must be one of PostgreSQL's.
+unsafe fn refuse_owned(statement: *const pg_sys::VariableSetStmt) {
+    // SAFETY: see above.
+    let (kind, name) = unsafe { ((*statement).kind, text((*statement).name)) };
+    let puts_back = [
+        VariableSetKind::VAR_RESET,
+        VariableSetKind::VAR_RESET_ALL,
+        VariableSetKind::VAR_SET_DEFAULT,
+    ];
+    if let Some(reason) = owned_settings::refusal(name)
+        && !puts_back.contains(&kind)
+    {
+        errors::raise(
+            PgSqlErrorCode::ERRCODE_CANT_CHANGE_RUNTIME_PARAM,
+            format!("{} is set by Borealis: {reason}", name.to_ascii_lowercase()),
+            "",
+        );
     }
 }
 

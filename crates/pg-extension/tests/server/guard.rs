@@ -107,6 +107,15 @@ fn a_commit_is_not_cut_short() {
         cluster.sql("set synchronous_commit = off; insert into t values (5); show synchronous_commit"),
         "off"
     );
+    // Refused, and caught: what goes on in the same transaction can be cancelled like anything.
+    let error = cluster.sql_error(
+        "set statement_timeout = '300ms';
+         do $$ begin
+             begin execute 'commit prepared ''none'''; exception when others then null; end;
+             perform pg_sleep(1000);
+         end $$",
+    );
+    assert!(error.contains("statement timeout"), "{error}");
     stop(&cluster, second);
 }
 
@@ -204,7 +213,16 @@ fn what_does_not_work_is_refused() {
     cluster.sql("create index on t (a); create temp table v (b int[]); create index on v using gin (b); alter table t add unique (a)");
     cluster.sql("create database other strategy file_copy");
     assert_eq!(cluster.sql_in("other", "select count(*) > 300 from pg_class"), "t");
-    cluster.sql("alter system set fsync = on");
+    for set in [
+        "alter system set fsync = on",
+        "set Wal_Sender_Timeout = 1",
+        "alter role postgres set wal_sender_timeout = 1",
+        "alter database postgres set dynamic_library_path = 'x'",
+    ] {
+        let error = cluster.sql_error(set);
+        assert!(error.contains("is set by Borealis: "), "{set}: {error}");
+    }
+    cluster.sql("alter system reset fsync; alter system set work_mem = '8MB'; set work_mem = '9MB'");
     cluster.stop();
 }
 
