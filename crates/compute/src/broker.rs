@@ -14,7 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey};
-use wire_format::broker::{AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, REQUEST_BYTES, Status};
+use wire_format::broker::{
+    AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, FORK_SIZE_BYTES, FORKS_LISTED_MAX, ForkSize,
+    REQUEST_BYTES, Status,
+};
 
 use crate::pages::{PageSource, ReadPagesError};
 
@@ -30,10 +33,18 @@ pub struct ForkInfo {
     pub unlogged: bool,
 }
 
+/// What the broker knows of the volume's forks: the catalog of the log as far as it was received.
+pub trait Forks {
+    /// What is known of one.
+    fn fork(&self, fork: ForkKey) -> ForkInfo;
+    /// The first `count_max` after `after` of a tablespace and of a database, if one is given.
+    fn list(&self, tablespace: Option<u32>, database: Option<u32>, after: ForkKey, count_max: usize) -> Vec<ForkSize>;
+}
+
 /// The broker's view of the volume.
 pub struct Broker {
     source: Rc<PageSource>,
-    forks: Box<dyn Fn(ForkKey) -> ForkInfo>,
+    forks: Rc<RefCell<dyn Forks>>,
     ahead: RefCell<ReadAhead>,
     arrived: Notify,
     backends: Cell<usize>,
@@ -70,10 +81,10 @@ impl ReadAhead {
 }
 
 impl Broker {
-    /// A broker over `source`; `forks` answers from the catalog of the log as far as it was received.
+    /// A broker over `source` and `forks`.
     pub fn new(
         source: Rc<PageSource>,
-        forks: Box<dyn Fn(ForkKey) -> ForkInfo>,
+        forks: Rc<RefCell<dyn Forks>>,
         readahead_pages_max: usize,
         backends_max: usize,
         wal_file_bytes: u64,
@@ -149,7 +160,17 @@ impl Broker {
             let request = BrokerRequest::decode(&bytes).map_err(io::Error::other)?;
             out.clear();
             match request.question {
-                BrokerQuestion::ForkBlocks { fork } => self.answer_fork(request.number, fork, &mut out),
+                BrokerQuestion::ForkBlocks { fork, needed } => {
+                    self.answer_fork(request.number, fork, needed, &mut out).await;
+                }
+                BrokerQuestion::ListForks {
+                    tablespace,
+                    database,
+                    after,
+                } => {
+                    let forks = self.forks.borrow().list(tablespace, database, after, FORKS_LISTED_MAX);
+                    answer_forks(request.number, &forks, &mut out);
+                }
                 BrokerQuestion::ReadPage { key, needed, count } => {
                     self.answer_page(request.number, key, needed, count, &mut out).await;
                 }
@@ -158,8 +179,14 @@ impl Broker {
         }
     }
 
-    fn answer_fork(&self, number: u32, fork: ForkKey, out: &mut Vec<u8>) {
-        let info = (self.forks)(fork);
+    async fn answer_fork(&self, number: u32, fork: ForkKey, needed: Lsn, out: &mut Vec<u8>) {
+        let needed = without_page_header(needed, self.wal_file_bytes);
+        // What is durable was received before.
+        if let Err(durable) = self.source.reach(needed).await {
+            let text = format!("the log of its change at {needed} is durable up to {durable} only");
+            return answer_error(number, Status::ReadFailed, text, out);
+        }
+        let info = self.forks.borrow().fork(fork);
         let status = if info.blocks.is_some() {
             Status::Ok
         } else {
@@ -201,19 +228,7 @@ impl Broker {
                     ReadPagesError::Wrong { .. } => Status::Corrupt,
                     ReadPagesError::Fenced { .. } => Status::Fenced,
                 };
-                let mut text = error.to_string().into_bytes();
-                text.truncate(PAGE_BYTES);
-                let payload_bytes = text.len() as u32;
-                out.extend_from_slice(
-                    &AnswerHeader {
-                        number,
-                        status,
-                        value: 0,
-                        payload_bytes,
-                    }
-                    .encode(),
-                );
-                out.extend_from_slice(&text);
+                answer_error(number, status, error.to_string(), out);
             }
         }
     }
@@ -246,7 +261,10 @@ impl Broker {
     /// is missing.
     fn read_ahead(self: &Rc<Broker>, key: PageKey, count: u16) {
         let count = count.min(READAHEAD_BATCH_PAGES_MAX);
-        let end = (self.forks)(key.fork)
+        let end = self
+            .forks
+            .borrow()
+            .fork(key.fork)
             .blocks
             .unwrap_or(0)
             .min(key.block.saturating_add(u32::from(count)));
@@ -286,6 +304,35 @@ impl Broker {
             broker.arrived.notify_waiters();
         });
     }
+}
+
+fn answer_error(number: u32, status: Status, text: String, out: &mut Vec<u8>) {
+    let mut text = text.into_bytes();
+    text.truncate(PAGE_BYTES);
+    let payload_bytes = text.len() as u32;
+    out.extend_from_slice(
+        &AnswerHeader {
+            number,
+            status,
+            value: 0,
+            payload_bytes,
+        }
+        .encode(),
+    );
+    out.extend_from_slice(&text);
+}
+
+fn answer_forks(number: u32, forks: &[ForkSize], out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        &AnswerHeader {
+            number,
+            status: Status::Ok,
+            value: forks.len() as u32,
+            payload_bytes: (forks.len() * FORK_SIZE_BYTES) as u32,
+        }
+        .encode(),
+    );
+    forks.iter().for_each(|fork| out.extend_from_slice(&fork.encode()));
 }
 
 /// PostgreSQL's insert position may stand just behind the header of a WAL page, where no record ever ends: the record

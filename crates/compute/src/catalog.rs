@@ -1,14 +1,16 @@
 //! The volume's catalog as the writer knows it: kept in step with the log it ships.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use skeleton::blob;
 use units::{ForkKey, Lsn, RelationKey, fork};
 use wal::StateChange;
+use wire_format::broker::ForkSize;
 use wire_format::{CatalogEntry, CatalogKey};
 
-use crate::broker::ForkInfo;
+use crate::broker::{ForkInfo, Forks};
 
 /// Content of a database's `PG_VERSION`.
 const VERSION: &[u8] = b"15\n";
@@ -39,14 +41,6 @@ impl Catalog {
                 Some(value) => drop(self.blobs.insert(name.clone(), value.clone())),
                 None => drop(self.blobs.remove(name)),
             },
-        }
-    }
-
-    /// What the broker needs to know of a fork.
-    pub(crate) fn fork(&self, fork: ForkKey) -> ForkInfo {
-        ForkInfo {
-            blocks: self.forks.get(&fork).copied(),
-            unlogged: self.forks.contains_key(&fork.relation.fork(fork::INIT)),
         }
     }
 
@@ -144,6 +138,31 @@ impl Catalog {
     }
 }
 
+impl Forks for Catalog {
+    fn fork(&self, fork: ForkKey) -> ForkInfo {
+        ForkInfo {
+            blocks: self.forks.get(&fork).copied(),
+            unlogged: self.forks.contains_key(&fork.relation.fork(fork::INIT)),
+        }
+    }
+
+    fn list(&self, tablespace: Option<u32>, database: Option<u32>, after: ForkKey, count_max: usize) -> Vec<ForkSize> {
+        let wanted = |relation: RelationKey| {
+            tablespace.is_none_or(|tablespace| relation.tablespace == tablespace)
+                && database.is_none_or(|database| relation.database == database)
+        };
+        self.forks
+            .range((Bound::Excluded(after), Bound::Unbounded))
+            .filter(|(fork, _)| wanted(fork.relation))
+            .take(count_max)
+            .map(|(fork, blocks)| ForkSize {
+                fork: *fork,
+                blocks: *blocks,
+            })
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,6 +202,19 @@ mod tests {
         assert_eq!(catalog.fork(main).blocks, Some(7));
         assert_eq!(catalog.fork(map).blocks, None, "clearing bits makes no map");
         assert_eq!((entries.len(), catalog.size_bytes()), (2, 7 * 8192));
+        let list = |database, after, count_max| {
+            let listed = catalog.list(None, Some(database), after, count_max);
+            listed.iter().map(|size| size.fork).collect::<Vec<_>>()
+        };
+        let first = RelationKey {
+            tablespace: 0,
+            database: 0,
+            relation: 0,
+        };
+        assert_eq!(list(5, first.fork(0), 10), [main]);
+        assert_eq!(list(5, main, 10), []);
+        assert_eq!(list(5, first.fork(0), 0), []);
+        assert_eq!(list(6, first.fork(0), 10), []);
         let dropped = StateChange::DatabaseDropped {
             tablespace: 1663,
             database: 5,

@@ -97,15 +97,26 @@ impl PageSource {
         lowest.unwrap_or_else(|| *self.durable.borrow())
     }
 
+    /// Waits until the volume is durable up to `needed`; up to where it is, in the end. The error is how far it got in time.
+    pub async fn reach(&self, needed: Lsn) -> Result<Lsn, Lsn> {
+        let mut durable = self.durable.clone();
+        match timeout_at(
+            Instant::now() + self.read_limit,
+            durable.wait_for(|durable| needed <= *durable),
+        )
+        .await
+        {
+            Ok(Ok(durable)) => Ok(*durable),
+            _ => Err(*self.durable.borrow()),
+        }
+    }
+
     /// `count` pages from `first` on, as of one read point (the first of the pair) at or above `needed`.
     pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<(Lsn, Vec<Page>), ReadPagesError> {
         let deadline = Instant::now() + self.read_limit;
-        let mut durable = self.durable.clone();
-        let reached = timeout_at(deadline, durable.wait_for(|durable| needed <= *durable)).await;
-        let read_point = match reached {
-            Ok(Ok(durable)) => *durable,
-            _ => {
-                let durable = *self.durable.borrow();
+        let read_point = match self.reach(needed).await {
+            Ok(durable) => durable,
+            Err(durable) => {
                 let what = format!("the volume is durable up to {durable} only; is a write quorum missing?");
                 return Err(ReadPagesError::Unreachable {
                     key: first,

@@ -228,10 +228,9 @@ impl<'a> Reign<'a> {
             Duration::from_millis(config.limits.page_read_ms_max),
             Duration::from_millis(config.limits.hedge_ms),
         ));
-        let forks = catalog.clone();
         let broker = Broker::new(
             source.clone(),
-            Box::new(move |fork| forks.borrow().fork(fork)),
+            catalog.clone(),
             config.limits.readahead_pages_max,
             config.limits.backends_max,
             wal_file_bytes,

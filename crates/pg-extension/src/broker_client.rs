@@ -9,9 +9,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
-use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, fork};
+use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey, fork};
 use wire_format::broker::{
-    ANSWER_HEADER_BYTES, ANSWER_PAYLOAD_BYTES_MAX, AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, Status,
+    ANSWER_HEADER_BYTES, ANSWER_PAYLOAD_BYTES_MAX, AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest,
+    FORK_SIZE_BYTES, FORKS_LISTED_MAX, ForkSize, Status,
 };
 
 use crate::counters::count;
@@ -212,15 +213,43 @@ pub fn read_page(key: PageKey, needed: Lsn, wanted_soon: u16, page: &mut PageByt
     }
 }
 
-/// What the volume knows about a fork.
-pub fn fork_blocks(fork: ForkKey) -> SizeEntry {
+/// What the volume knows about a fork, once it knows of the log up to `needed`.
+pub fn fork_blocks(fork: ForkKey, needed: Lsn) -> SizeEntry {
     count(&shared_memory::counters().size_questions);
-    let answer = ask(BrokerQuestion::ForkBlocks { fork });
+    let answer = ask(BrokerQuestion::ForkBlocks { fork, needed });
     // The INIT fork itself is logged: it is what an unlogged relation begins with.
     let unlogged = fork.fork != fork::INIT && answer.payload.first() == Some(&1);
     match answer.header.status {
         Status::Ok => SizeEntry::from_volume(Some(answer.header.value), unlogged),
         Status::Absent => SizeEntry::from_volume(None, unlogged),
         _ => refuse(&answer, format!("the size of {fork}")),
+    }
+}
+
+/// The forks that the volume knows of a tablespace and of a database, if one is given. Notices interrupts.
+pub fn for_each_fork(tablespace: Option<u32>, database: Option<u32>, mut body: impl FnMut(ForkSize)) {
+    let mut after = RelationKey {
+        tablespace: 0,
+        database: 0,
+        relation: 0,
+    }
+    .fork(0);
+    loop {
+        let answer = ask(BrokerQuestion::ListForks {
+            tablespace,
+            database,
+            after,
+        });
+        if answer.header.status != Status::Ok {
+            refuse(&answer, "the list of forks".to_owned());
+        }
+        let (sizes, _) = answer.payload.as_chunks::<FORK_SIZE_BYTES>();
+        for size in sizes.iter().filter_map(ForkSize::decode) {
+            after = size.fork;
+            body(size);
+        }
+        if sizes.len() < FORKS_LISTED_MAX {
+            return;
+        }
     }
 }

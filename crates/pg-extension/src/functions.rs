@@ -5,7 +5,7 @@
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid, Pg_finfo_record};
 use pgrx::{IntoDatum, PgSqlErrorCode, Spi, pg_guard};
 
-use crate::{errors, overlay, shared_memory, storage_manager};
+use crate::{errors, overlay, shared_memory, sizes, storage_manager};
 
 macro_rules! export {
     ($information:ident) => {
@@ -49,6 +49,7 @@ pub extern "C-unwind" fn borealis_version(_call: FunctionCallInfo) -> Datum {
 pub extern "C-unwind" fn borealis_counters(_call: FunctionCallInfo) -> Datum {
     require_shared_memory();
     let usage = overlay::usage();
+    let (known, changed) = sizes::usage();
     let mut all = shared_memory::counters().all();
     all.extend([
         ("overlay_pages", usage.entries),
@@ -56,6 +57,8 @@ pub extern "C-unwind" fn borealis_counters(_call: FunctionCallInfo) -> Datum {
         ("overlay_pages_kept_forever", usage.forever),
         ("overlay_pages_with_command_ids", usage.commands),
         ("overlay_pages_kept_for_vacuum", usage.vacuum),
+        ("relation_sizes", known),
+        ("relation_sizes_changed", changed),
     ]);
     let fields: Vec<String> = all.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
     datum(format!("{{{}}}", fields.join(", ")))

@@ -20,6 +20,7 @@ mod sizes;
 
 mod commit_guard;
 mod copies_of_files;
+mod databases;
 mod reserved_name;
 mod statements;
 
@@ -74,6 +75,7 @@ pub extern "C-unwind" fn _PG_init() {
     commit_guard::install();
     reserved_name::install();
     copies_of_files::install();
+    databases::install();
     statements::install();
 }
 

@@ -1,16 +1,16 @@
 //! `pg_relation_size` and its relatives, which stock PostgreSQL answers by looking at files (dbsize.c).
 //!
-//! Relations are asked for through the storage manager, whatever their kind. Databases and tablespaces: what the files hold, plus the permanent
-//! relations that this instance knows; for the database one is connected to, all of them.
+//! Relations are asked for through the storage manager, whatever their kind. Databases and tablespaces: what the files hold
+//! (temporary and unlogged relations), plus the permanent relations as this instance and the volume know them.
 
 use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid, PGFunction, Relation};
-use pgrx::{FromDatum, IntoDatum, Spi, pg_guard};
+use pgrx::{FromDatum, IntoDatum, pg_guard};
 use units::{ForkKey, PAGE_BYTES};
 
-use crate::{builtin_functions, errors, sizes, storage_manager};
+use crate::{broker_client, builtin_functions, sizes, storage_manager};
 
 static STOCK_DATABASE_SIZE: OnceLock<[PGFunction; 2]> = OnceLock::new();
 static STOCK_TABLESPACE_SIZE: OnceLock<[PGFunction; 2]> = OnceLock::new();
@@ -165,22 +165,25 @@ fn with_stock(call: FunctionCallInfo, stock: PGFunction, blocks: impl FnOnce() -
     )
 }
 
-fn blocks_of_database(database: u32) -> u64 {
-    // SAFETY: a plain variable of this process.
-    if database == unsafe { pg_sys::MyDatabaseId }.to_u32() {
-        let all = "select sum(pg_total_relation_size(oid)) from pg_class where relkind in ('r', 'm', 'S')";
-        if let Err(error) = Spi::run(all) {
-            errors::warn(format!("cannot look at all relations: {error}"));
+/// Blocks of permanent relations. What this instance knows of a fork is newer than what the volume knows.
+fn blocks(tablespace: Option<u32>, database: Option<u32>) -> u64 {
+    let mut blocks = sizes::blocks_where(|fork: &ForkKey| {
+        tablespace.is_none_or(|tablespace| fork.relation.tablespace == tablespace)
+            && database.is_none_or(|database| fork.relation.database == database)
+    });
+    broker_client::for_each_fork(tablespace, database, |size| {
+        if sizes::get(size.fork).is_none() {
+            blocks += u64::from(size.blocks);
         }
-    }
-    sizes::blocks_where(|fork: &ForkKey| fork.relation.database == database)
+    });
+    blocks
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn database_size(call: FunctionCallInfo) -> Datum {
     let database: Oid = argument(call, 0);
     with_stock(call, stock(&STOCK_DATABASE_SIZE, 0), || {
-        blocks_of_database(database.to_u32())
+        blocks(None, Some(database.to_u32()))
     })
 }
 
@@ -190,15 +193,16 @@ unsafe extern "C-unwind" fn database_size_by_name(call: FunctionCallInfo) -> Dat
     // SAFETY: a name, which ends with zero; an unknown one raises an error.
     let database = unsafe { pg_sys::get_database_oid(name.as_ptr(), false) };
     with_stock(call, stock(&STOCK_DATABASE_SIZE, 1), || {
-        blocks_of_database(database.to_u32())
+        blocks(None, Some(database.to_u32()))
     })
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn tablespace_size(call: FunctionCallInfo) -> Datum {
     let tablespace: Oid = argument(call, 0);
-    let blocks = || sizes::blocks_where(|fork: &ForkKey| fork.relation.tablespace == tablespace.to_u32());
-    with_stock(call, stock(&STOCK_TABLESPACE_SIZE, 0), blocks)
+    with_stock(call, stock(&STOCK_TABLESPACE_SIZE, 0), || {
+        blocks(Some(tablespace.to_u32()), None)
+    })
 }
 
 #[pg_guard]
@@ -206,8 +210,9 @@ unsafe extern "C-unwind" fn tablespace_size_by_name(call: FunctionCallInfo) -> D
     let name: &CStr = argument(call, 0);
     // SAFETY: a name, which ends with zero; an unknown one raises an error.
     let tablespace = unsafe { pg_sys::get_tablespace_oid(name.as_ptr(), false) };
-    let blocks = || sizes::blocks_where(|fork: &ForkKey| fork.relation.tablespace == tablespace.to_u32());
-    with_stock(call, stock(&STOCK_TABLESPACE_SIZE, 1), blocks)
+    with_stock(call, stock(&STOCK_TABLESPACE_SIZE, 1), || {
+        blocks(Some(tablespace.to_u32()), None)
+    })
 }
 
 fn stock(functions: &OnceLock<[PGFunction; 2]>, index: usize) -> PGFunction {

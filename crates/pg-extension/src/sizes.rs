@@ -131,6 +131,16 @@ pub fn blocks_where(wanted: impl Fn(&ForkKey) -> bool) -> u64 {
     blocks
 }
 
+/// How many forks are known, and how many of them differ from what the volume said.
+pub fn usage() -> (u64, u64) {
+    let (mut known, mut changed) = (0, 0);
+    shared_memory::for_all_sizes(|table| {
+        known += table.len() as u64;
+        changed += table.iter().filter(|(_, entry)| entry.changed).count() as u64;
+    });
+    (known, changed)
+}
+
 /// Whether the relation is known to have an INIT fork, which makes it an unlogged one.
 pub fn is_known_unlogged(fork: ForkKey) -> bool {
     let init = fork.relation.fork(fork::INIT);

@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind, VariableSetKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, errors, overlay, sizes};
+use crate::{commit_guard, databases, errors};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -163,9 +163,7 @@ unsafe extern "C-unwind" fn utility(
         }
     }
     if let Some(database) = ends_database {
-        // PostgreSQL removes the files of a whole database without naming the relations.
-        overlay::remove_database(database);
-        sizes::forget_database(database);
+        databases::forget(database);
     }
 }
 
@@ -227,8 +225,12 @@ unsafe extern "C-unwind" fn object_access(
             pg_sys::ffi::pg_guard_ffi_boundary(|| previous(access, class, object, sub_object, argument));
         }
     }
-    if access == ObjectAccessType::OAT_POST_CREATE && class == pg_sys::RelationRelationId && sub_object == 0 {
-        refuse_other_indexes(object);
+    if access == ObjectAccessType::OAT_POST_CREATE && sub_object == 0 {
+        match class {
+            pg_sys::RelationRelationId => refuse_other_indexes(object),
+            pg_sys::DatabaseRelationId => databases::creating(object.to_u32()),
+            _ => {}
+        }
     }
 }
 

@@ -104,7 +104,7 @@ fn fork_of(relation: SMgrRelation, number: ForkNumber::Type) -> Option<ForkKey> 
 /// What is known about the fork; asks the volume if nothing is.
 fn known(relation: SMgrRelation, fork: ForkKey) -> SizeEntry {
     sizes::get(fork).unwrap_or_else(|| {
-        let mut entry = broker_client::fork_blocks(fork);
+        let mut entry = broker_client::fork_blocks(fork, Lsn::ZERO);
         if settings::compare() && !entry.local && entry.blocks.is_some() {
             let number = ForkNumber::Type::from(fork.fork);
             entry.in_files = md!(exists(relation, number)) && Some(md!(blocks(relation, number))) == entry.blocks;

@@ -12,19 +12,28 @@
 //! | 8..20 | tablespace, database, relation | 12..16 | `payload_bytes` |
 //! | 20..24 | block | | |
 //! | 24..32 | needed LSN | | |
-//! | 32..48 | zero | | |
+//! | 32..40 | `wanted` tablespace, database; zero: any | | |
+//! | 40..48 | zero | | |
+//!
+//! The payload that answers [`BrokerQuestion::ListForks`] is an array of [`ForkSize`]: tablespace, database, relation and
+//! fork, each 4 bytes, then the 4 bytes of its blocks.
 
 use units::{ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey};
 
 /// Version of these messages, sent as the first four bytes by both sides, followed by the backend's pid as `u32` (the
 /// instance process answers with its own). The library and the instance process come from one build.
-pub const BROKER_VERSION: u32 = 1;
+pub const BROKER_VERSION: u32 = 2;
 /// Bytes of an encoded [`BrokerRequest`].
 pub const REQUEST_BYTES: usize = 48;
 /// Bytes of an encoded [`AnswerHeader`].
 pub const ANSWER_HEADER_BYTES: usize = 16;
 /// The most an answer may carry: one page, or an error text.
 pub const ANSWER_PAYLOAD_BYTES_MAX: usize = PAGE_BYTES;
+
+/// Bytes of an encoded [`ForkSize`].
+pub const FORK_SIZE_BYTES: usize = 20;
+/// The most forks an answer lists: what follows the last of them is asked for with another question.
+pub const FORKS_LISTED_MAX: usize = ANSWER_PAYLOAD_BYTES_MAX / FORK_SIZE_BYTES;
 
 /// What a backend asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +54,61 @@ pub enum BrokerQuestion {
     ForkBlocks {
         /// Which fork.
         fork: ForkKey,
+        /// How much log the answer must know of.
+        needed: Lsn,
     },
+    /// Which forks exist in the volume, in the order of their keys. Answer: `value` = how many, and that many
+    /// [`ForkSize`]; fewer than [`FORKS_LISTED_MAX`] if there are no more.
+    ListForks {
+        /// Those of this tablespace only.
+        tablespace: Option<u32>,
+        /// Those of this database only.
+        database: Option<u32>,
+        /// Those that come after this one. No fork has nothing but zeros in its key.
+        after: ForkKey,
+    },
+}
+
+/// A fork and how many blocks it has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ForkSize {
+    /// Which fork.
+    pub fork: ForkKey,
+    /// Its size.
+    pub blocks: u32,
+}
+
+impl ForkSize {
+    /// Its bytes.
+    pub fn encode(&self) -> [u8; FORK_SIZE_BYTES] {
+        let relation = self.fork.relation;
+        let numbers = [
+            relation.tablespace,
+            relation.database,
+            relation.relation,
+            u32::from(self.fork.fork),
+            self.blocks,
+        ];
+        let mut bytes = [0; FORK_SIZE_BYTES];
+        for (four, number) in bytes.chunks_exact_mut(4).zip(numbers) {
+            four.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The fork and size in `bytes`; `None` if no fork has such a number.
+    pub fn decode(bytes: &[u8; FORK_SIZE_BYTES]) -> Option<ForkSize> {
+        let relation = RelationKey {
+            tablespace: u32_at(bytes, 0),
+            database: u32_at(bytes, 4),
+            relation: u32_at(bytes, 8),
+        };
+        let fork = u8::try_from(u32_at(bytes, 12)).ok()?;
+        Some(ForkSize {
+            fork: relation.fork(fork),
+            blocks: u32_at(bytes, 16),
+        })
+    }
 }
 
 /// A numbered question.
@@ -80,7 +143,8 @@ pub struct AnswerHeader {
     pub number: u32,
     /// How it went.
     pub status: Status,
-    /// Blocks of the fork, for [`BrokerQuestion::ForkBlocks`]; otherwise zero.
+    /// Blocks of the fork, for [`BrokerQuestion::ForkBlocks`]; how many forks, for [`BrokerQuestion::ListForks`];
+    /// otherwise zero.
     pub value: u32,
     /// Bytes that follow.
     pub payload_bytes: u32,
@@ -102,6 +166,7 @@ pub enum BrokerError {
 
 const READ_PAGE: u8 = 1;
 const FORK_BLOCKS: u8 = 2;
+const LIST_FORKS: u8 = 3;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -113,7 +178,16 @@ impl BrokerRequest {
         let mut bytes = [0; REQUEST_BYTES];
         let (kind, fork, count, block, needed) = match self.question {
             BrokerQuestion::ReadPage { key, needed, count } => (READ_PAGE, key.fork, count, key.block, needed),
-            BrokerQuestion::ForkBlocks { fork } => (FORK_BLOCKS, fork, 0, 0, Lsn::ZERO),
+            BrokerQuestion::ForkBlocks { fork, needed } => (FORK_BLOCKS, fork, 0, 0, needed),
+            BrokerQuestion::ListForks {
+                tablespace,
+                database,
+                after,
+            } => {
+                bytes[32..36].copy_from_slice(&tablespace.unwrap_or(0).to_le_bytes());
+                bytes[36..40].copy_from_slice(&database.unwrap_or(0).to_le_bytes());
+                (LIST_FORKS, after, 0, 0, Lsn::ZERO)
+            }
         };
         bytes[0..4].copy_from_slice(&self.number.to_le_bytes());
         bytes[4] = kind;
@@ -142,7 +216,18 @@ impl BrokerRequest {
                 needed: Lsn::from_raw(needed),
                 count: u16::from_le_bytes([bytes[6], bytes[7]]),
             },
-            FORK_BLOCKS => BrokerQuestion::ForkBlocks { fork },
+            FORK_BLOCKS => BrokerQuestion::ForkBlocks {
+                fork,
+                needed: Lsn::from_raw(needed),
+            },
+            LIST_FORKS => {
+                let wanted = |at| Some(u32_at(bytes, at)).filter(|number| *number != 0);
+                BrokerQuestion::ListForks {
+                    tablespace: wanted(32),
+                    database: wanted(36),
+                    after: fork,
+                }
+            }
             kind => return Err(BrokerError::UnknownKind(kind)),
         };
         Ok(BrokerRequest {
@@ -205,11 +290,26 @@ mod tests {
                 needed,
                 count: 32,
             },
-            BrokerQuestion::ForkBlocks { fork },
+            BrokerQuestion::ForkBlocks { fork, needed },
+            BrokerQuestion::ListForks {
+                tablespace: None,
+                database: Some(5),
+                after: fork,
+            },
+            BrokerQuestion::ListForks {
+                tablespace: Some(1664),
+                database: None,
+                after: fork,
+            },
         ] {
             let request = BrokerRequest { number: 9, question };
             assert_eq!(BrokerRequest::decode(&request.encode()), Ok(request));
         }
+        let size = ForkSize { fork, blocks: 77 };
+        assert_eq!(ForkSize::decode(&size.encode()), Some(size));
+        let mut wrong = size.encode();
+        wrong[13] = 1;
+        assert_eq!(ForkSize::decode(&wrong), None, "no fork has number 256");
         let header = AnswerHeader {
             number: 9,
             status: Status::Absent,

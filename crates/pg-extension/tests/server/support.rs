@@ -1,5 +1,6 @@
 //! A stock server with the library, on a directory of its own, and a broker that answers from the server's own files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -9,8 +10,11 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use units::{ForkKey, PAGE_BYTES, fork};
-use wire_format::broker::{AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, REQUEST_BYTES, Status};
+use units::{ForkKey, PAGE_BYTES, RelationKey, fork};
+use wire_format::broker::{
+    AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, FORK_SIZE_BYTES, FORKS_LISTED_MAX, ForkSize,
+    REQUEST_BYTES, Status,
+};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -267,7 +271,24 @@ fn answer_all(mut stream: UnixStream, data: &Path) {
 
 fn answer(question: &BrokerQuestion, data: &Path) -> (Status, u32, Vec<u8>) {
     match question {
-        BrokerQuestion::ForkBlocks { fork } => {
+        BrokerQuestion::ListForks {
+            tablespace,
+            database,
+            after,
+        } => {
+            let wanted = |fork: &ForkKey| {
+                *after < *fork
+                    && tablespace.is_none_or(|tablespace| fork.relation.tablespace == tablespace)
+                    && database.is_none_or(|database| fork.relation.database == database)
+            };
+            let sizes = forks(data).into_iter().filter(|(fork, _)| wanted(fork));
+            let payload: Vec<u8> = sizes
+                .take(FORKS_LISTED_MAX)
+                .flat_map(|(fork, blocks)| ForkSize { fork, blocks }.encode())
+                .collect();
+            (Status::Ok, (payload.len() / FORK_SIZE_BYTES) as u32, payload)
+        }
+        BrokerQuestion::ForkBlocks { fork, .. } => {
             let payload = vec![u8::from(file(fork.relation.fork(fork::INIT), data).exists())];
             match fs::metadata(file(*fork, data)) {
                 Ok(found) => (Status::Ok, (found.len() / PAGE_BYTES as u64) as u32, payload),
@@ -284,6 +305,30 @@ fn answer(question: &BrokerQuestion, data: &Path) -> (Status, u32, Vec<u8>) {
             }
         }
     }
+}
+
+/// Every fork that has a file.
+fn forks(data: &Path) -> BTreeMap<ForkKey, u32> {
+    let number = |path: &Path| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+    let databases = entries(&data.join("base")).filter_map(|entry| Some((1663, number(&entry.path())?, entry.path())));
+    let mut forks = BTreeMap::new();
+    for (tablespace, database, folder) in databases.chain([(1664, 0, data.join("global"))]) {
+        for entry in entries(&folder) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let (relation, suffix) = name.split_once('_').unwrap_or((&name, "main"));
+            let fork = ["main", "fsm", "vm", "init"].iter().position(|known| *known == suffix);
+            if let (Ok(relation), Some(fork), Ok(file)) = (relation.parse(), fork, entry.metadata()) {
+                let relation = RelationKey {
+                    tablespace,
+                    database,
+                    relation,
+                };
+                forks.insert(relation.fork(fork as u8), (file.len() / PAGE_BYTES as u64) as u32);
+            }
+        }
+    }
+    forks
 }
 
 /// Takes away what is in no log: command ids, and the cycle ids of btrees. A library that forgets such pages too early
