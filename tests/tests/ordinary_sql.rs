@@ -93,7 +93,17 @@ fn what_ordinary_sql_made_is_the_same_after_a_restart() -> Result<()> {
     amcheck(&cluster)?;
     let last: u64 = cluster.sql("SELECT nextval('counter')")?.parse()?;
 
+    let sizes = "SELECT pg_database_size('other'), pg_database_size('other') > 6000000,
+        pg_tablespace_size('pg_default') BETWEEN 40000000 AND 400000000, pg_tablespace_size('pg_global') > 400000";
+    let sizes_before = cluster.sql(sizes)?;
+    ensure!(sizes_before.ends_with("|t|t|t"), "{sizes_before}");
+
     restart_writer(&cluster)?;
+    let sizes_after = cluster.sql(sizes)?;
+    ensure!(
+        sizes_after == sizes_before,
+        "nobody is connected to the other database: before {sizes_before}, after {sizes_after}"
+    );
     let after = cluster.script(FACTS)?;
     ensure!(after == facts, "before:\n{facts}\nafter:\n{after}");
     amcheck(&cluster)?;
@@ -131,7 +141,11 @@ fn what_ordinary_sql_made_is_the_same_after_a_restart() -> Result<()> {
 #[test]
 fn a_transaction_sees_itself_rightly_through_evictions() -> Result<()> {
     let cluster = Cluster::up("command-ids", TINY)?;
-    cluster.sql("CREATE TABLE t (id int, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 30000) i")?;
+    // Autovacuum would lock what is to be evicted.
+    cluster.sql(
+        "CREATE TABLE t (id int, v int) WITH (autovacuum_enabled = off);
+         INSERT INTO t SELECT i, 0 FROM generate_series(1, 30000) i",
+    )?;
     let seen = cluster.sql(
         "BEGIN;
          DECLARE c CURSOR FOR SELECT count(*), sum(v) FROM t;

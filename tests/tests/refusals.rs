@@ -51,6 +51,7 @@ fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
 fn backups_of_files_are_refused() -> Result<()> {
     let cluster = Cluster::up("backups", &[])?;
     let copy = cluster.directory().with_file_name("copy");
+    std::fs::create_dir(&copy)?;
     let copy = copy.to_str().context("the temporary directory has a plain name")?;
     let refused = |program: &str, arguments: &[&str]| -> Result<()> {
         let output = cluster.client_output(program, arguments)?;

@@ -35,6 +35,7 @@ static SHARED: OnceLock<Shared> = OnceLock::new();
 struct Shared {
     counters: *mut Counters,
     last_written: *mut [AtomicU64],
+    unnoted_truncation: *mut AtomicU64,
     sizes: Vec<SizesMemory>,
     overlay: Vec<OverlayMemory>,
     locks: *mut pg_sys::LWLockPadded,
@@ -111,6 +112,7 @@ fn lay_out(arena: &mut Arena, locks: *mut pg_sys::LWLockPadded) -> Shared {
     Shared {
         counters: arena.take(1),
         last_written: std::ptr::slice_from_raw_parts_mut(arena.take(LAST_WRITTEN_SLOTS), LAST_WRITTEN_SLOTS),
+        unnoted_truncation: arena.take(1),
         sizes: (0..SIZES_PARTITIONS)
             .map(|_| SizesMemory {
                 header: arena.one(SizesTable::HEADER),
@@ -200,6 +202,12 @@ pub fn counters() -> &'static Counters {
 pub fn last_written() -> &'static [AtomicU64] {
     // SAFETY: as in `counters`.
     unsafe { &*shared().last_written }
+}
+
+/// The log position of the last truncation that the size table had no room for.
+pub fn unnoted_truncation() -> &'static AtomicU64 {
+    // SAFETY: as in `counters`.
+    unsafe { &*shared().unnoted_truncation }
 }
 
 /// The size table's partition that `hash` belongs to.

@@ -1,18 +1,26 @@
 //! How many blocks each fork has, exactly, and whose it is.
 //!
-//! A fork may be ahead of the log: extending it with zeros is not logged. So what this instance changed is kept as long as
-//! it lives; what merely came from the volume may make room.
+//! A fork may be ahead of the log: extending it with zeros is not logged. So what this instance changed is kept; what merely
+//! came from the volume, or what the volume says by now, too, may make room.
 //!
 //! Invariants:
 //! - A size shrinks by truncation only.
-//! - An entry that differs from what the volume knew is never evicted.
+//! - An entry that differs from what the volume knows is never evicted.
+//! - A truncation (critical section) needs no room: if nothing is known of the fork, the volume is only asked again once it
+//!   knows of the truncation.
+
+use std::sync::atomic::Ordering;
 
 use pgrx::PgSqlErrorCode;
-use units::{ForkKey, fork};
+use units::{ForkKey, Lsn, fork};
 
-use crate::errors;
 use crate::fixed_table::{FixedTable, Hashed, mix};
-use crate::shared_memory;
+use crate::{broker_client, errors, log_position, shared_memory};
+
+/// How many entries that the volume knows are looked for at a time, once there is no other room.
+const ROOM_WANTED: usize = 64;
+/// The most questions a reader asks for that. One that has nowhere to note a change asks about its whole partition.
+const READERS_QUESTIONS_MAX: usize = 8;
 
 /// A partition of the table.
 pub type SizesTable<'a> = FixedTable<'a, ForkKey, SizeEntry>;
@@ -24,8 +32,10 @@ pub struct SizeEntry {
     pub blocks: Option<u32>,
     /// Whether it belongs to an unlogged relation, and lies in a file of the cluster: then `blocks` is not kept.
     pub local: bool,
-    /// Whether this instance changed it.
+    /// Whether this instance changed it, and the volume may not know that yet.
     pub changed: bool,
+    /// Where the log ended at the last change.
+    pub changed_at: Lsn,
     /// For `borealis.compare`: whether md's file has the same pages.
     pub in_files: bool,
 }
@@ -37,8 +47,14 @@ impl SizeEntry {
             blocks,
             local,
             changed: false,
+            changed_at: Lsn::ZERO,
             in_files: false,
         }
+    }
+
+    /// Whether the volume says the same.
+    fn is(&self, volume: SizeEntry) -> bool {
+        self.local == volume.local && (self.local || self.blocks == volume.blocks)
     }
 }
 
@@ -61,47 +77,48 @@ pub fn get(fork: ForkKey) -> Option<SizeEntry> {
 
 /// Notes what the volume said, unless something is known already; gives what is known now.
 pub fn note_from_volume(fork: ForkKey, entry: SizeEntry) -> SizeEntry {
-    shared_memory::with_sizes(fork.hashed(), |table| match table.get(&fork) {
-        Some(known) => *known,
-        None => {
-            // Not noted if the table is full of what must stay: then the volume is asked again next time.
-            insert(table, fork, entry);
-            entry
-        }
-    })
+    let (known, is_noted) = shared_memory::with_sizes(fork.hashed(), |table| match table.get(&fork) {
+        Some(known) => (*known, true),
+        None => (entry, insert(table, fork, entry)),
+    });
+    if !is_noted {
+        // The volume is asked again next time; perhaps there is room by then.
+        make_room(fork, READERS_QUESTIONS_MAX, log_position::durable());
+    }
+    known
+}
+
+/// How much log the volume must know of before it is asked about a fork of which nothing is known here.
+pub fn needed() -> Lsn {
+    Lsn::from_raw(shared_memory::unnoted_truncation().load(Ordering::Acquire))
 }
 
 /// Notes that the fork was created, empty.
 pub fn create(fork: ForkKey, in_files: bool) {
-    change(fork, |entry| {
-        *entry = SizeEntry {
-            blocks: Some(0),
-            local: false,
-            changed: true,
-            in_files,
-        };
+    note(fork, |entry| {
+        (entry.blocks, entry.local, entry.in_files) = (Some(0), false, in_files)
     });
 }
 
-/// Notes that the fork was cut to this many blocks.
-pub fn truncate(fork: ForkKey, blocks: u32) {
-    change(fork, |entry| (entry.blocks, entry.changed) = (Some(blocks), true));
+/// Notes that the fork was cut to this many blocks. Raises nothing, and asks nobody.
+pub fn truncate(fork: ForkKey, blocks: u32, in_files: bool) {
+    if !change(fork, |entry| (entry.blocks, entry.in_files) = (Some(blocks), in_files)) {
+        let inserted = log_position::inserted();
+        shared_memory::unnoted_truncation().fetch_max(inserted.raw(), Ordering::AcqRel);
+    }
 }
 
 /// Notes that the fork has at least this many blocks.
-pub fn grow(fork: ForkKey, blocks: u32) {
-    change(fork, |entry| {
-        entry.blocks = Some(entry.blocks.unwrap_or(0).max(blocks));
-        entry.changed = true;
+pub fn grow(fork: ForkKey, blocks: u32, in_files: bool) {
+    note(fork, |entry| {
+        (entry.blocks, entry.in_files) = (Some(entry.blocks.unwrap_or(0).max(blocks)), in_files);
     });
 }
 
 /// Notes that the fork lies in a file of the cluster.
 pub fn set_local(fork: ForkKey) {
     if get(fork).is_none_or(|entry| !entry.local) {
-        change(fork, |entry| {
-            (entry.blocks, entry.local, entry.changed) = (None, true, true)
-        });
+        note(fork, |entry| (entry.blocks, entry.local) = (None, true));
     }
 }
 
@@ -147,25 +164,66 @@ pub fn is_known_unlogged(fork: ForkKey) -> bool {
     get(init).is_some_and(|entry| entry.blocks.is_some())
 }
 
-fn change(fork: ForkKey, change: impl FnOnce(&mut SizeEntry)) {
-    let done = shared_memory::with_sizes(fork.hashed(), |table| {
-        if let Some(entry) = table.get(&fork) {
-            change(entry);
-            return true;
-        }
-        let mut entry = SizeEntry {
-            changed: true,
-            ..SizeEntry::from_volume(None, false)
-        };
-        change(&mut entry);
-        insert(table, fork, entry)
-    });
-    if !done {
+/// Changes an entry, and makes room for it if there is none.
+fn note(fork: ForkKey, change_entry: impl Fn(&mut SizeEntry)) {
+    if change(fork, &change_entry) {
+        return;
+    }
+    let inserted = log_position::inserted();
+    log_position::flush(inserted);
+    make_room(fork, usize::MAX, inserted);
+    if !change(fork, &change_entry) {
         errors::raise(
             PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
-            format!("the table of relation sizes has no room for {fork}"),
+            format!("the table of relation sizes has no room for {fork}: it is full of what the volume does not know"),
             "Raise borealis.relation_sizes and restart the instance.",
         );
+    }
+}
+
+/// Changes an entry, or makes one; whether there was room.
+fn change(fork: ForkKey, change_entry: impl Fn(&mut SizeEntry)) -> bool {
+    let changed_at = log_position::inserted();
+    shared_memory::with_sizes(fork.hashed(), |table| {
+        let changed = |entry: &mut SizeEntry| {
+            change_entry(entry);
+            (entry.changed, entry.changed_at) = (true, changed_at);
+        };
+        if let Some(entry) = table.get(&fork) {
+            changed(entry);
+            return true;
+        }
+        let mut entry = SizeEntry::from_volume(None, false);
+        changed(&mut entry);
+        insert(table, fork, entry)
+    })
+}
+
+/// Looks among the fork's neighbours in the table, if they were not changed after `at`, for some that the volume knows as
+/// they are by now: they may be evicted.
+fn make_room(fork: ForkKey, questions_max: usize, at: Lsn) {
+    let hash = fork.hashed();
+    let entries = shared_memory::with_sizes(hash, |table| table.len());
+    let mut found = 0;
+    for _ in 0..entries.min(questions_max) {
+        let candidate = shared_memory::with_sizes(hash, |table| {
+            let fork = table.sweep(|_, entry| entry.changed && entry.changed_at <= at)?;
+            table.get(&fork).map(|entry| (fork, *entry))
+        });
+        let Some((candidate, entry)) = candidate else { return };
+        // Asked about a time after the change: records of before it could still come otherwise.
+        if !entry.is(broker_client::fork_blocks(candidate, entry.changed_at.max(needed()))) {
+            continue;
+        }
+        shared_memory::with_sizes(hash, |table| {
+            if let Some(now) = table.get(&candidate).filter(|now| **now == entry) {
+                now.changed = false;
+            }
+        });
+        found += 1;
+        if found == ROOM_WANTED {
+            return;
+        }
     }
 }
 

@@ -104,7 +104,11 @@ fn fork_of(relation: SMgrRelation, number: ForkNumber::Type) -> Option<ForkKey> 
 /// What is known about the fork; asks the volume if nothing is.
 fn known(relation: SMgrRelation, fork: ForkKey) -> SizeEntry {
     sizes::get(fork).unwrap_or_else(|| {
-        let mut entry = broker_client::fork_blocks(fork, Lsn::ZERO);
+        let needed = sizes::needed();
+        if needed > log_position::flushed() {
+            log_position::flush(needed);
+        }
+        let mut entry = broker_client::fork_blocks(fork, needed);
         if settings::compare() && !entry.local && entry.blocks.is_some() {
             let number = ForkNumber::Type::from(fork.fork);
             entry.in_files = md!(exists(relation, number)) && Some(md!(blocks(relation, number))) == entry.blocks;
@@ -264,9 +268,10 @@ unsafe extern "C-unwind" fn extend(
     }
     let key = fork.page(block);
     count(&shared_memory::counters().pages_extended);
+    let is_compared = is_compared(relation, fork);
     keep(&key, bytes, true);
-    sizes::grow(fork, block + 1);
-    if is_compared(relation, fork) {
+    sizes::grow(fork, block + 1, is_compared);
+    if is_compared {
         md!(extend(relation, number, block, bytes, skip_sync));
     }
 }
@@ -358,7 +363,11 @@ fn read_from_volume(relation: SMgrRelation, key: &PageKey, page: &mut PageBytes)
             "",
         );
     }
-    let needed: Lsn = last_written::needed(key);
+    let mut needed: Lsn = last_written::needed(key);
+    if key.fork.fork == fork::VISIBILITY && needed > settings::start_lsn() {
+        // Bits are cleared before the record that says so is inserted (see `judge`).
+        needed = needed.max(log_position::inserted());
+    }
     if needed > log_position::flushed() {
         log_position::flush(needed);
     }
@@ -430,8 +439,8 @@ unsafe extern "C-unwind" fn truncate(
         return md!(truncate(relation, number, old_blocks, new_blocks));
     };
     last_written::note_fork(fork, log_position::inserted());
-    let in_files = sizes::get(fork).is_some_and(|entry| entry.in_files);
-    sizes::truncate(fork, new_blocks);
+    let in_files = sizes::get(fork).map_or_else(settings::compare, |entry| entry.in_files);
+    sizes::truncate(fork, new_blocks, in_files);
     overlay::remove_blocks(fork, new_blocks, Some(old_blocks));
     if in_files {
         md!(truncate(relation, number, old_blocks, new_blocks));
