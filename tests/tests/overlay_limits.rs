@@ -166,3 +166,47 @@ fn a_bulk_load_that_outruns_the_volume_waits_for_it() -> Result<()> {
     ensure!(cluster.sql(sums)? == "t", "balances and history differ");
     Ok(())
 }
+
+/// Maps of free space and of visible pages are many, one and more a table. They take the room that is left, and no more.
+#[test]
+fn maps_of_many_tables_leave_room_for_rows() -> Result<()> {
+    let settings = [
+        "shared_buffers=1MB",
+        "borealis.overlay_size=1MB",
+        "borealis.spill_size_max=2MB",
+        "borealis.relation_sizes=1024",
+    ];
+    let cluster = Cluster::up("maps", &settings)?;
+    let for_all = |statement: &str| {
+        let numbers = 1..=250;
+        let statements: String = numbers
+            .map(|n| format!("{};\n", statement.replace('#', &n.to_string())))
+            .collect();
+        cluster.script(&statements)
+    };
+    // Six pages each: a smaller table has no map of its free space. Three pages of that, one of the other.
+    for_all("CREATE TABLE t# AS SELECT i AS id, repeat('x', 900) AS filler FROM generate_series(1, 48) i")?;
+    for_all("CREATE UNIQUE INDEX i# ON t# (id)")?;
+    for_all("VACUUM t#")?;
+    for_all("DELETE FROM t# WHERE id % 2 = 0")?;
+    for_all("VACUUM t#")?;
+    // Read through the visibility map, which by now was dropped and came back from the volume.
+    let counts = for_all("SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*), max(id) FROM t#")?;
+    ensure!(
+        counts.lines().count() == 250 && counts.lines().all(|line| line == "24|47"),
+        "{counts}"
+    );
+    for_all("DELETE FROM t# WHERE id > 24; SELECT count(*), max(id) FROM t#")?;
+    let counts = for_all("SET enable_seqscan = off; SET enable_bitmapscan = off; SELECT count(*), max(id) FROM t#")?;
+    ensure!(
+        counts.lines().count() == 250 && counts.lines().all(|line| line == "12|23"),
+        "{counts}"
+    );
+    ensure!(
+        counter(&cluster, "overlay_pages_of_maps")? <= 3 << 20 >> 13,
+        "more than there is room for"
+    );
+    let name = cluster.writer()?["name"].as_str().context("name")?.to_owned();
+    ensure!(!cluster.log(&name)?.contains("ERROR"), "{}", cluster.log(&name)?);
+    Ok(())
+}

@@ -55,6 +55,7 @@ pub extern "C-unwind" fn borealis_counters(_call: FunctionCallInfo) -> Datum {
         ("overlay_pages", usage.entries),
         ("overlay_pages_spilled", usage.spilled),
         ("overlay_pages_kept_forever", usage.forever),
+        ("overlay_pages_of_maps", usage.maps),
         ("overlay_pages_with_command_ids", usage.commands),
         ("overlay_pages_kept_for_vacuum", usage.vacuum),
         ("relation_sizes", known),

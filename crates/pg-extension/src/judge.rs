@@ -1,7 +1,20 @@
 //! Until when a page has to stay in the overlay, and whether that is over.
+//!
+//! What is in no log, or not as it is, and for how long that matters:
+//!
+//! - Command ids: until the transaction is over. Cycle ids of split btree pages: until no VACUUM runs.
+//! - Pages that nobody logged yet (an index being built): as long as they are as they are.
+//! - A sequence: its log is ahead of it by up to 32 values. A page read back would skip them, which may happen after a
+//!   crash only. So it stays, until its values have caught up with the log; at most one page a sequence.
+//! - The free space map: changes to it are in no log. All of it is advice, and PostgreSQL takes any content of it, so it may
+//!   go when there is no room for what must stay. Until the next VACUUM, inserts then find less free space.
+//! - The visibility map: every change is in the log, but a bit is cleared before the record that says so is, and the page
+//!   may be written in between. With that page gone, a read needs the log up to the moment it happens
+//!   (`storage_manager::read_from_volume`): whoever clears a bit pins the page until the record is in the log, and a pinned
+//!   page is not read. Such reads wait for the volume, so these pages, too, go only when there is no room.
 
 use pgrx::pg_sys;
-use units::{Lsn, PageKey, fork};
+use units::{ForkKey, Lsn, PageKey, fork};
 
 use crate::log_position;
 use crate::overlay_partition::Keep;
@@ -9,7 +22,7 @@ use crate::page::{self, PageBytes};
 
 /// Until when a page has to stay, once it was written with this last-written LSN.
 pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
-    let map = matches!(key.fork.fork, fork::FREE_SPACE | fork::VISIBILITY);
+    let map = is_map(key.fork);
     let main = key.fork.fork == fork::MAIN;
     let next_xid = || {
         // SAFETY: needs shared memory only.
@@ -23,8 +36,13 @@ pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
             0
         },
         vacuum: main && page::has_cycle_id(page),
-        forever: map || page::lsn(page) < page::LOWEST_REAL_LSN || (main && page::is_sequence(page)),
+        forever: (!map && page::lsn(page) < page::LOWEST_REAL_LSN) || (main && page::has_logged_values_left(page)),
+        map,
     }
+}
+
+fn is_map(fork: ForkKey) -> bool {
+    matches!(fork.fork, fork::FREE_SPACE | fork::VISIBILITY)
 }
 
 /// Why a page must stay: the reason that will last longest.
@@ -38,6 +56,8 @@ pub enum Reason {
     Vacuum,
     /// Only because the volume does not have its log yet.
     Volume,
+    /// It is one of a map, and there may be other room.
+    Map,
 }
 
 /// What decides whether a page may be forgotten, looked up at most once.
@@ -73,13 +93,21 @@ impl Judge {
         if keep.vacuum && *self.vacuum.get_or_insert_with(is_vacuum_running) {
             return Some(Reason::Vacuum);
         }
-        (self.durable.raw() < keep.lsn).then_some(Reason::Volume)
+        if self.durable.raw() < keep.lsn {
+            return Some(Reason::Volume);
+        }
+        keep.map.then_some(Reason::Map)
     }
 
     /// Whether the volume gives the page back as it is.
     pub fn may_forget(&mut self, keep: &Keep) -> bool {
         // The cheap question first: it decides nearly always, and the others take locks of the whole server.
         keep.lsn <= self.durable.raw() && self.reason(keep).is_none()
+    }
+
+    /// Whether it may be forgotten when there is no other room.
+    pub fn may_forget_at_last(&mut self, keep: &Keep) -> bool {
+        matches!(self.reason(keep), None | Some(Reason::Map))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL evicts a page once its log is flushed *here*; the volume may have it later. And some things are in no log at
 //! all: command ids of running transactions, cycle ids of a running VACUUM, the free space map, pages of an index that
-//! is being built. Such pages stay here until that no longer matters.
+//! is being built. Such pages stay here until that no longer matters: see `judge`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -104,11 +104,15 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
     let mut flushes = 1;
     let mut waits = 0;
     let mut room = WaitForRoom::new();
+    let mut at_last = false;
     loop {
         let spill: Option<&dyn Spill> = if waits == WAITS_MAX { Some(&OpenedSpill) } else { None };
         let mut judge = Judge::new();
         let stored = shared_memory::with_overlay(key.hashed(), |partition| {
-            partition.store(key, page, keep, spill, &mut |keep| judge.may_forget(keep))
+            partition.store(key, page, keep, spill, &mut |keep| match at_last {
+                false => judge.may_forget(keep),
+                true => judge.may_forget_at_last(keep),
+            })
         });
         match stored {
             Ok(()) => return,
@@ -122,7 +126,8 @@ pub fn store(key: PageKey, page: &PageBytes, keep: Keep, as_cache: bool) {
                 waits += 1;
             }
             Err(StoreError::NoMemory) => waits = WAITS_MAX,
-            Err(StoreError::Full) if judge.may_forget(&keep) => return drop_at_once(&key),
+            Err(StoreError::Full) if !at_last => at_last = true,
+            Err(StoreError::Full) if judge.may_forget_at_last(&keep) => return drop_at_once(&key),
             Err(StoreError::Full) => room.wait(&key, &keep),
             Err(StoreError::Spill(error)) => errors::raise(
                 PgSqlErrorCode::ERRCODE_DISK_FULL,
@@ -177,6 +182,7 @@ pub fn usage() -> Usage {
         total.entries += usage.entries;
         total.spilled += usage.spilled;
         total.forever += usage.forever;
+        total.maps += usage.maps;
         total.commands += usage.commands;
         total.vacuum += usage.vacuum;
     });

@@ -37,8 +37,10 @@ pub struct Keep {
     pub xid: u32,
     /// Until no VACUUM runs.
     pub vacuum: bool,
-    /// As long as the instance lives.
+    /// As long as the page is as it is.
     pub forever: bool,
+    /// Until there is no other room: a page of the free space map or of the visibility map.
+    pub map: bool,
 }
 
 /// Where a page is kept, and until when.
@@ -105,8 +107,10 @@ pub struct Usage {
     pub entries: u64,
     /// Of them in the spill file.
     pub spilled: u64,
-    /// Kept as long as the instance lives.
+    /// Kept as long as they are as they are.
     pub forever: u64,
+    /// Of the free space maps and visibility maps.
+    pub maps: u64,
     /// Kept because of command ids.
     pub commands: u64,
     /// Kept because of a VACUUM.
@@ -249,6 +253,7 @@ impl Partition<'_> {
         for (_, kept) in self.table.iter() {
             usage.spilled += u64::from(kept.slot == NONE);
             usage.forever += u64::from(kept.keep.forever);
+            usage.maps += u64::from(kept.keep.map);
             usage.commands += u64::from(kept.keep.xid != 0);
             usage.vacuum += u64::from(kept.keep.vacuum);
         }

@@ -51,6 +51,21 @@ fn special_bytes(page: &PageBytes) -> usize {
     PAGE_BYTES.saturating_sub(usize::from(u16_at(page, 16)))
 }
 
+/// Whether it is a page of a sequence that is behind its log: a record holds the sequence as it will be after 32 further
+/// values (`SEQ_LOG_VALS`), of which `log_cnt` are left. Redo would skip those.
+pub fn has_logged_values_left(page: &PageBytes) -> bool {
+    if !is_sequence(page) {
+        return false;
+    }
+    let tuple = (u32_at(page, PAGE_HEADER_BYTES) & 0x7FFF) as usize;
+    let data = page
+        .get(tuple + 22)
+        .map(|header_bytes| tuple + usize::from(*header_bytes));
+    // `last_value` stands before it; what is no tuple counts as behind.
+    let left = data.and_then(|data| page.get(data + 8..data + 16));
+    left.is_none_or(|left| left.iter().any(|byte| *byte != 0))
+}
+
 /// Whether it is the one page of a sequence (`SEQ_MAGIC`).
 pub fn is_sequence(page: &PageBytes) -> bool {
     special_bytes(page) == 8 && u32_at(page, PAGE_BYTES - 8) == SEQUENCE_MAGIC

@@ -44,7 +44,7 @@ impl Holders {
             Some(Reason::Commands) => self.commands += 1,
             Some(Reason::Vacuum) => self.vacuum += 1,
             // A page that may be forgotten by now is found at the next attempt: there is nothing to wait for.
-            None => self.first = Some(Lsn::ZERO),
+            None | Some(Reason::Map) => self.first = Some(Lsn::ZERO),
             Some(Reason::Volume) => {
                 let lsn = Lsn::from_raw(keep.lsn);
                 self.volume += 1;
@@ -72,7 +72,7 @@ impl Holders {
             share(self.vacuum, "of indexes split during a VACUUM that still runs"),
             share(
                 self.forever,
-                "that no log restores (free space and visibility maps, sequences)",
+                "that no log restores (sequences, indexes that are being built)",
             ),
         ];
         shares.into_iter().flatten().collect::<Vec<_>>().join(", ")

@@ -49,6 +49,7 @@ const NOTHING: Keep = Keep {
     xid: 0,
     vacuum: false,
     forever: false,
+    map: false,
 };
 
 /// A spill file in memory, which may break.
@@ -234,6 +235,7 @@ proptest! {
             bytes[16..18].copy_from_slice(&special.to_le_bytes());
             let _ = (page::latest_command_xid(&bytes, || 7), page::is_sequence(&bytes), page::has_cycle_id(&bytes));
             let _ = (page::lsn(&bytes), page::is_all_visible(&bytes), page::is_heap(&bytes));
+            let _ = page::has_logged_values_left(&bytes);
         }
     }
 }
@@ -287,6 +289,32 @@ fn command_ids_of_running_transactions_are_seen() {
 }
 
 /// Announcements grow while blocks follow each other, cover every block once, and stop at the end.
+/// A sequence's page as `fill_seq_with_data` lays it out: one tuple, at the end.
+fn sequence_page(last_value: u64, log_cnt: u64) -> PageBytes {
+    let mut page = page_of(0);
+    let (special, tuple) = (PAGE_BYTES - 8, PAGE_BYTES - 8 - 48);
+    page[12..14].copy_from_slice(&28u16.to_le_bytes());
+    page[16..18].copy_from_slice(&(special as u16).to_le_bytes());
+    page[special..special + 4].copy_from_slice(&0x1717u32.to_le_bytes());
+    page[24..28].copy_from_slice(&(tuple as u32 | 1 << 15 | 41 << 17).to_le_bytes());
+    page[tuple + 22] = 24;
+    page[tuple + 24..tuple + 32].copy_from_slice(&last_value.to_le_bytes());
+    page[tuple + 32..tuple + 40].copy_from_slice(&log_cnt.to_le_bytes());
+    page
+}
+
+#[test]
+fn a_sequence_stays_while_its_log_is_ahead_of_it() {
+    assert!(page::is_sequence(&sequence_page(7, 0)));
+    assert!(!page::has_logged_values_left(&sequence_page(7, 0)));
+    assert!(page::has_logged_values_left(&sequence_page(7, 1)));
+    assert!(page::has_logged_values_left(&sequence_page(7, 32)));
+    let mut broken = sequence_page(7, 0);
+    broken[24..28].copy_from_slice(&0x7FFFu32.to_le_bytes());
+    assert!(page::has_logged_values_left(&broken), "a tuple beyond the page");
+    assert!(!page::has_logged_values_left(&page_of(0)));
+}
+
 #[test]
 fn reading_ahead_grows_and_stops_at_the_end() {
     let mut readahead = Readahead::new();
