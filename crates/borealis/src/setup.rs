@@ -233,16 +233,6 @@ pub fn configure_successor(layout: &Layout, cluster: &Cluster, old: &str) -> Res
     Ok(entry)
 }
 
-/// Has every instance that may start load these libraries beside ours.
-pub fn preload(layout: &Layout, cluster: &Cluster, libraries: &str) -> Result<()> {
-    for instance in cluster.instances.iter().filter(|instance| !instance.retired) {
-        let mut config = instance_config(layout, &instance.name)?;
-        libraries.clone_into(&mut config.preload_libraries);
-        store(layout, &instance.name, &config)?;
-    }
-    Ok(())
-}
-
 fn instance_config(layout: &Layout, name: &str) -> Result<InstanceConfig> {
     let path = layout.config_file(name);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -278,7 +268,7 @@ fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[Stri
         postgresql_bin: Layout::postgresql_bin(),
         initdb_arguments: initdb_arguments.to_vec(),
         storage: cluster.storage.iter().map(address).collect(),
-        preload_libraries: String::new(),
+        preload_libraries: Default::default(),
         limits: Limits::default(),
     };
     store(layout, &entry.name, &config)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// Settings of one instance process, read from `DIR/config/NAME.json`. Unknown keys are refused.
@@ -31,9 +32,9 @@ pub struct InstanceConfig {
     pub initdb_arguments: Vec<String>,
     /// The storage nodes a new volume is placed on: two in each of three zones.
     pub storage: Vec<StorageAddress>,
-    /// Libraries that users preload beside ours.
-    #[serde(default)]
-    pub preload_libraries: String,
+    /// Not used: libraries to preload stand among PostgreSQL's settings. Files of earlier builds have it.
+    #[serde(default, skip_serializing)]
+    pub preload_libraries: IgnoredAny,
     /// Limits; each has a default.
     #[serde(default)]
     pub limits: Limits,

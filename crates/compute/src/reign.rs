@@ -246,10 +246,11 @@ impl<'a> Reign<'a> {
         let mut name = [0; 8];
         getrandom::fill(&mut name).map_err(|error| broken("random bytes", &error))?;
         let synchronous_name = format!("borealis_{:016x}", u64::from_le_bytes(name));
+        let libraries = settings::user_preload_libraries(config).map_err(|error| Ended::Broken(error.to_string()))?;
         let facts = StartFacts {
             start: marks.end,
             synchronous_name: &synchronous_name,
-            user_preload_libraries: &config.preload_libraries,
+            user_preload_libraries: &libraries,
         };
         let command = settings::command(config, &facts);
         let (postmaster, log) = Postmaster::start(command).map_err(|error| broken("start PostgreSQL", &error))?;

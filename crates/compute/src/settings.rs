@@ -1,8 +1,10 @@
 //! PostgreSQL's settings: which are Borealis's own, and the command line PostgreSQL is started with.
 //!
-//! What Borealis owns stands on the command line, which wins over `postgresql.conf` and `ALTER SYSTEM`.
+//! What Borealis owns stands on the command line, which wins over `postgresql.conf` and `ALTER SYSTEM`. Libraries to preload are
+//! both's: ours goes first, those that users name in either follow.
 
-use std::process::Command;
+use std::io;
+use std::process::{Command, Stdio};
 
 pub use owned_settings::{LIBRARY_SETTINGS, OWNED, OwnedSetting, refusal};
 use units::Lsn;
@@ -15,8 +17,68 @@ pub struct StartFacts<'a> {
     pub start: Lsn,
     /// Name of the one synchronous standby, made at each start.
     pub synchronous_name: &'a str,
-    /// Libraries users preload beside ours.
+    /// Libraries that users preload beside ours: [`user_preload_libraries`].
     pub user_preload_libraries: &'a str,
+}
+
+/// The list of libraries to load into every process.
+const PRELOAD: &str = "shared_preload_libraries";
+/// Our library's name.
+const LIBRARY: &str = "borealis";
+
+/// Why it is not known which libraries users preload.
+#[derive(Debug, thiserror::Error)]
+pub enum PreloadError {
+    /// PostgreSQL or a settings file could not be used.
+    #[error("which libraries to preload: {0}")]
+    Io(#[from] io::Error),
+    /// PostgreSQL does not understand its settings.
+    #[error(
+        "PostgreSQL does not understand its settings; correct DIR/postgresql.conf or DIR/postgresql.auto.conf:\n{0}"
+    )]
+    Settings(String),
+}
+
+/// The libraries that users name in `postgresql.conf`, in the environment of `up` or with `ALTER SYSTEM`, as PostgreSQL itself
+/// reads the settings of the data directory. It is asked only if a file may say something.
+pub fn user_preload_libraries(config: &InstanceConfig) -> Result<String, PreloadError> {
+    let data = config.data_directory();
+    let mut may_be_named = false;
+    for file in ["postgresql.conf", "postgresql.auto.conf"] {
+        let text = std::fs::read(data.join(file))?;
+        let text = String::from_utf8_lossy(&text).to_ascii_lowercase();
+        may_be_named |= text.contains(PRELOAD) || text.contains("include");
+    }
+    if !may_be_named {
+        return Ok(String::new());
+    }
+    let output = Command::new(config.postgresql_bin.join("postgres"))
+        .args(["-C", PRELOAD, "-D"])
+        .arg(&data)
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(PreloadError::Settings(said));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Ours first, then what users name, once each. Names are separated by commas and may be quoted (`SplitDirectoriesString`).
+fn preloaded(users: &str) -> String {
+    let mut names = vec![LIBRARY.to_owned()];
+    let mut is_quoted = false;
+    let separates = |letter: char| {
+        is_quoted ^= letter == '"';
+        letter == ',' && !is_quoted
+    };
+    for name in users.split(separates) {
+        let name = name.trim();
+        if !name.is_empty() && !names.iter().any(|known| known == name.trim_matches('"')) {
+            names.push(name.to_owned());
+        }
+    }
+    names.join(",")
 }
 
 /// The command that starts PostgreSQL. Must be spawned from the main thread: the parent-death signal follows it.
@@ -26,10 +88,6 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
     // Otherwise the library's errors would show their stack to clients.
     command.env_remove("RUST_BACKTRACE");
     let directory = config.directory.display();
-    let preload = match facts.user_preload_libraries.trim() {
-        "" => "borealis".to_owned(),
-        others => format!("borealis,{others}"),
-    };
     let spill = config.instance_directory().join("overlay.spill");
     let settings: Vec<(&str, String)> = vec![
         ("listen_addresses", config.listen_address.clone()),
@@ -42,7 +100,7 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
         ("hba_file", format!("{directory}/pg_hba.conf")),
         ("ident_file", format!("{directory}/pg_ident.conf")),
         ("dynamic_library_path", format!("{directory}/lib:$libdir")),
-        ("shared_preload_libraries", preload),
+        (PRELOAD, preloaded(facts.user_preload_libraries)),
         ("fsync", "off".into()),
         ("full_page_writes", "off".into()),
         ("wal_log_hints", "off".into()),
@@ -108,8 +166,26 @@ mod tests {
             .filter_map(|pair| pair[1].split_once('=').map(|(name, _)| name))
             .collect();
         assert!(20 < settings.len(), "{arguments:?}");
-        for setting in settings {
+        // Ours is merged with those that users name.
+        for setting in settings.into_iter().filter(|setting| *setting != PRELOAD) {
             assert!(refusal(setting).is_some(), "{setting} is set, but nobody is told");
+        }
+    }
+
+    #[test]
+    fn our_library_comes_first_and_once() {
+        for (users, all) in [
+            ("", "borealis"),
+            ("pg_stat_statements", "borealis,pg_stat_statements"),
+            (
+                " auto_explain , pg_stat_statements,",
+                "borealis,auto_explain,pg_stat_statements",
+            ),
+            ("borealis,pg_stat_statements", "borealis,pg_stat_statements"),
+            ("pg_stat_statements, \"borealis\"", "borealis,pg_stat_statements"),
+            ("\"/a,b/c\",d,d", "borealis,\"/a,b/c\",d"),
+        ] {
+            assert_eq!(preloaded(users), all, "{users}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One list for every place where somebody might set one: the environment of `borealis up`, settings files, and SQL.
 //!
-//! Invariant: what the instance process gives PostgreSQL on its command line is in this list.
+//! Invariant: what the instance process gives PostgreSQL on its command line is in this list, but for
+//! `shared_preload_libraries`, where what users name follows our library.
 
 /// A setting that users cannot change, and why.
 pub struct OwnedSetting {
@@ -68,10 +69,6 @@ pub const OWNED: &[OwnedSetting] = &[
     owned("recovery_target_timeline", "restores are made by the storage"),
     owned("primary_conninfo", "readers are fed by the storage"),
     owned("hot_standby", "readers are fed by the storage"),
-    owned(
-        "shared_preload_libraries",
-        "the Borealis library comes first; others are added with BOREALIS_PG_SHARED_PRELOAD_LIBRARIES",
-    ),
     owned(
         "unix_socket_permissions",
         "only the instance process connects over the unix socket",

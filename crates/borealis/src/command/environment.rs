@@ -9,20 +9,9 @@ use compute::settings::{LIBRARY_SETTINGS, refusal};
 
 const PREFIX: &str = "BOREALIS_PG_";
 const LIBRARY_PREFIX: &str = "borealis_";
-/// Libraries beside ours go onto PostgreSQL's command line, together with it.
-const PRELOAD: &str = "shared_preload_libraries";
-
-/// What the environment names.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Lines for PostgreSQL's configuration.
-    pub text: String,
-    /// Libraries to load beside ours.
-    pub preload_libraries: String,
-}
-
-/// Settings in the environment; `None`: there are none, and what an earlier `up` was given stays.
-pub fn settings() -> Result<Option<Settings>> {
+/// Settings in the environment, as lines of PostgreSQL's configuration; `None`: there are none, and what an earlier `up` was
+/// given stays.
+pub fn settings() -> Result<Option<String>> {
     let named = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         name.starts_with(PREFIX).then_some((name, value))
@@ -34,9 +23,8 @@ pub fn settings() -> Result<Option<Settings>> {
     from_variables(&named.collect::<Result<Vec<_>>>()?)
 }
 
-fn from_variables(variables: &[(String, String)]) -> Result<Option<Settings>> {
+fn from_variables(variables: &[(String, String)]) -> Result<Option<String>> {
     let mut lines = Vec::new();
-    let mut preload_libraries = String::new();
     for (variable, value) in variables {
         let Some(name) = variable.strip_prefix(PREFIX) else {
             continue;
@@ -44,10 +32,6 @@ fn from_variables(variables: &[(String, String)]) -> Result<Option<Settings>> {
         let name = name.to_ascii_lowercase();
         if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') || name.is_empty() {
             bail!("{variable}: no setting of PostgreSQL has such a name");
-        }
-        if name == PRELOAD {
-            preload_libraries.clone_from(value);
-            continue;
         }
         let setting = match name.strip_prefix(LIBRARY_PREFIX) {
             Some(library) if LIBRARY_SETTINGS.contains(&library) => format!("borealis.{library}"),
@@ -62,18 +46,14 @@ fn from_variables(variables: &[(String, String)]) -> Result<Option<Settings>> {
         }
         lines.push(format!("{setting} = {}", quoted(variable, value)?));
     }
-    if lines.is_empty() && preload_libraries.is_empty() {
+    if lines.is_empty() {
         return Ok(None);
     }
     lines.sort();
-    let text = format!(
+    Ok(Some(format!(
         "# From the environment of the last `borealis up` that named any.\n{}\n",
         lines.join("\n")
-    );
-    Ok(Some(Settings {
-        text,
-        preload_libraries,
-    }))
+    )))
 }
 
 fn check(place: &str, setting: &str) -> Result<()> {
@@ -116,7 +96,7 @@ fn check_lines(file: &str, text: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn given(variables: &[(&str, &str)]) -> Result<Option<Settings>> {
+    fn given(variables: &[(&str, &str)]) -> Result<Option<String>> {
         let owned = variables
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -133,14 +113,14 @@ mod tests {
             ("BOREALIS_LOG", "debug"),
         ]);
         let settings = settings.expect("all are allowed").expect("there are some");
-        let lines: Vec<&str> = settings.text.lines().skip(1).collect();
+        let lines: Vec<&str> = settings.lines().skip(1).collect();
         let expected = [
             "borealis.overlay_size = '2MB'",
             r"log_line_prefix = 'it''s \\ %m '",
             "shared_buffers = '1MB'",
+            "shared_preload_libraries = 'pg_stat_statements'",
         ];
         assert_eq!(lines, expected);
-        assert_eq!(settings.preload_libraries, "pg_stat_statements");
         assert_eq!(given(&[("HOME", "/root")]).expect("nothing to refuse"), None);
     }
 

@@ -100,8 +100,7 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
         check_port(cluster.port)?;
     }
     if let Some(settings) = environment {
-        write_atomically(&layout.environment_settings(), settings.text.as_bytes())?;
-        setup::preload(layout, &cluster, &settings.preload_libraries)?;
+        write_atomically(&layout.environment_settings(), settings.as_bytes())?;
     }
     install_library(layout)?;
     let agent = start_agent(layout)?;
