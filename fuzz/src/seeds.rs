@@ -10,7 +10,7 @@ use timeline::{Branch, Path};
 use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId, Zone, fork};
 use volume::record::{self, VolumeRecord};
 use wal::{DecodedRecord, Marks, Record, StreamDecoder};
-use wire_format::broker::{AnswerHeader, BrokerQuestion, BrokerRequest, Status};
+use wire_format::broker::{AnswerHeader, BrokerQuestion, BrokerRequest, ForkSize, Status};
 use wire_format::message::{
     HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, Refusal, Request, Response, SegmentStatus,
 };
@@ -479,7 +479,16 @@ fn broker() -> Vec<Vec<u8>> {
             needed: Lsn::from_raw(1000),
             count: 3,
         }),
-        request(BrokerQuestion::ForkBlocks { fork: FORK }),
+        request(BrokerQuestion::ForkBlocks {
+            fork: FORK,
+            needed: Lsn::from_raw(1000),
+        }),
+        request(BrokerQuestion::ListForks {
+            tablespace: Some(1663),
+            database: Some(5),
+            after: FORK,
+        }),
+        ForkSize { fork: FORK, blocks: 9 }.encode().to_vec(),
         answer.encode().to_vec(),
         CatalogKey::ForkBlocks(FORK).encode(),
         CatalogKey::Blob("pg_twophase/000002D1".to_owned()).encode(),

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use bytes::{Bytes, BytesMut};
 use segment::SegmentState;
 use volume::record::VolumeRecord;
-use wire_format::broker::{ANSWER_HEADER_BYTES, AnswerHeader, BrokerRequest, REQUEST_BYTES};
+use wire_format::broker::{ANSWER_HEADER_BYTES, AnswerHeader, BrokerRequest, FORK_SIZE_BYTES, ForkSize, REQUEST_BYTES};
 use wire_format::frame::{self, FRAME_BYTES_MAX, Frame, HELLO_BYTES_MAX};
 use wire_format::{Batch, CatalogKey, CodecError};
 
@@ -99,6 +99,11 @@ pub(crate) fn broker(data: &[u8]) {
     }
     if let Some(Ok(answer)) = data.first_chunk::<ANSWER_HEADER_BYTES>().map(AnswerHeader::decode) {
         assert_eq!(AnswerHeader::decode(&answer.encode()), Ok(answer));
+    }
+    if let Some(bytes) = data.first_chunk::<FORK_SIZE_BYTES>()
+        && let Some(size) = ForkSize::decode(bytes)
+    {
+        assert_eq!(size.encode(), *bytes);
     }
     if let Ok(key) = CatalogKey::decode(data) {
         assert_eq!(key.encode(), data, "a key has one encoding, or its order would lie");
