@@ -105,6 +105,9 @@ pub(crate) fn broker(data: &[u8]) {
     {
         assert_eq!(size.encode(), *bytes);
     }
+    if let Some(Some(size)) = data.first_chunk::<FORK_SIZE_BYTES>().map(ForkSize::decode) {
+        assert_eq!(ForkSize::decode(&size.encode()), Some(size));
+    }
     if let Ok(key) = CatalogKey::decode(data) {
         assert_eq!(key.encode(), data, "a key has one encoding, or its order would lie");
     }
