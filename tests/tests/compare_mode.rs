@@ -67,7 +67,7 @@ fn no_difference(cluster: &Cluster, after: &str) -> Result<()> {
     let log = cluster.log(&name)?;
     let bad: Vec<&str> = log
         .lines()
-        .filter(|line| line.contains("PANIC") || line.contains("differs from the file"))
+        .filter(|line| line.contains("PANIC") || line.contains("differs at offset"))
         .collect();
     ensure!(bad.is_empty(), "{after}: {bad:#?}");
     Ok(())

@@ -1,8 +1,8 @@
 //! The page broker: one for the instance, asked by every backend over a unix socket.
 //!
 //! A backend asks one question at a time and waits. What a sequential scan will want next is read ahead into a bounded
-//! cache; a page from there is given only if it was read at or after the LSN the backend needs, so it is never staler
-//! than a fresh read may be.
+//! cache; a page from there is given only if it was read from a copy that was complete up to the LSN the backend needs, so it is
+//! never staler than a fresh read may be.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +56,7 @@ pub struct Broker {
 
 /// Pages that were read ahead, oldest first, and those on their way.
 struct ReadAhead {
+    /// Each with the LSN up to which the copy it came from was complete.
     pages: BTreeMap<PageKey, (Lsn, Page)>,
     order: VecDeque<PageKey>,
     pages_max: usize,
@@ -63,14 +64,14 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// The page, if it was read at or after `needed`. Leaves the cache either way: a page is asked for once.
+    /// The page, if its copy was complete up to `needed`. Leaves the cache either way: a page is asked for once.
     fn take(&mut self, key: PageKey, needed: Lsn) -> Option<Page> {
-        let (read_at, page) = self.pages.remove(&key)?;
-        (needed <= read_at).then_some(page)
+        let (complete, page) = self.pages.remove(&key)?;
+        (needed <= complete).then_some(page)
     }
 
-    fn put(&mut self, key: PageKey, read_at: Lsn, page: Page) {
-        if self.pages.insert(key, (read_at, page)).is_none() {
+    fn put(&mut self, key: PageKey, complete: Lsn, page: Page) {
+        if self.pages.insert(key, (complete, page)).is_none() {
             self.order.push_back(key);
         }
         while self.pages_max < self.pages.len() || 2 * self.pages_max < self.order.len() {
@@ -250,7 +251,7 @@ impl Broker {
             arriving.await;
         }
         self.read_ahead(key, count);
-        let (_, mut pages) = self.source.read(key, 1, needed).await?;
+        let mut pages = self.source.read(key, 1, needed).await?;
         pages.pop().ok_or_else(|| ReadPagesError::Wrong {
             key,
             what: "a storage node answered no page".into(),
@@ -285,17 +286,19 @@ impl Broker {
         self.ahead.borrow_mut().on_the_way.extend(keys.iter().copied());
         let broker = self.clone();
         tokio::task::spawn_local(async move {
-            let read = broker.source.read(keys[0], missing, Lsn::ZERO).await;
+            // What the pages will be good for: a copy that has less log would answer with older ones.
+            let complete = broker.source.durable();
+            let read = broker.source.read(keys[0], missing, complete).await;
             {
                 let mut ahead = broker.ahead.borrow_mut();
                 for key in &keys {
                     ahead.on_the_way.remove(key);
                 }
                 match read {
-                    Ok((read_at, pages)) => {
+                    Ok(pages) => {
                         keys.iter()
                             .zip(pages)
-                            .for_each(|(key, page)| ahead.put(*key, read_at, page));
+                            .for_each(|(key, page)| ahead.put(*key, complete, page));
                     }
                     // Nobody was promised these pages; whoever asks for one gets the error of its own read.
                     Err(error) => tracing::debug!(%error, "page.read_ahead"),
@@ -352,7 +355,14 @@ fn without_page_header(lsn: Lsn, wal_file_bytes: u64) -> Lsn {
 
 #[cfg(test)]
 mod tests {
+    use node_link::{NodeLink, handshake};
+    use units::Epoch;
+    use wire_format::frame::{PROTOCOL_VERSION, encode_response};
+    use wire_format::message::Hello;
+    use wire_format::{Request, Response};
+
     use super::*;
+    use crate::pages::Copy;
 
     #[test]
     fn a_page_read_ahead_is_given_once_and_only_if_new_enough() {
@@ -381,6 +391,98 @@ mod tests {
         assert_eq!(ahead.pages.len(), 2, "bounded");
         assert!(ahead.take(fork.page(9), at(50)).is_some());
         assert!(ahead.take(fork.page(9), at(50)).is_none());
+    }
+
+    /// Every fork has a hundred blocks.
+    struct Hundred;
+
+    impl Forks for Hundred {
+        fn fork(&self, _: ForkKey) -> ForkInfo {
+            ForkInfo {
+                blocks: Some(100),
+                unlogged: false,
+            }
+        }
+
+        fn list(&self, _: Option<u32>, _: Option<u32>, _: ForkKey, _: usize) -> Vec<ForkSize> {
+            Vec::new()
+        }
+    }
+
+    /// A storage node that answers every read with zeroed pages and reports what each asked for.
+    async fn node_that_tells(listener: tokio::net::TcpListener, asked: tokio::sync::mpsc::UnboundedSender<(u32, Lsn)>) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        handshake::welcome(&mut stream, &hello()).await.unwrap();
+        let mut buffer = bytes::BytesMut::new();
+        loop {
+            while let Some((number, request)) = handshake::take_request(&mut buffer).unwrap() {
+                let Request::ReadPages {
+                    first, count, needed, ..
+                } = request
+                else {
+                    panic!("not a read: {request:?}");
+                };
+                asked.send((first.block, needed.lsn)).unwrap();
+                let pages = Response::Pages(vec![Page::zeroed(); count as usize]);
+                for part in encode_response(number, &pages) {
+                    stream.write_all(&part).await.unwrap();
+                }
+            }
+            if stream.read_buf(&mut buffer).await.unwrap() == 0 {
+                return;
+            }
+        }
+    }
+
+    fn hello() -> Hello {
+        Hello {
+            version: PROTOCOL_VERSION,
+            cluster: units::ClusterId::from_bytes([1; 16]),
+            secret: [2; 32],
+            name: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_read_ahead_comes_from_a_copy_that_has_all_log() {
+        let durable = Lsn::from_raw(5000);
+        let fork = units::RelationKey {
+            tablespace: 1663,
+            database: 5,
+            relation: 9,
+        }
+        .fork(0);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (tell, mut asked) = tokio::sync::mpsc::unbounded_channel();
+            tokio::task::spawn_local(node_that_tells(listener, tell));
+            let connected = Rc::new(Notify::new());
+            let notify = connected.clone();
+            let link = NodeLink::start(address, hello(), Rc::default(), move |_| notify.notify_one());
+            connected.notified().await;
+            let copy = Copy {
+                segment: units::SegmentId::from_bytes([3; 16]),
+                node: "storage-1".to_owned(),
+                link,
+                complete: Cell::new(units::Position::ZERO),
+            };
+            let limit = std::time::Duration::from_secs(10);
+            let (_keep, durable_now) = tokio::sync::watch::channel(durable);
+            let source = PageSource::new(Epoch::from_raw(7), vec![Rc::new(copy)], durable_now, limit, limit);
+            let broker = Broker::new(Rc::new(source), Rc::new(RefCell::new(Hundred)), 64, 1, 16 << 20);
+            broker
+                .page(fork.page(0), Lsn::from_raw(300), 8)
+                .await
+                .expect("the node answers");
+            let mut both = [asked.recv().await.unwrap(), asked.recv().await.unwrap()];
+            both.sort_unstable();
+            assert_eq!(both, [(0, Lsn::from_raw(300)), (1, durable)]);
+        });
     }
 
     #[test]

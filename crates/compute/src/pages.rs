@@ -94,7 +94,12 @@ impl PageSource {
     /// The lowest read point that is still in use: nothing at or above it may be collected.
     pub fn lowest_read_point(&self) -> Lsn {
         let lowest = self.under_way.borrow().keys().next().copied();
-        lowest.unwrap_or_else(|| *self.durable.borrow())
+        lowest.unwrap_or_else(|| self.durable())
+    }
+
+    /// Up to where the volume is durable.
+    pub fn durable(&self) -> Lsn {
+        *self.durable.borrow()
     }
 
     /// Waits until the volume is durable up to `needed`; up to where it is, in the end. The error is how far it got in time.
@@ -107,12 +112,13 @@ impl PageSource {
         .await
         {
             Ok(Ok(durable)) => Ok(*durable),
-            _ => Err(*self.durable.borrow()),
+            _ => Err(self.durable()),
         }
     }
 
-    /// `count` pages from `first` on, as of one read point (the first of the pair) at or above `needed`.
-    pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<(Lsn, Vec<Page>), ReadPagesError> {
+    /// `count` pages from `first` on, from a copy that has all log up to `needed`. They may be newer, but only that much is
+    /// promised: the copy may lack what is between `needed` and the read point.
+    pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<Vec<Page>, ReadPagesError> {
         let deadline = Instant::now() + self.read_limit;
         let read_point = match self.reach(needed).await {
             Ok(durable) => durable,
@@ -134,7 +140,7 @@ impl PageSource {
                 under_way.remove(&read_point);
             }
         }
-        answer.map(|pages| (read_point, pages))
+        answer
     }
 
     async fn read_at(

@@ -65,6 +65,22 @@ pub struct NodeLink {
     in_flight: Rc<Cell<usize>>,
 }
 
+/// One call under way, also if whoever waits for it gives up.
+struct InFlight<'a>(&'a Cell<usize>);
+
+impl InFlight<'_> {
+    fn begin(calls: &Cell<usize>) -> InFlight<'_> {
+        calls.set(calls.get() + 1);
+        InFlight(calls)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// Number of frames that expect no answer of their own.
 const POSTED: u64 = 0;
 
@@ -111,7 +127,7 @@ impl NodeLink {
             return Err(CallError::Disconnected);
         }
         let (reply, answer) = oneshot::channel();
-        self.in_flight.set(self.in_flight.get() + 1);
+        let _in_flight = InFlight::begin(&self.in_flight);
         let sent = self
             .outgoing
             .send(Outgoing::Call {
@@ -119,12 +135,10 @@ impl NodeLink {
                 reply,
             })
             .await;
-        let answered = match sent {
+        match sent {
             Ok(()) => answer.await.map_err(|_| CallError::Disconnected),
             Err(_) => Err(CallError::Disconnected),
-        };
-        self.in_flight.set(self.in_flight.get() - 1);
-        answered
+        }
     }
 
     /// Sends an encoded message whose answer comes as an event. `false`: it was not taken; the link is down or will be.

@@ -8,9 +8,8 @@ use std::ffi::{c_char, c_int};
 use units::{PAGE_BYTES, PageKey, fork};
 
 use crate::counters::count;
-use crate::errors;
 use crate::page::{self, PageBytes};
-use crate::shared_memory;
+use crate::{errors, last_written, log_position, shared_memory};
 
 unsafe extern "C-unwind" {
     fn heap_mask(page: *mut c_char, block: u32);
@@ -34,13 +33,18 @@ pub fn check(key: &PageKey, page: &PageBytes, in_file: &PageBytes, from_volume: 
         let from = if from_volume { "volume" } else { "overlay" };
         let relation = key.fork.to_string().replace('/', "-");
         for (name, bytes) in [(from, page), ("file", in_file)] {
-            let path = format!("borealis-differs-{relation}-{}.{name}", key.block);
+            // Beside the data directory, which the next start of the instance makes anew.
+            let path = format!("../borealis-differs-{relation}-{}.{name}", key.block);
             if let Err(error) = std::fs::write(&path, bytes) {
                 errors::warn(format!("cannot write {path}: {error}"));
             }
         }
         errors::panic_server(format!(
-            "{key} from the {from} differs from the file at offset {offset}"
+            "{key} from the {from}, of {}, differs at offset {offset} from the file's, of {}; needed {}, durable {}",
+            page::lsn(page),
+            page::lsn(in_file),
+            last_written::needed(key),
+            log_position::durable()
         ));
     }
 }
