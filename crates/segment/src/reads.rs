@@ -22,12 +22,15 @@ impl Segment {
                 first,
                 count,
                 ..
-            } => Ok(Read::Pages {
-                path: self.permit_read(*epoch, *read_point, *needed)?,
-                read_point: *read_point,
-                first: *first,
-                count: (*count).clamp(1, PAGES_MAX),
-            }),
+            } => {
+                let (path, read_point) = self.permit_read(*epoch, *read_point, *needed)?;
+                Ok(Read::Pages {
+                    path,
+                    read_point,
+                    first: *first,
+                    count: (*count).clamp(1, PAGES_MAX),
+                })
+            }
             Request::ScanCatalog {
                 epoch,
                 read_point,
@@ -35,12 +38,15 @@ impl Segment {
                 after,
                 entries_max,
                 ..
-            } => Ok(Read::Catalog {
-                path: self.permit_read(*epoch, *read_point, *needed)?,
-                read_point: *read_point,
-                after: after.clone(),
-                entries_max: (*entries_max).clamp(1, ENTRIES_MAX),
-            }),
+            } => {
+                let (path, read_point) = self.permit_read(*epoch, *read_point, *needed)?;
+                Ok(Read::Catalog {
+                    path,
+                    read_point,
+                    after: after.clone(),
+                    entries_max: (*entries_max).clamp(1, ENTRIES_MAX),
+                })
+            }
             Request::ReadFlushHeader { epoch, at, .. } => {
                 let path = self.path_of(*epoch)?;
                 let complete = self.complete_on(&path);
@@ -71,7 +77,9 @@ impl Segment {
         }
     }
 
-    fn permit_read(&self, epoch: Epoch, read_point: Lsn, needed: Position) -> Result<Path, Refusal> {
+    /// The history to read along, and as of where: never beyond what is complete here. Above a hole a later record may be
+    /// held already, and a page made with it but without the missing one would be no version that ever was.
+    fn permit_read(&self, epoch: Epoch, read_point: Lsn, needed: Position) -> Result<(Path, Lsn), Refusal> {
         if !self.vouches {
             return Err(Refusal::Damaged {
                 what: "something it acknowledged is lost or damaged".to_owned(),
@@ -91,7 +99,7 @@ impl Segment {
                 floor: self.state.floor,
             });
         }
-        Ok(path)
+        Ok((path, read_point.min(complete.lsn)))
     }
 
     /// The history of one reign. A reign that is over may read until its successor is installed, no longer.

@@ -408,6 +408,21 @@ fn a_read_is_permitted_only_where_everything_it_needs_is_synced() {
     assert!(matches!(over, Err(Refusal::StaleEpoch { .. })), "{over:?}");
 }
 
+/// A copy that has the flush at 30, but not the one at 20, must not make a page of 10 and 30.
+#[test]
+fn a_read_never_looks_beyond_a_hole() {
+    let mut copy = Copy::new();
+    copy.flushes(1, Position::ZERO, &[10]);
+    copy.append(1, batch(1, 30, position(1, 20)));
+    let mut effects = Vec::new();
+    let request = read_pages(1, 30, position(1, 10));
+    copy.segment.request(&request, &mut effects);
+    let [Effect::Read(Read::Pages { read_point, .. })] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(*read_point, lsn(10));
+}
+
 #[test]
 fn a_hole_is_filled_from_a_peer() {
     let mut copy = Copy::new();
