@@ -32,12 +32,12 @@ impl Link {
     }
 }
 
-/// Durable batches whose links are always kept: enough for the last page of the log, since a flush is at least one
-/// record's header long.
-const LINKS_KEPT: usize = 512;
+/// Log below what may be forgotten whose links are kept nevertheless: the end of the log can always be fetched, the last
+/// page of it by an opener, and a little more by copies that lag a moment behind.
+pub(crate) const LOG_KEPT_BYTES: u64 = 256 << 10;
 
 /// The links, by name and by predecessor. Bounded by the journal: what is recycled there is forgotten here.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Chain {
     links: BTreeMap<Position, Link>,
     /// (predecessor, name): two reigns may both continue one batch.
@@ -145,12 +145,12 @@ impl Chain {
         visible.take(most).collect()
     }
 
-    /// Forgets batches at or below `bound`, but for the newest [`LINKS_KEPT`] of them: the end of the log can always be
-    /// fetched. Answers with the last forgotten batch on the path, up to which the segment is complete without them.
+    /// Forgets batches at or below `bound`, but for those of the last [`LOG_KEPT_BYTES`]. Answers with the last forgotten
+    /// batch on the path, up to which the segment is complete without them.
     pub(crate) fn forget(&mut self, bound: Position, path: &Path) -> Position {
-        let old = |end: &&Position| end.lsn <= bound.lsn && end.epoch <= bound.epoch;
+        let through = bound.lsn.raw().saturating_sub(LOG_KEPT_BYTES);
+        let old = |end: &&Position| end.lsn.raw() <= through && end.epoch <= bound.epoch;
         let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
-        let gone = &gone[..gone.len().saturating_sub(LINKS_KEPT)];
         if let Some(last) = gone.iter().rev().find(|end| path.sees(**end)) {
             self.forgotten = *last;
         }

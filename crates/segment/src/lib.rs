@@ -105,7 +105,7 @@ pub struct Horizon {
 }
 
 /// One copy of one protection group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Segment {
     state: SegmentState,
     chain: Chain,

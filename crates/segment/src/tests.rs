@@ -449,36 +449,91 @@ fn a_hole_is_filled_from_a_peer() {
     assert_eq!(effects, [], "nothing is missing any more");
 }
 
+/// Ends of sixty flushes of eight KiB, and the LSN that many of them further on.
+const FLUSH: u64 = 8 << 10;
+
+fn long_flushes() -> Vec<u64> {
+    (1..=60).map(|flush| flush * FLUSH).collect()
+}
+
+/// A peer that was paused, or a question that its shell dropped: nothing ever tells that no answer comes.
+#[test]
+fn a_lost_answer_is_waited_for_only_a_few_round_trips() {
+    let mut copy = Copy::new();
+    copy.append(1, batch(1, 90, position(1, 80)));
+    let mut now = Duration::ZERO;
+    let mut asked = |copy: &mut Copy, until: Duration| {
+        while now < until {
+            now += Duration::from_millis(5);
+            let mut effects = Vec::new();
+            copy.segment.tick(now, &mut effects);
+            if let Some(Effect::Fetch { peer, .. }) = effects.pop() {
+                return Some((now, peer.segment));
+            }
+        }
+        None
+    };
+    let seconds = Duration::from_secs;
+    // Answers that help take ten milliseconds.
+    let mut before = asked(&mut copy, seconds(1)).expect("a question");
+    for end in (10..=70).step_by(10) {
+        let answer = Response::Batches(vec![batch(
+            1,
+            end,
+            if end == 10 {
+                Position::ZERO
+            } else {
+                position(1, end - 10)
+            },
+        )]);
+        let mut effects = Vec::new();
+        let at = before.0 + Duration::from_millis(10);
+        copy.segment.fetched(at, Some(answer), &mut effects).expect("it helps");
+        copy.perform(effects);
+        before = asked(&mut copy, seconds(1)).expect("the next question");
+    }
+    // And then none comes.
+    let again = asked(&mut copy, seconds(20)).expect("another question");
+    assert!(again.0 - before.0 <= Duration::from_millis(500), "{before:?} {again:?}");
+    assert_ne!(again.1, before.1, "another peer is asked");
+    // Nobody ever answers: the questions become rare.
+    let mut questions = 0;
+    let until = again.0 + seconds(100);
+    while asked(&mut copy, until).is_some() {
+        questions += 1;
+    }
+    assert!((15..=40).contains(&questions), "{questions} questions in 100 s");
+}
+
 #[test]
 fn links_that_the_journal_recycled_are_forgotten_and_completeness_stays() {
     let mut copy = Copy::new();
-    let ends: Vec<u64> = (1..=600).map(|flush| flush * 10).collect();
-    copy.flushes(1, Position::ZERO, &ends);
-    copy.announce(1, 5990);
+    copy.flushes(1, Position::ZERO, &long_flushes());
+    copy.announce(1, 59 * FLUSH);
     let mut effects = Vec::new();
-    let forgotten = copy.segment.forget(position(1, 5990), &mut effects);
+    let forgotten = copy.segment.forget(position(1, 59 * FLUSH), &mut effects);
     copy.perform(effects);
     assert_eq!(
         forgotten,
-        position(1, 870),
-        "the newest 512 of 599 durable batches stay known"
+        position(1, 27 * FLUSH),
+        "256 KiB below the durable position stay known"
     );
-    assert_eq!(copy.segment.links_held(), 513);
+    assert_eq!(copy.segment.links_held(), 33);
     copy.journal.retain(|link| forgotten < link.end);
     let mut copy = copy.restarted();
-    assert_eq!(copy.segment.complete(), position(1, 6000));
-    let late = copy.append(1, batch(1, 20, position(1, 10)));
+    assert_eq!(copy.segment.complete(), position(1, 60 * FLUSH));
+    let late = copy.append(1, batch(1, 2 * FLUSH, position(1, FLUSH)));
     assert_eq!(
         late,
-        appended(1, position(1, 6000)),
+        appended(1, position(1, 60 * FLUSH)),
         "a late copy of a forgotten batch is not kept again"
     );
-    assert_eq!(copy.segment.links_held(), 513);
+    assert_eq!(copy.segment.links_held(), 33);
     let old = copy.ask(&Request::FetchBatches {
         segment: id(1),
         path: path(&[(1, 0)]),
-        after: position(1, 100),
-        through: position(1, 6000),
+        after: position(1, 3 * FLUSH),
+        through: position(1, 60 * FLUSH),
         bytes_max: 1000,
     });
     assert!(
@@ -490,11 +545,10 @@ fn links_that_the_journal_recycled_are_forgotten_and_completeness_stays() {
 #[test]
 fn what_is_not_durable_is_never_forgotten() {
     let mut copy = Copy::new();
-    let ends: Vec<u64> = (1..=600).map(|flush| flush * 10).collect();
-    copy.flushes(1, Position::ZERO, &ends);
+    copy.flushes(1, Position::ZERO, &long_flushes());
     let mut effects = Vec::new();
-    copy.segment.forget(position(1, 6000), &mut effects);
-    assert_eq!((effects.len(), copy.segment.links_held()), (0, 600));
+    copy.segment.forget(position(1, 60 * FLUSH), &mut effects);
+    assert_eq!((effects.len(), copy.segment.links_held()), (0, 60));
 }
 
 #[test]
