@@ -11,28 +11,36 @@ use units::{Epoch, Lsn, Position};
 
 use crate::Promise;
 use crate::disk::Disk;
+use crate::toy::Record;
 
 /// A promise that was broken: which, and how.
 pub(crate) type Violation = (Promise, String);
 
 #[derive(Debug)]
-struct Flush {
+pub(crate) struct Flush {
     previous: Position,
     boundary: Lsn,
+    /// The record that ends with it.
+    pub(crate) record: Option<Record>,
 }
 
 /// Everything that was ever said to the outside.
 #[derive(Default, Debug)]
 pub(crate) struct Checker {
-    flushes: BTreeMap<Position, Flush>,
+    pub(crate) flushes: BTreeMap<Position, Flush>,
     acknowledged: BTreeMap<Epoch, Lsn>,
     opened: BTreeMap<Epoch, Path>,
 }
 
 impl Checker {
     /// A writer made a flush.
-    pub(crate) fn flushed(&mut self, end: Position, previous: Position, boundary: Lsn) {
-        let before = self.flushes.insert(end, Flush { previous, boundary });
+    pub(crate) fn flushed(&mut self, end: Position, previous: Position, boundary: Lsn, record: Option<Record>) {
+        let flush = Flush {
+            previous,
+            boundary,
+            record,
+        };
+        let before = self.flushes.insert(end, flush);
         assert!(before.is_none(), "the simulated writer made {end} twice");
     }
 

@@ -46,8 +46,10 @@ impl World {
         self.schedule(self.now() + pause, Event::Fault);
     }
 
+    /// A node stops, with its power or only its process, and starts again later.
     fn crash(&mut self, node: usize, least_ms: u64, most_ms: u64) {
-        self.stop_node(node);
+        let power_cut = self.random.chance(700);
+        self.stop_node(node, power_cut);
         let pause = self.random.millis(least_ms, most_ms);
         self.schedule(self.now() + pause, Event::StartNode { node });
     }
@@ -61,15 +63,15 @@ impl World {
             return;
         }
         self.losses += 1;
-        self.stop_node(node);
+        self.stop_node(node, true);
         let rots = self.random.chance(500);
         let disk = &mut self.nodes[node].disk;
-        if rots && self.broken != Some(Broken::EmptyDiskVouches) {
-            disk.rot(&mut self.random);
-        } else {
-            disk.wipe(self.broken == Some(Broken::EmptyDiskVouches));
+        if self.broken == Some(Broken::EmptyDiskVouches) {
+            disk.wipe();
+            disk.bear(&self.births[node]);
+        } else if !rots || !disk.rot(&mut self.random) {
+            disk.wipe();
         }
-        self.crash(node, 5, 200);
         let pause = self.random.millis(5, 200);
         self.schedule(self.now() + pause, Event::StartNode { node });
     }

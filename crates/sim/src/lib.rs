@@ -1,21 +1,26 @@
 //! The simulated side of the seam: seeded histories of crashes, losses and reordering.
 //!
-//! The real [`volume::Opening`], [`volume::Shipper`] and [`segment::Segment`] run on a simulated network, on disks that
-//! forget what was not synced, and beside a simulated metadata store. Writers crash, sleep and wake as zombies, openers
-//! duel and die at every step, zones are lost, disks rot or come back empty. What DESIGN §4.8 promises is checked at
-//! every step, healing once faults have stopped.
+//! The real [`volume::Opening`], [`volume::Shipper`], [`segment::Segment`] and [`page_store::PageStore`] run on a simulated
+//! network, on disks in memory that forget what was not synced, and beside a simulated metadata store; a toy engine makes
+//! pages that list their records. Writers crash, sleep and wake as zombies, openers duel and die at every step, zones are
+//! lost, disks fill up, fail to sync, rot or come back empty. What DESIGN §4.8 promises is checked at every step and with
+//! every page that is read, healing once faults have stopped.
 //!
 //! Invariants:
 //! - One seed is one history: time is virtual, chance has one source, and every map is ordered.
 //! - The rules under test are never simulated. [`Broken`] variants replace what surrounds them, and must be found.
 
 mod checker;
+mod client;
 mod disk;
 mod faults;
 mod metadata;
 mod network;
 mod node;
+mod pages;
 mod random;
+mod reads;
+mod toy;
 mod world;
 mod writer;
 
@@ -37,6 +42,14 @@ pub enum Broken {
     LookWithoutFencing,
     /// The record's change is not bound to what the opener read (hole 1).
     LooseSwap,
+    /// A page that was read ahead is believed to be as new as its read point, whatever its copy had to be complete up to.
+    AsNewAsItsReadPoint,
+    /// A segment gives pages without looking at how complete it is (hole 20).
+    NeededIgnored,
+    /// A segment reads up to the read point, over holes in what it has.
+    ReadsOverHoles,
+    /// The floor is raised over readers' read points, and segments read below it (hole 23).
+    BelowTheFloor,
 }
 
 /// What DESIGN §4.8 promises of the log.
@@ -52,6 +65,9 @@ pub enum Promise {
     DurableNeverGoesBack,
     /// No copy ever knows a timeline that the volume's record does not have.
     RecordLeads,
+    /// A page shows exactly the visible records up to an LSN: at least those that are needed, none above the read point, none
+    /// from an abandoned branch.
+    PagesAreExact,
     /// Once faults have stopped, the volume opens and its copies become equal.
     CopiesBecomeEqual,
 }
@@ -71,6 +87,8 @@ pub struct Report {
     pub timelines: usize,
     /// Flushes that were acknowledged.
     pub flushes: usize,
+    /// Pages that were read and found exact.
+    pub pages: usize,
     /// A hash over every event: equal seeds give equal histories.
     pub history: u64,
 }

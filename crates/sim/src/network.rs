@@ -102,6 +102,17 @@ impl World {
         }
     }
 
+    /// A reader asks a copy, on a connection of its own.
+    pub(crate) fn send_question(&mut self, writer: usize, node: usize, question: u64, request: Request) {
+        if self.lost() {
+            return;
+        }
+        let from = ReplyTo::Reader { writer, question };
+        let arrival = Arrival::Request { from, request };
+        let pause = self.travel();
+        self.schedule(self.now() + pause, Event::Arrive { node, arrival });
+    }
+
     /// A segment asks another. What a node that is down answers is nothing, after a while.
     pub(crate) fn ask_peer(&mut self, from: ReplyTo, peer: &Member, request: Request) {
         let node = node_of(peer.segment);
@@ -123,6 +134,13 @@ impl World {
             ReplyTo::Peer { node, boot } => {
                 let arrival = Arrival::Fetched(Some(response));
                 self.schedule(self.now() + pause, Event::ArriveAtBoot { node, boot, arrival });
+            }
+            ReplyTo::Reader { writer, question } => {
+                if !self.lost() {
+                    let response = Box::new(response);
+                    let news = News::PageRead { question, response };
+                    self.schedule(self.now() + pause, Event::News { writer, news });
+                }
             }
             ReplyTo::Writer { writer, connection } => {
                 if self.lost() {

@@ -1,25 +1,30 @@
-//! A simulated storage node: the real segment above a simulated disk, with the turns of the real node.
+//! A simulated storage node: the real segment above the real page store, with the turns of the real node.
 //!
-//! Whatever arrives while a sync is running waits for the next turn; what a turn answers leaves after its sync.
+//! Whatever arrives while a sync is running waits for the next turn; what a turn answers leaves after its sync. Reads wait
+//! for neither.
 
-use segment::{Effect, Read, Segment, SegmentState};
-use units::Position;
+use page_store::{Horizon, JournalEntry, ReadError};
+use segment::{Effect, Read, Segment};
 use wire_format::message::{Refusal, Request, Response};
 
-use crate::Broken;
-use crate::disk::{Disk, Entry};
-use crate::world::{Event, World};
+use crate::checker::Violation;
+use crate::disk::Disk;
+use crate::reads;
+use crate::world::{Event, World, segment_id};
+use crate::{Broken, Promise};
 
 /// Where an answer goes.
 #[derive(Clone, Debug)]
 pub(crate) enum ReplyTo {
     /// To a writer, as long as its connection is the one the request came on.
     Writer { writer: usize, connection: u64 },
+    /// To whoever reads pages in the instance of a writer; each question has its number.
+    Reader { writer: usize, question: u64 },
     /// To the segment of another node, as long as that has not been restarted.
     Peer { node: usize, boot: u64 },
 }
 
-/// What a turn takes in.
+/// What reaches a node.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Request { from: ReplyTo, request: Request },
@@ -28,7 +33,7 @@ pub(crate) enum Arrival {
 }
 
 /// One node.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) disk: Disk,
     pub(crate) segment: Option<Segment>,
@@ -36,8 +41,25 @@ pub(crate) struct Node {
     /// Number of its starts: what an earlier life asked for is not for this one.
     pub(crate) boot: u64,
     arrivals: Vec<Arrival>,
+    /// What this turn journals.
+    entries: Vec<JournalEntry>,
     answers: Vec<(ReplyTo, Response)>,
     busy: bool,
+}
+
+impl Node {
+    pub(crate) fn new(disk: Disk) -> Node {
+        Node {
+            disk,
+            segment: None,
+            up: false,
+            boot: 0,
+            arrivals: Vec::new(),
+            entries: Vec::new(),
+            answers: Vec::new(),
+            busy: false,
+        }
+    }
 }
 
 impl World {
@@ -50,13 +72,14 @@ impl World {
         }
         node.up = true;
         node.boot += 1;
-        node.segment = node.disk.recover();
+        node.segment = node.disk.start();
         let boot = node.boot;
         self.schedule(now, Event::NodeTick { node: at, boot });
+        self.schedule(now, Event::Maintain { node: at, boot });
     }
 
-    /// The power goes, and with it everything that was not synced.
-    pub(crate) fn stop_node(&mut self, at: usize) {
+    /// The node's process ends, and perhaps its power goes, and with it everything that was not synced.
+    pub(crate) fn stop_node(&mut self, at: usize, power_cut: bool) {
         let node = &mut self.nodes[at];
         if !node.up {
             return;
@@ -64,15 +87,22 @@ impl World {
         node.up = false;
         node.segment = None;
         node.arrivals.clear();
+        node.entries.clear();
         node.answers.clear();
         node.busy = false;
-        node.disk.power_cut(&mut self.random);
+        node.disk.stop(power_cut, &mut self.random);
         self.break_links_of(at);
     }
 
     pub(crate) fn arrive(&mut self, at: usize, arrival: Arrival) {
         let node = &mut self.nodes[at];
         if !node.up {
+            return;
+        }
+        if let Arrival::Request { from, request } = &arrival
+            && reads::is_read(request)
+        {
+            self.permit(at, from, request);
             return;
         }
         node.arrivals.push(arrival);
@@ -88,6 +118,21 @@ impl World {
     pub(crate) fn turn(&mut self, at: usize) {
         for arrival in std::mem::take(&mut self.nodes[at].arrivals) {
             self.decide(at, arrival);
+        }
+        let full = self.faulty() && self.random.chance(5);
+        let room = self.random.below(300);
+        let node = &mut self.nodes[at];
+        if full {
+            node.disk.limit(Some(room));
+        }
+        let appended = if node.entries.is_empty() {
+            Ok(())
+        } else {
+            node.disk.append(&node.entries)
+        };
+        node.disk.limit(None);
+        if let Err(error) = appended {
+            node.roll_back(&error.to_string());
         }
         if self.broken == Some(Broken::AnswerBeforeSync) {
             self.send_answers(at);
@@ -119,9 +164,7 @@ impl World {
                 reply = Some(from);
                 if looks && self.broken == Some(Broken::LookWithoutFencing) {
                     // The answer of a segment that promised; but the one that goes on has not.
-                    let state = SegmentState::decode(segment.state()).expect("a state reads back");
-                    let links = node.disk.batches().map(|batch| segment::Link::of(batch.batch()));
-                    Segment::recover(state, links.collect(), segment.vouches()).request(&request, &mut effects);
+                    segment.clone().request(&request, &mut effects);
                     effects.retain(|effect| matches!(effect, Effect::Answer(_)));
                 } else {
                     segment.request(&request, &mut effects);
@@ -133,8 +176,15 @@ impl World {
             }
             Arrival::Tick => {
                 segment.tick(now, &mut effects);
-                let through = segment.horizon().all_complete;
-                segment.forget(through, &mut effects);
+                let horizon = segment.horizon();
+                let recycle_through = segment.forget(horizon.all_complete, &mut effects);
+                let horizon = Horizon {
+                    path: horizon.path,
+                    durable: horizon.durable,
+                    floor: horizon.floor,
+                    recycle_through,
+                };
+                node.disk.store().set_horizon(segment_id(at), horizon);
             }
         }
         for effect in effects {
@@ -144,15 +194,13 @@ impl World {
 
     fn perform(&mut self, at: usize, effect: Effect, reply: Option<&ReplyTo>, keeps_state: bool) {
         let node = &mut self.nodes[at];
+        let segment = segment_id(at);
         match effect {
-            Effect::KeepState(bytes) if keeps_state => node.disk.write(Entry::State(bytes)),
+            Effect::KeepState(bytes) if keeps_state => node.entries.push(JournalEntry::State { segment, bytes }),
             Effect::KeepState(_) => {}
-            Effect::KeepBatch(batch) => node.disk.write(Entry::Batch(batch)),
+            Effect::KeepBatch(batch) => node.entries.push(JournalEntry::Batch { segment, batch }),
             Effect::Answer(response) => node.answers.extend(reply.cloned().map(|reply| (reply, response))),
-            Effect::Read(read) => {
-                let response = carry_out(&node.disk, &read);
-                node.answers.extend(reply.cloned().map(|reply| (reply, response)));
-            }
+            Effect::Read(_) => unreachable!("reads do not wait for a turn"),
             Effect::Fetch { peer, request } => {
                 let from = ReplyTo::Peer {
                     node: at,
@@ -165,20 +213,20 @@ impl World {
 
     /// The sync came back.
     pub(crate) fn synced(&mut self, at: usize) {
-        let failed = self.faulty() && self.random.chance(3);
+        let fails = self.faulty() && self.random.chance(3);
         let node = &mut self.nodes[at];
-        if failed {
-            let (state, batches) = node.disk.discard_written();
-            if let (Some(segment), Some(state)) = (&mut node.segment, state) {
-                segment.roll_back(state, &batches);
+        if !std::mem::take(&mut node.entries).is_empty() {
+            if fails {
+                node.disk.fail_syncs();
             }
-            for (_, response) in &mut node.answers {
-                *response = Response::Refused(Refusal::Stopped {
-                    what: "the sync failed".to_owned(),
-                });
+            if node.disk.sync().is_err() {
+                // Nobody knows what the journal holds: only a restart tells.
+                let power_cut = self.random.chance(500);
+                self.stop_node(at, power_cut);
+                let pause = self.random.millis(5, 200);
+                self.schedule(self.now() + pause, Event::StartNode { node: at });
+                return;
             }
-        } else {
-            node.disk.sync();
             if let Some(segment) = &mut node.segment {
                 segment.synced();
             }
@@ -203,41 +251,75 @@ impl World {
         let pause = self.random.millis(20, 30);
         self.schedule(self.now() + pause, Event::NodeTick { node: at, boot });
     }
-}
 
-/// Reads what the segment permitted.
-fn carry_out(disk: &Disk, read: &Read) -> Response {
-    match read {
-        Read::Batches { positions, bytes_max } => {
-            let mut batches = Vec::new();
-            let mut bytes = 0;
-            for position in positions {
-                let found = disk.batches().find(|batch| batch.batch().position() == *position);
-                let Some(batch) = found.filter(|_| bytes < *bytes_max as usize) else {
-                    break;
-                };
-                bytes += batch.bytes().len();
-                batches.push(batch.clone());
-            }
-            Response::Batches(batches)
-        }
-        Read::FlushHeader { path, at } => match disk.last_flush(path, *at) {
-            Some(batch) => flush_header(batch.batch()),
-            None => Response::Refused(Refusal::NotComplete {
-                complete: Position::ZERO,
-                needed: Position::new(path.epoch(), *at),
+    /// A step of background work.
+    pub(crate) fn maintain(&mut self, at: usize, boot: u64) {
+        let done = self.nodes[at].disk.store().maintain(&|| ());
+        assert!(
+            done.is_ok() || self.lost_nodes.contains(&at),
+            "background work on a sound disk failed: {done:?}"
+        );
+        let pause = self.random.millis(1, 80);
+        self.schedule(self.now() + pause, Event::Maintain { node: at, boot });
+    }
+
+    /// A read is answered without waiting for the journal: permitted now, carried out a little later.
+    fn permit(&mut self, at: usize, from: &ReplyTo, request: &Request) {
+        let permitted = match &mut self.nodes[at].segment {
+            Some(segment) => reads::permit(segment, request, self.broken),
+            None => Err(Refusal::UnknownSegment {
+                segment: segment_id(at),
             }),
-        },
-        Read::Pages { .. } | Read::Catalog { .. } => unreachable!("no simulated writer reads pages"),
+        };
+        match permitted {
+            Ok(read) => {
+                let event = Event::Read {
+                    node: at,
+                    boot: self.nodes[at].boot,
+                    to: from.clone(),
+                    read: Box::new(read),
+                };
+                let pause = if self.random.chance(100) {
+                    self.random.millis(1, 150)
+                } else {
+                    self.random.micros(1, 500)
+                };
+                self.schedule(self.now() + pause, event);
+            }
+            Err(refusal) => self.answer(at, from.clone(), Response::Refused(refusal)),
+        }
+    }
+
+    pub(crate) fn read(&mut self, at: usize, to: ReplyTo, read: Read) -> Result<(), Violation> {
+        let response = match reads::carry_out(self.nodes[at].disk.store(), segment_id(at), read) {
+            Ok(response) => response,
+            Err(ReadError::NoFlush(_)) => return Ok(()),
+            Err(error) if self.lost_nodes.contains(&at) => Response::Refused(Refusal::Damaged {
+                what: error.to_string(),
+            }),
+            Err(error) => {
+                let what = format!("storage-{} lost nothing and permitted a read, but: {error}", at + 1);
+                return Err(Promise::PagesAreExact.broken(what));
+            }
+        };
+        self.answer(at, to, response);
+        Ok(())
     }
 }
 
-fn flush_header(batch: &wire_format::Batch) -> Response {
-    let header = batch.header.as_ref().expect("group 0's batches have headers");
-    Response::FlushHeader {
-        end: batch.position(),
-        previous: batch.previous,
-        boundary: header.boundary,
-        marks: header.marks.clone(),
+impl Node {
+    /// The journal did not take this turn: the segment forgets it, and nobody is told anything else.
+    fn roll_back(&mut self, error: &str) {
+        let batches = self.entries.drain(..).filter_map(|entry| match entry {
+            JournalEntry::Batch { batch, .. } => Some(batch.batch().position()),
+            JournalEntry::State { .. } => None,
+        });
+        let batches: Vec<_> = batches.collect();
+        if let (Some(segment), Some(state)) = (&mut self.segment, self.disk.last_state()) {
+            segment.roll_back(state, &batches);
+        }
+        for (_, response) in &mut self.answers {
+            *response = Response::Refused(Refusal::Stopped { what: error.to_owned() });
+        }
     }
 }

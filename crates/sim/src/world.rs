@@ -3,20 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use quorum::COPIES_COUNT;
-use segment::{Effect, Segment};
+use segment::{Read, Segment};
 use units::{Lsn, Position, SegmentId, VolumeId, Zone};
 use volume::record::MemberRecord;
 use volume::{Opening, Shipper, ShipperLimits, VolumeRecord, creation};
 use wire_format::message::Response;
 
 use crate::checker::{Checker, Violation};
-use crate::disk::Entry;
+use crate::disk::Disk;
 use crate::metadata::Metadata;
 use crate::network::Link;
-use crate::node::{Arrival, Node};
+use crate::node::{Arrival, Node, ReplyTo};
 use crate::random::Random;
-use crate::writer::{News, Stage, Writer};
+use crate::writer::{FLUSH_BYTES, News, Stage, Writer};
 use crate::{Broken, Promise, Report};
 
 pub(crate) const COPIES: usize = COPIES_COUNT;
@@ -24,9 +25,8 @@ pub(crate) const COPIES: usize = COPIES_COUNT;
 const FAULTS_FROM: Duration = Duration::from_millis(60);
 const FAULTS_UNTIL: Duration = Duration::from_millis(1500);
 /// From here on nothing new is written, and copies only become equal.
-const REST_FROM: Duration = Duration::from_millis(4500);
-/// A question to a peer that died with it counts as lost after five seconds: that long a copy may stay behind.
-const END: Duration = Duration::from_millis(8500);
+const REST_FROM: Duration = Duration::from_millis(3000);
+const END: Duration = Duration::from_millis(5000);
 /// How long an opener tries.
 const OPENING_LIMIT: Duration = Duration::from_millis(1200);
 
@@ -54,6 +54,17 @@ pub(crate) enum Event {
         node: usize,
         boot: u64,
     },
+    Maintain {
+        node: usize,
+        boot: u64,
+    },
+    /// A read that a segment permitted is carried out.
+    Read {
+        node: usize,
+        boot: u64,
+        to: ReplyTo,
+        read: Box<Read>,
+    },
     StartNode {
         node: usize,
     },
@@ -76,6 +87,14 @@ pub(crate) enum Event {
     },
     WriterWork {
         writer: usize,
+    },
+    ReaderWork {
+        writer: usize,
+    },
+    /// A reader waits no longer for an answer.
+    NoAnswer {
+        writer: usize,
+        question: u64,
     },
     GiveUp {
         writer: usize,
@@ -104,12 +123,15 @@ pub(crate) struct World {
     scheduled: u64,
     events: BTreeMap<(Duration, u64), Event>,
     pub(crate) nodes: Vec<Node>,
+    /// The states that their segments were born with.
+    pub(crate) births: Vec<Bytes>,
     pub(crate) writers: Vec<Writer>,
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     pub(crate) metadata: Metadata,
     pub(crate) checker: Checker,
     pub(crate) losses: u64,
     pub(crate) lost_nodes: BTreeSet<usize>,
+    pub(crate) pages_read: usize,
     history: u64,
 }
 
@@ -133,7 +155,7 @@ impl World {
         let record = creation::record(VolumeId::from_bytes([7; 16]), (0..COPIES).map(member).collect());
         let path = record.path().expect("a new volume has one timeline");
         let limits = ShipperLimits {
-            window_bytes_max: 100,
+            window_bytes_max: 10 * FLUSH_BYTES,
             small_flushes_max: usize::MAX,
             retained_bytes_max: 4000,
         };
@@ -146,16 +168,23 @@ impl World {
             now: Duration::ZERO,
             scheduled: 0,
             events: BTreeMap::new(),
-            nodes: (0..COPIES).map(|at| new_node(&record, at)).collect(),
+            nodes: Vec::new(),
+            births: (0..COPIES).map(|at| birth(&record, at)).collect(),
             writers: Vec::new(),
             links: BTreeMap::new(),
             metadata: Metadata::new(record, creation::IMPORT_EPOCH, loose),
             checker: Checker::default(),
             losses: 0,
             lost_nodes: BTreeSet::new(),
+            pages_read: 0,
             history: seed,
         };
-        (0..COPIES).for_each(|node| world.start_node(node));
+        for at in 0..COPIES {
+            let mut disk = Disk::new(segment_id(at), &mut world.random);
+            disk.bear(&world.births[at]);
+            world.nodes.push(Node::new(disk));
+            world.start_node(at);
+        }
         world.add_writer(first);
         world.schedule(FAULTS_FROM, Event::Fault);
         world.schedule(FAULTS_FROM, Event::Supervise);
@@ -188,6 +217,7 @@ impl World {
         }
         self.schedule(self.now, Event::WriterTick { writer: at });
         self.schedule(self.now, Event::WriterWork { writer: at });
+        self.schedule(self.now, Event::ReaderWork { writer: at });
     }
 
     /// An instance takes the next epoch and begins to open the volume.
@@ -214,6 +244,7 @@ impl World {
             steps,
             timelines,
             flushes,
+            pages: self.pages_read,
             history: self.history,
         })
     }
@@ -229,6 +260,7 @@ impl World {
             Event::Response { writer, .. } => 6 + writer * 32,
             Event::News { writer, .. } => 7 + writer * 32,
             Event::Wake { writer } => 8 + writer * 32,
+            Event::Read { node, .. } => 11 + node * 32,
             Event::Swap { writer, .. } | Event::ReadAgain { writer, .. } => 9 + writer * 32,
             _ => 10,
         };
@@ -243,8 +275,11 @@ impl World {
             Event::Turn { node, boot } if self.runs(node, boot) => self.turn(node),
             Event::Synced { node, boot } if self.runs(node, boot) => self.synced(node),
             Event::NodeTick { node, boot } if self.runs(node, boot) => self.tick_node(node, boot),
+            Event::Maintain { node, boot } if self.runs(node, boot) => self.maintain(node, boot),
+            Event::Read { node, boot, to, read } if self.runs(node, boot) => self.read(node, to, *read)?,
             // What an earlier life of the node was about to do.
-            Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } | Event::NodeTick { .. } => {}
+            Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } => {}
+            Event::NodeTick { .. } | Event::Maintain { .. } | Event::Read { .. } => {}
             Event::StartNode { node } => self.start_node(node),
             Event::Connect { writer, node } => self.connect(writer, node)?,
             Event::Response {
@@ -270,6 +305,14 @@ impl World {
                     self.tell(writer, News::Work)?;
                 }
             }
+            Event::ReaderWork { writer } => {
+                if self.writers[writer].alive() && !self.resting() {
+                    let pause = self.random.micros(500, 16_000);
+                    self.schedule(self.now + pause, Event::ReaderWork { writer });
+                    self.tell(writer, News::Read)?;
+                }
+            }
+            Event::NoAnswer { writer, question } => self.writers[writer].client.give_up(question),
             Event::GiveUp { writer } => {
                 let opener = &mut self.writers[writer];
                 if opener.paused {
@@ -329,16 +372,9 @@ impl World {
     }
 }
 
-fn new_node(record: &VolumeRecord, at: usize) -> Node {
+/// The state that the segment of a node is born with.
+fn birth(record: &VolumeRecord, at: usize) -> Bytes {
     let request = creation::create_segment(record, segment_id(at)).expect("a new volume has one timeline");
-    let mut effects = Vec::new();
-    Segment::create(&request, &mut effects).expect("the request is one for a new segment");
-    let mut node = Node::default();
-    for effect in effects {
-        if let Effect::KeepState(bytes) = effect {
-            node.disk.write(Entry::State(bytes));
-        }
-    }
-    node.disk.sync();
-    node
+    let segment = Segment::create(&request, &mut Vec::new()).expect("the request is one for a new segment");
+    segment.state()
 }

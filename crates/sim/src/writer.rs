@@ -1,14 +1,21 @@
 //! A simulated instance: the real opening, then the real shipper.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use units::{Epoch, Lsn, Position, SegmentId};
 use volume::{FlushParts, Opened, Opening, OpeningEffect, Shipper, ShipperEffect, ShipperLimits, VolumeRecord};
 use wire_format::Item;
 use wire_format::message::Response;
 
-use crate::Promise;
 use crate::checker::Violation;
+use crate::client::Client;
+use crate::toy::Record;
 use crate::world::{Event, World};
+use crate::{Broken, Promise};
+
+/// Log in one flush: so much that segments forget the links of some dozen flushes that every copy has.
+pub(crate) const FLUSH_BYTES: u64 = 8 << 10;
 
 /// What reaches a writer. While it is paused, it all waits.
 #[derive(Debug)]
@@ -24,8 +31,15 @@ pub(crate) enum News {
         response: Box<Response>,
     },
     Swapped(bool),
+    /// A copy answered a reader.
+    PageRead {
+        question: u64,
+        response: Box<Response>,
+    },
     Tick,
     Work,
+    /// A backend wants a page.
+    Read,
 }
 
 #[derive(Debug)]
@@ -47,8 +61,10 @@ pub(crate) struct Writer {
     /// Its last flush, and the last record end in it.
     last: Position,
     boundary: Lsn,
-    /// Pieces that are still to come of the record being shipped.
-    pieces_left: u64,
+    /// What is still to come of the long record being shipped.
+    pieces: VecDeque<Item>,
+    long_record: Option<Record>,
+    pub(crate) client: Client,
 }
 
 impl Writer {
@@ -61,7 +77,9 @@ impl Writer {
             waiting: Vec::new(),
             last: Position::ZERO,
             boundary: Lsn::ZERO,
-            pieces_left: 0,
+            pieces: VecDeque::new(),
+            long_record: None,
+            client: Client::default(),
         }
     }
 
@@ -75,7 +93,7 @@ impl World {
     pub(crate) fn tell(&mut self, at: usize, news: News) -> Result<(), Violation> {
         let writer = &mut self.writers[at];
         if writer.paused {
-            if !matches!(news, News::Tick | News::Work) {
+            if !matches!(news, News::Tick | News::Work | News::Read) {
                 writer.waiting.push(news);
             }
             return Ok(());
@@ -94,7 +112,7 @@ impl World {
                     }
                     News::Swapped(swapped) => outcome = opening.recorded(swapped, &mut effects),
                     News::Tick => outcome = opening.tick(now, &mut effects),
-                    News::Work => {}
+                    News::Work | News::Read | News::PageRead { .. } => {}
                 }
                 if let Err(error) = outcome {
                     if matches!(error, volume::OpeningError::RecordOutdated { .. }) {
@@ -113,8 +131,16 @@ impl World {
                     News::Disconnected { segment } => shipper.disconnected(segment),
                     News::Response { segment, response } => shipper.response(now, segment, &response, &mut effects),
                     News::Swapped(_) => {}
-                    News::Tick => shipper.tick(now, &mut effects),
+                    News::Tick => {
+                        shipper.raise_floor(match self.broken {
+                            Some(Broken::BelowTheFloor) => shipper.durable(),
+                            _ => writer.client.floor(now),
+                        });
+                        shipper.tick(now, &mut effects);
+                    }
+                    News::PageRead { question, response } => return self.page_read(at, question, &response),
                     News::Work => return self.work(at),
+                    News::Read => return self.read_pages(at),
                 }
                 self.perform_shipping(at, effects)
             }
@@ -178,8 +204,8 @@ impl World {
             return Err(Promise::FlushesAreWhole.broken(what));
         }
         let limits = ShipperLimits {
-            window_bytes_max: 10 + self.random.below(20) * 10,
-            small_flushes_max: 1 + self.random.below(4) as usize,
+            window_bytes_max: (1 + self.random.below(20)) * FLUSH_BYTES,
+            small_flushes_max: 1 + self.random.below(16) as usize,
             retained_bytes_max: 200 + self.random.below(20) * 200,
         };
         let volume = opened.record.volume;
@@ -187,6 +213,7 @@ impl World {
         let writer = &mut self.writers[at];
         writer.stage = Stage::Writing(Box::new(shipper));
         (writer.last, writer.boundary) = (opened.last, opened.branch);
+        writer.client.durable_advanced(opened.branch);
         // The connections stay; whoever is connected is told of the reign.
         for segment in self.connected_to(at) {
             self.tell(at, News::Connected { segment })?;
@@ -205,35 +232,33 @@ impl World {
             return Ok(());
         };
         // A window that ends inside a record yields to its pieces: the durable LSN cannot move without them.
-        if !shipper.can_submit() && writer.pieces_left == 0 {
+        if !shipper.can_submit() && writer.pieces.is_empty() {
             return Ok(());
         }
-        if writer.pieces_left == 0 && self.random.chance(50) {
-            writer.pieces_left = 1 + self.random.below(4);
+        let end = Lsn::from_raw(writer.last.lsn.raw() + FLUSH_BYTES);
+        if writer.pieces.is_empty() && self.random.chance(50) {
+            let pieces_count = 2 + self.random.below(4);
+            let end = Lsn::from_raw(writer.last.lsn.raw() + pieces_count * FLUSH_BYTES);
+            let record = Record::any(Position::new(writer.epoch, end), &mut self.random);
+            writer.pieces = pieces(&record, pieces_count as usize);
+            writer.long_record = Some(record);
         }
-        let end = Lsn::from_raw(writer.last.lsn.raw() + 10);
-        let item = if writer.pieces_left == 0 {
-            writer.boundary = end;
-            Item::Record {
-                end,
-                bytes: Bytes::from_static(b"record"),
+        let (item, record) = match writer.pieces.pop_front() {
+            Some(piece) => {
+                let last = writer.pieces.is_empty();
+                (piece, if last { writer.long_record.take() } else { None })
             }
-        } else {
-            writer.pieces_left -= 1;
-            let last = writer.pieces_left == 0;
-            if last {
-                writer.boundary = end;
-            }
-            let end = Lsn::from_raw(end.raw() + writer.pieces_left * 10);
-            Item::Fragment {
-                end,
-                record_bytes: 50,
-                offset: 0,
-                bytes: Bytes::from_static(b"piece"),
+            None => {
+                let record = Record::any(Position::new(writer.epoch, end), &mut self.random);
+                let bytes = record.encode();
+                (Item::Record { end, bytes }, Some(record))
             }
         };
+        if record.is_some() {
+            writer.boundary = end;
+        }
         let position = Position::new(writer.epoch, end);
-        self.checker.flushed(position, writer.last, writer.boundary);
+        self.checker.flushed(position, writer.last, writer.boundary, record);
         writer.last = position;
         let parts = FlushParts {
             end,
@@ -256,6 +281,7 @@ impl World {
                 ShipperEffect::DurableAdvanced(durable) => {
                     let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
                     self.checker.acknowledged(self.writers[at].epoch, durable, &disks)?;
+                    self.writers[at].client.durable_advanced(durable);
                 }
                 ShipperEffect::Fenced { .. } => self.writers[at].stage = Stage::Over,
                 ShipperEffect::Trouble { .. } => {}
@@ -278,4 +304,18 @@ impl World {
 /// What stands for the engine's marks after a flush: its name.
 pub(crate) fn marks(at: Position) -> Bytes {
     Bytes::from(at.to_string())
+}
+
+/// A record cut into pieces of about equal length.
+fn pieces(record: &Record, count: usize) -> VecDeque<Item> {
+    let bytes = record.encode();
+    let piece_bytes = bytes.len().div_ceil(count);
+    let cuts = (0..bytes.len()).step_by(piece_bytes);
+    let piece = |at: usize| Item::Fragment {
+        end: record.name.lsn,
+        record_bytes: bytes.len() as u32,
+        offset: at as u32,
+        bytes: bytes.slice(at..bytes.len().min(at + piece_bytes)),
+    };
+    cuts.map(piece).collect()
 }

@@ -12,19 +12,21 @@ const SEEDS_UNTIL_FOUND: u64 = 1500;
 #[test]
 fn nothing_acknowledged_is_ever_missing() {
     let began = Instant::now();
-    let (mut timelines, mut flushes) = (0, 0);
+    let (mut timelines, mut flushes, mut pages) = (0, 0, 0);
     for seed in SEEDS {
         let report = sim::run(seed, None).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
         timelines += report.timelines;
         flushes += report.flushes;
+        pages += report.pages;
     }
     println!(
-        "seeds {SEEDS:?}: {timelines} timelines opened, {flushes} flushes acknowledged, in {:?}",
+        "seeds {SEEDS:?}: {timelines} timelines opened, {flushes} flushes acknowledged, {pages} pages read, in {:?}",
         began.elapsed()
     );
     // A simulator in which nothing happens finds nothing.
     assert!(SEEDS.end as usize * 2 < timelines);
     assert!(SEEDS.end as usize * 100 < flushes);
+    assert!(SEEDS.end as usize * 100 < pages);
 }
 
 #[test]
@@ -74,4 +76,27 @@ fn looking_without_fencing_is_found() {
 #[test]
 fn a_swap_that_is_bound_to_nothing_is_found() {
     found(Broken::LooseSwap, Promise::RecordLeads);
+}
+
+/// A page from a copy that is behind must not stand for what it was not asked to be.
+#[test]
+fn a_page_believed_to_be_as_new_as_its_read_point_is_found() {
+    found(Broken::AsNewAsItsReadPoint, Promise::PagesAreExact);
+}
+
+/// protocol.md, hole 20.
+#[test]
+fn a_page_from_a_copy_that_is_not_complete_enough_is_found() {
+    found(Broken::NeededIgnored, Promise::PagesAreExact);
+}
+
+#[test]
+fn a_page_made_over_a_hole_is_found() {
+    found(Broken::ReadsOverHoles, Promise::PagesAreExact);
+}
+
+/// protocol.md, hole 23.
+#[test]
+fn a_read_below_the_floor_is_found() {
+    found(Broken::BelowTheFloor, Promise::PagesAreExact);
 }

@@ -169,6 +169,11 @@ impl Shipper {
         self.path.epoch()
     }
 
+    /// The history of the log as this reign sees it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Everything up to here is durable.
     pub fn durable(&self) -> Lsn {
         self.durable

@@ -1,0 +1,103 @@
+//! What a simulated node reads from its store: as the reading threads of the real one do.
+
+use page_store::{PageStore, ReadError};
+use segment::{Effect, Read, Segment};
+use units::{Position, SegmentId};
+use wire_format::message::{Refusal, Request, Response};
+
+use crate::Broken;
+
+/// Whether a request is a read, which waits for no journal.
+pub(crate) fn is_read(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::FetchBatches { .. }
+            | Request::ReadPages { .. }
+            | Request::ScanCatalog { .. }
+            | Request::ReadFlushHeader { .. }
+    )
+}
+
+/// The read behind a request, if the segment permits it, or if it would in a broken variant.
+pub(crate) fn permit(segment: &mut Segment, request: &Request, broken: Option<Broken>) -> Result<Read, Refusal> {
+    match (broken, request) {
+        (Some(Broken::NeededIgnored), Request::ReadPages { .. }) => {
+            let mut request = request.clone();
+            if let Request::ReadPages { needed, .. } = &mut request {
+                *needed = Position::ZERO;
+            }
+            ask(segment, &request)
+        }
+        (Some(Broken::ReadsOverHoles), Request::ReadPages { read_point: asked, .. }) => {
+            let mut read = ask(segment, request)?;
+            if let Read::Pages { read_point, .. } = &mut read {
+                *read_point = *asked;
+            }
+            Ok(read)
+        }
+        (Some(Broken::BelowTheFloor), Request::ReadPages { read_point, .. }) => {
+            let mut request = request.clone();
+            if let Request::ReadPages { read_point, .. } = &mut request {
+                *read_point = segment.horizon().floor.lsn.max(*read_point);
+            }
+            let mut read = ask(segment, &request)?;
+            if let Read::Pages { read_point: at, .. } = &mut read {
+                *at = *read_point.min(at);
+            }
+            Ok(read)
+        }
+        _ => ask(segment, request),
+    }
+}
+
+fn ask(segment: &mut Segment, request: &Request) -> Result<Read, Refusal> {
+    let mut effects = Vec::new();
+    segment.request(request, &mut effects);
+    match effects.pop() {
+        Some(Effect::Read(read)) => Ok(read),
+        Some(Effect::Answer(Response::Refused(refusal))) => Err(refusal),
+        other => unreachable!("a read is carried out or refused, not {other:?}"),
+    }
+}
+
+/// Reads what the segment permitted.
+pub(crate) fn carry_out(store: &PageStore, id: SegmentId, read: Read) -> Result<Response, ReadError> {
+    Ok(match read {
+        Read::Pages {
+            path,
+            read_point,
+            first,
+            count,
+        } => Response::Pages(store.read_pages(id, &path, read_point, first, count)?),
+        Read::Catalog {
+            path,
+            read_point,
+            after,
+            entries_max,
+        } => Response::Catalog(store.scan_catalog(id, &path, read_point, after.as_ref(), entries_max as usize)?),
+        Read::FlushHeader { path, at } => {
+            let header = store.flush_header(id, &path, at)?;
+            Response::FlushHeader {
+                end: header.end,
+                previous: header.previous,
+                boundary: header.boundary,
+                marks: header.marks,
+            }
+        }
+        Read::Batches { positions, bytes_max } => {
+            let mut batches = Vec::new();
+            let mut bytes = 0;
+            for position in positions {
+                if bytes_max as usize <= bytes {
+                    break;
+                }
+                let Some(batch) = store.read_batch(id, position)? else {
+                    break;
+                };
+                bytes += batch.bytes().len();
+                batches.push(batch);
+            }
+            Response::Batches(batches)
+        }
+    })
+}
