@@ -249,6 +249,7 @@ impl Opening {
     /// Time passes.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
         self.ask_again(now, effects);
+        let promised: BTreeSet<SegmentId> = self.promises().map(|promised| promised.segment).collect();
         let enough_since = match &mut self.phase {
             Phase::Promising { enough_since } => enough_since,
             Phase::Copying => {
@@ -257,13 +258,6 @@ impl Opening {
             }
             _ => return Ok(()),
         };
-        let vouching = |copy: &&Copy| copy.promised.as_ref().is_some_and(|promised| promised.vouches);
-        let promised: BTreeSet<SegmentId> = self
-            .copies
-            .values()
-            .filter(vouching)
-            .map(|copy| copy.member.segment)
-            .collect();
         if !self.membership.fenced(&promised) {
             return Ok(());
         }
@@ -335,7 +329,9 @@ impl Opening {
 
     fn promised(&mut self, segment: SegmentId, promised: Promised) -> Result<(), OpeningError> {
         let recorded = self.path.epoch();
-        if recorded < promised.path.epoch() && promised.path.epoch() != self.epoch {
+        // What a damaged copy claims to know counts for nothing: if the store did go back, three that vouch include one that
+        // knows the same.
+        if promised.vouches && recorded < promised.path.epoch() && promised.path.epoch() != self.epoch {
             return Err(OpeningError::RecordOutdated {
                 found: promised.path.epoch(),
                 recorded,
@@ -352,8 +348,10 @@ impl Opening {
         Ok(())
     }
 
+    /// The answers that count: of copies that vouch for everything they ever acknowledged.
     fn promises(&self) -> impl Iterator<Item = &Promised> {
-        self.copies.values().filter_map(|copy| copy.promised.as_ref())
+        let promises = self.copies.values().filter_map(|copy| copy.promised.as_ref());
+        promises.filter(|promised| promised.vouches)
     }
 
     /// The highest position known to be durable on the last opened timeline.
@@ -371,9 +369,9 @@ impl Opening {
     fn find_candidate(&mut self) -> Result<(), OpeningError> {
         let known = self.known();
         let reign = self.path.epoch();
-        let vouching = self.promises().filter(|promised| promised.vouches);
         // One reign is one stream: no two of its flushes follow the same one.
-        let following: BTreeMap<Lsn, &HeldFlush> = vouching
+        let following: BTreeMap<Lsn, &HeldFlush> = self
+            .promises()
             .flat_map(|promised| &promised.held)
             .filter(|flush| flush.end.epoch == reign && known.lsn < flush.end.lsn)
             // The volume's very first flush follows nothing, which no timeline sees.

@@ -29,7 +29,9 @@ pub struct ShipperLimits {
     /// Small flushes (below [`SMALL_FLUSH_BYTES`]) above the durable LSN. What is committed meanwhile makes the next flush:
     /// fewer messages and syncs, for at most one round trip of waiting. Large flushes do not count.
     pub small_flushes_max: usize,
-    /// Bytes of flushes kept for copies that are behind.
+    /// Bytes of flushes kept for copies that are behind. Also the bytes on their way to one copy: a node that is paused, or
+    /// slower than the others, makes neither this instance's memory nor its own queue grow without end. Both yield to one
+    /// flush.
     pub retained_bytes_max: u64,
 }
 
@@ -97,6 +99,36 @@ struct Copy {
     installed: bool,
     complete: Lsn,
     stalled_until: Option<Duration>,
+    /// End of the last flush sent on this connection.
+    sent_through: Lsn,
+    /// Flushes sent on this connection that the copy is not known to be complete up to: end and bytes.
+    in_flight: VecDeque<(Lsn, u64)>,
+    in_flight_bytes: u64,
+}
+
+impl Copy {
+    fn takes_log(&self) -> bool {
+        self.connected && self.installed && self.stalled_until.is_none()
+    }
+
+    /// A connection begins or ends: nothing is on its way.
+    fn begin(&mut self, connected: bool) {
+        self.connected = connected;
+        self.installed = false;
+        self.sent_through = Lsn::ZERO;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+
+    fn complete(&mut self, complete: Lsn) {
+        self.complete = self.complete.max(complete);
+        while let Some((end, bytes)) = self.in_flight.front()
+            && *end <= self.complete
+        {
+            self.in_flight_bytes -= bytes;
+            self.in_flight.pop_front();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -143,6 +175,9 @@ impl Shipper {
             installed: false,
             complete: Lsn::ZERO,
             stalled_until: None,
+            sent_through: Lsn::ZERO,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
         };
         Shipper {
             volume,
@@ -215,7 +250,7 @@ impl Shipper {
     pub fn standing(&self) -> Vec<CopyStanding> {
         let standing = |copy: &Copy| CopyStanding {
             member: copy.member.clone(),
-            live: copy.connected && copy.installed && copy.stalled_until.is_none(),
+            live: copy.takes_log(),
             complete: copy.complete,
         };
         self.copies.values().map(standing).collect()
@@ -250,29 +285,45 @@ impl Shipper {
         });
         self.last = batch.batch().position();
         self.retained_bytes += batch.bytes().len() as u64;
-        for copy in self.copies.values() {
-            if copy.connected && copy.installed && copy.stalled_until.is_none() {
-                effects.push(self.append(copy, &batch));
-            }
-        }
         self.sent.push_back(Sent {
             end: parts.end,
             boundary: parts.boundary,
             batch,
         });
+        let copies: Vec<SegmentId> = self.copies.keys().copied().collect();
+        for segment in copies {
+            self.feed(segment, effects);
+        }
         self.announced = self.durable;
         self.release();
     }
 
-    fn append(&self, copy: &Copy, batch: &EncodedBatch) -> ShipperEffect {
-        ShipperEffect::Send {
-            segment: copy.member.segment,
-            request: Request::Append {
-                segment: copy.member.segment,
-                epoch: self.path.epoch(),
-                durable: self.durable_position(),
-                batch: batch.clone(),
-            },
+    /// Sends a copy what follows the last flush it was sent or has, as long as not too much is on its way to it. What was let
+    /// go meanwhile it gets from its peers.
+    fn feed(&mut self, segment: SegmentId, effects: &mut Vec<ShipperEffect>) {
+        let (epoch, durable) = (self.path.epoch(), self.durable_position());
+        let Some(copy) = self.copies.get_mut(&segment).filter(|copy| copy.takes_log()) else {
+            return;
+        };
+        let from = copy.sent_through.max(copy.complete);
+        let next = self.sent.partition_point(|sent| sent.end <= from);
+        for sent in self.sent.range(next..) {
+            if self.limits.retained_bytes_max <= copy.in_flight_bytes {
+                return;
+            }
+            let bytes = sent.batch.bytes().len() as u64;
+            copy.sent_through = sent.end;
+            copy.in_flight.push_back((sent.end, bytes));
+            copy.in_flight_bytes += bytes;
+            effects.push(ShipperEffect::Send {
+                segment,
+                request: Request::Append {
+                    segment,
+                    epoch,
+                    durable,
+                    batch: sent.batch.clone(),
+                },
+            });
         }
     }
 
@@ -291,8 +342,7 @@ impl Shipper {
     /// The copy's node is connected: it is told the path first; what it lacks follows its answer.
     pub fn connected(&mut self, segment: SegmentId, effects: &mut Vec<ShipperEffect>) {
         if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.connected = true;
-            copy.installed = false;
+            copy.begin(true);
             copy.stalled_until = None;
         }
         if let Some(copy) = self.copies.get(&segment) {
@@ -303,8 +353,7 @@ impl Shipper {
     /// The connection is gone, and every unanswered message with it.
     pub fn disconnected(&mut self, segment: SegmentId) {
         if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.connected = false;
-            copy.installed = false;
+            copy.begin(false);
         }
     }
 
@@ -329,13 +378,8 @@ impl Shipper {
                 let Some(copy) = self.copies.get_mut(&segment) else {
                     return;
                 };
-                let first = !copy.installed;
                 copy.installed = true;
                 copy.stalled_until = None;
-                if first && let Some(copy) = self.copies.get(&segment) {
-                    let missing = self.sent.iter().filter(|sent| copy.complete < sent.end);
-                    effects.extend(missing.map(|sent| self.append(copy, &sent.batch)));
-                }
             }
             Response::Appended { epoch, complete, .. } if *epoch == self.path.epoch() => {
                 self.complete(segment, *complete)
@@ -358,13 +402,14 @@ impl Shipper {
             _ => {}
         }
         self.advance(effects);
+        self.feed(segment, effects);
     }
 
     fn complete(&mut self, segment: SegmentId, complete: Position) {
         if let Some(copy) = self.copies.get_mut(&segment)
             && self.path.sees(complete)
         {
-            copy.complete = copy.complete.max(complete.lsn);
+            copy.complete(complete.lsn);
         }
     }
 
@@ -422,7 +467,7 @@ impl Shipper {
         self.announced_complete = all_complete;
         let epoch = self.path.epoch();
         for copy in self.copies.values() {
-            if copy.connected && copy.installed && copy.stalled_until.is_none() {
+            if copy.takes_log() {
                 effects.push(ShipperEffect::Send {
                     segment: copy.member.segment,
                     request: Request::Announce {

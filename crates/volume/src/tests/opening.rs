@@ -199,10 +199,36 @@ fn a_copy_that_knows_more_than_the_record_stops_the_opening() {
         path,
         ..promised(1, 3, 30, 0)
     };
+    let damaged = Promised {
+        vouches: false,
+        ..knows_more.clone()
+    };
+    opener
+        .hear(1, Response::Promised(damaged))
+        .expect("a damaged copy's word counts for nothing");
     let error = opener
         .hear(1, Response::Promised(knows_more))
         .expect_err("the store went back in time");
     assert!(error.to_string().contains("borealis repair"), "{error}");
+}
+
+/// A damaged copy may say that anything is durable: the end of the log is where those end that vouch.
+#[test]
+fn what_a_damaged_copy_believes_to_be_durable_counts_for_nothing() {
+    let mut opener = Opener::new(5);
+    for copy in 1..=4 {
+        opener
+            .hear(copy, Response::Promised(promised(copy, 2, 30, 10)))
+            .expect("a promise");
+    }
+    let damaged = Promised {
+        vouches: false,
+        ..promised(5, 2, 0, 900)
+    };
+    opener.hear(5, Response::Promised(damaged)).expect("an answer");
+    opener.later();
+    let record = opener.swapped().expect("four are complete");
+    assert_eq!(record.last().map(|last| last.branch), Some(lsn(30)));
 }
 
 /// A node that lost its breath for a moment is asked again; nobody else may be able to answer.

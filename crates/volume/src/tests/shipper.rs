@@ -259,6 +259,47 @@ fn only_durable_flushes_are_forgotten_for_a_copy_that_stays_away() {
     assert_eq!(ends, [lsn(130)], "its peers have the rest");
 }
 
+/// A node that is paused while the other five go on.
+#[test]
+fn only_so_much_is_on_its_way_to_a_copy_that_does_not_answer() {
+    let mut writer = Writer::new(ShipperLimits {
+        window_bytes_max: 1000,
+        small_flushes_max: usize::MAX,
+        retained_bytes_max: 1000,
+    });
+    let mut sent_to_paused = Vec::new();
+    for flush in 1..=100 {
+        let end = 100 + flush * 10;
+        writer.submit(end, end);
+        writer.appended(1..=5, end);
+        sent_to_paused.extend(writer.effects.iter().filter_map(|effect| match effect {
+            ShipperEffect::Send {
+                segment,
+                request: Request::Append { batch, .. },
+            } if *segment == id(6) => Some(batch.clone()),
+            _ => None,
+        }));
+        let sent = writer.sent();
+        let to_others = sent.iter().filter(|(copy, ..)| *copy != id(6)).count();
+        assert_eq!(to_others, 5, "the others get every flush at once");
+    }
+    let batch_bytes = sent_to_paused[0].bytes().len();
+    let bytes: usize = sent_to_paused.iter().map(|batch| batch.bytes().len()).sum();
+    assert!(bytes < 1000 + batch_bytes, "{bytes} bytes on their way");
+    // It wakes, and takes what came. The next it is sent is the oldest that was not let go; peers have the rest.
+    let had = sent_to_paused.last().expect("some").batch().end;
+    writer.appended(6..=6, had.raw());
+    let sent = writer.sent();
+    assert!(sent.iter().all(|(copy, ..)| *copy == id(6)));
+    assert!(sent.len() < 1000 / batch_bytes + 2, "{sent:?}");
+    assert!(had < sent[0].1 && sent.is_sorted_by(|one, next| one.1 < next.1));
+    // Once it has everything, it gets every flush at once, like the others.
+    writer.appended(6..=6, 1100);
+    writer.sent();
+    writer.submit(1110, 1110);
+    assert_eq!(writer.sent().len(), 6);
+}
+
 #[test]
 fn a_later_epoch_fences_the_writer() {
     let mut writer = Writer::new(limits());
