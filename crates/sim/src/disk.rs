@@ -8,7 +8,7 @@ use bytes::Bytes;
 use io::{Disk as _, MemoryDisk};
 use page_store::{AppendError, JournalEntry, PageStore, StoreConfig};
 use segment::{Link, Segment, SegmentState};
-use units::{Position, SegmentId};
+use units::{Lsn, Position, SegmentId};
 
 use crate::random::Random;
 use crate::toy::Toy;
@@ -212,5 +212,10 @@ impl Disk {
     /// disks lose something than may.
     pub(crate) fn keeps(&self, position: Position) -> bool {
         self.kept.contains(&position)
+    }
+
+    /// Whether any batch that was synced here ends at this LSN.
+    pub(crate) fn keeps_lsn(&self, lsn: Lsn) -> bool {
+        self.kept.iter().any(|position| position.lsn == lsn)
     }
 }

@@ -10,6 +10,7 @@
 //! - One seed is one history: time is virtual, chance has one source, and every map is ordered.
 //! - The rules under test are never simulated. [`Broken`] variants replace what surrounds them, and must be found.
 
+mod broken;
 mod checker;
 mod client;
 mod disk;
@@ -42,6 +43,18 @@ pub enum Broken {
     LookWithoutFencing,
     /// The record's change is not bound to what the opener read (hole 1).
     LooseSwap,
+    /// Batches link by LSN alone instead of (epoch, LSN) (hole 2).
+    LinksByLsn,
+    /// Single batches are acknowledged, not complete prefixes.
+    BatchesCounted,
+    /// Two promises are taken for enough.
+    OnePromiseFewer,
+    /// An opener does not copy what it found to a write quorum before it writes.
+    NoCopying,
+    /// A batch that the full disk did not take is acknowledged.
+    FullDiskIgnored,
+    /// What is not durable is folded into images (hole 22).
+    FoldsAboveDurable,
     /// A page that was read ahead is believed to be as new as its read point, whatever its copy had to be complete up to.
     AsNewAsItsReadPoint,
     /// A segment gives pages without looking at how complete it is (hole 20).

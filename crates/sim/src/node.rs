@@ -11,7 +11,7 @@ use crate::checker::Violation;
 use crate::disk::Disk;
 use crate::reads;
 use crate::world::{Event, World, segment_id};
-use crate::{Broken, Promise};
+use crate::{Broken, Promise, broken};
 
 /// Where an answer goes.
 #[derive(Clone, Debug)]
@@ -131,7 +131,9 @@ impl World {
             node.disk.append(&node.entries)
         };
         node.disk.limit(None);
-        if let Err(error) = appended {
+        if let Err(error) = appended
+            && self.broken != Some(Broken::FullDiskIgnored)
+        {
             node.roll_back(&error.to_string());
         }
         if self.broken == Some(Broken::AnswerBeforeSync) {
@@ -162,12 +164,18 @@ impl World {
                 let looks = matches!(request, Request::Promise { .. });
                 keeps_state = !(looks && self.broken == Some(Broken::ForgetPromise));
                 reply = Some(from);
+                let request = broken::asked(self.broken, segment, &node.disk, request);
                 if looks && self.broken == Some(Broken::LookWithoutFencing) {
                     // The answer of a segment that promised; but the one that goes on has not.
                     segment.clone().request(&request, &mut effects);
                     effects.retain(|effect| matches!(effect, Effect::Answer(_)));
                 } else {
                     segment.request(&request, &mut effects);
+                }
+                for effect in &mut effects {
+                    if let Effect::Answer(response) = effect {
+                        *response = broken::answered(self.broken, &request, response.clone());
+                    }
                 }
             }
             Arrival::Fetched(response) => {
@@ -178,12 +186,16 @@ impl World {
                 segment.tick(now, &mut effects);
                 let horizon = segment.horizon();
                 let recycle_through = segment.forget(horizon.all_complete, &mut effects);
-                let horizon = Horizon {
+                let mut horizon = Horizon {
                     path: horizon.path,
                     durable: horizon.durable,
                     floor: horizon.floor,
                     recycle_through,
                 };
+                if self.broken == Some(Broken::FoldsAboveDurable) {
+                    horizon.durable = segment.complete();
+                    (horizon.floor, horizon.recycle_through) = (horizon.durable, horizon.durable);
+                }
                 node.disk.store().set_horizon(segment_id(at), horizon);
             }
         }

@@ -12,7 +12,7 @@ use crate::checker::Violation;
 use crate::client::Client;
 use crate::toy::Record;
 use crate::world::{Event, World};
-use crate::{Broken, Promise};
+use crate::{Broken, Promise, broken};
 
 /// Log in one flush: so much that segments forget the links of some dozen flushes that every copy has.
 pub(crate) const FLUSH_BYTES: u64 = 8 << 10;
@@ -108,11 +108,29 @@ impl World {
                     News::Connected { segment } => opening.connected(segment, &mut effects),
                     News::Disconnected { segment } => opening.disconnected(segment, &mut effects),
                     News::Response { segment, response } => {
+                        let promised = match &*response {
+                            Response::Promised(promised) if self.broken == Some(Broken::OnePromiseFewer) => {
+                                Some(promised.clone())
+                            }
+                            _ => None,
+                        };
                         outcome = opening.response(now, segment, *response, &mut effects);
+                        if let Some(forged) = promised.and_then(|promised| broken::forged_promise(opening, &promised)) {
+                            let silent = forged.segment;
+                            outcome = outcome
+                                .and_then(|()| opening.response(now, silent, Response::Promised(forged), &mut effects));
+                        }
                     }
                     News::Swapped(swapped) => outcome = opening.recorded(swapped, &mut effects),
                     News::Tick => outcome = opening.tick(now, &mut effects),
                     News::Work | News::Read | News::PageRead { .. } => {}
+                }
+                if self.broken == Some(Broken::NoCopying) {
+                    for said in broken::said_to_be_copied(opening, &effects) {
+                        if let Response::Appended { segment, .. } = said {
+                            outcome = outcome.and_then(|()| opening.response(now, segment, said, &mut effects));
+                        }
+                    }
                 }
                 if let Err(error) = outcome {
                     if matches!(error, volume::OpeningError::RecordOutdated { .. }) {

@@ -78,6 +78,39 @@ fn a_swap_that_is_bound_to_nothing_is_found() {
     found(Broken::LooseSwap, Promise::RecordLeads);
 }
 
+/// protocol.md, hole 2.
+#[test]
+fn links_by_lsn_alone_are_found() {
+    found(Broken::LinksByLsn, Promise::QuorumKeeps);
+}
+
+/// protocol.md, §2: three promises suffice because complete prefixes are acknowledged.
+#[test]
+fn acknowledging_single_batches_is_found() {
+    found(Broken::BatchesCounted, Promise::QuorumKeeps);
+}
+
+#[test]
+fn one_promise_fewer_is_found() {
+    found(Broken::OnePromiseFewer, Promise::AcknowledgedStays);
+}
+
+#[test]
+fn an_opening_without_copying_is_found() {
+    found(Broken::NoCopying, Promise::QuorumKeeps);
+}
+
+#[test]
+fn a_full_disk_that_is_ignored_is_found() {
+    found(Broken::FullDiskIgnored, Promise::QuorumKeeps);
+}
+
+/// protocol.md, hole 22.
+#[test]
+fn folding_what_is_not_durable_is_found() {
+    found(Broken::FoldsAboveDurable, Promise::PagesAreExact);
+}
+
 /// A page from a copy that is behind must not stand for what it was not asked to be.
 #[test]
 fn a_page_believed_to_be_as_new_as_its_read_point_is_found() {
