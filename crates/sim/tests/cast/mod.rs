@@ -210,6 +210,7 @@ impl Writer {
     fn limits() -> ShipperLimits {
         ShipperLimits {
             window_bytes_max: 1000,
+            small_flushes_max: usize::MAX,
             retained_bytes_max: 1 << 20,
         }
     }
