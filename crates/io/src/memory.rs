@@ -2,24 +2,57 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::Disk;
+
+/// What a disk writes as a whole or not at all.
+const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Default)]
 struct MemoryFile {
     content: Vec<u8>,
     /// What the platter has.
     synced: Vec<u8>,
-    /// Content and platter are the same up to here.
-    same_through: usize,
+    /// Where content and platter may differ, if they have the same length.
+    changed: Range<usize>,
 }
 
 impl MemoryFile {
+    /// Writes at `at`, as zeros between the end and there.
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        let (from, end) = (at.min(self.content.len()), at + bytes.len());
+        self.changed = match self.changed.is_empty() {
+            true => from..end,
+            false => self.changed.start.min(from)..self.changed.end.max(end),
+        };
+        if self.content.len() < end {
+            self.content.resize(end, 0);
+        }
+        self.content[at..end].copy_from_slice(bytes);
+    }
+
+    /// A part of what was changed reaches the platter.
+    fn persist(&mut self, part: Range<usize>) {
+        let part = part.start..part.end.min(self.content.len());
+        if part.start < part.end {
+            if self.synced.len() < part.end {
+                self.synced.resize(part.end, 0);
+            }
+            self.synced[part.clone()].copy_from_slice(&self.content[part]);
+        }
+    }
+
     fn sync(&mut self) {
-        self.synced.truncate(self.same_through);
-        self.synced.extend_from_slice(&self.content[self.same_through..]);
-        self.same_through = self.content.len();
+        self.synced.truncate(self.content.len());
+        self.persist(self.changed.clone());
+        self.changed = 0..0;
+    }
+
+    fn lose_what_is_not_synced(&mut self) {
+        self.content = self.synced.clone();
+        self.changed = 0..0;
     }
 }
 
@@ -35,6 +68,8 @@ struct State {
     syncs_fail: bool,
     /// Changes that still happen before the disk stops.
     changes_left: Option<u64>,
+    /// How much of the next write is written before it fails.
+    torn_write: Option<usize>,
 }
 
 impl State {
@@ -50,6 +85,17 @@ impl State {
     fn file_mut(&mut self, name: &str) -> io::Result<&mut MemoryFile> {
         let number = self.number(name)?;
         Ok(self.files.get_mut(&number).ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// What is not durable is gone.
+    fn power_is_back(&mut self) {
+        self.files.values_mut().for_each(MemoryFile::lose_what_is_not_synced);
+        self.names = self.durable_names.clone();
+        let State { files, names, .. } = self;
+        files.retain(|number, _| names.values().any(|named| named == number));
+        self.syncs_fail = false;
+        self.changes_left = None;
+        self.torn_write = None;
     }
 
     fn bytes_used(&self) -> u64 {
@@ -86,22 +132,41 @@ impl MemoryDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The power is cut: what was not synced is gone, but for `torn` bytes of what followed the synced part of each file,
-    /// and names are what they were when they were last synced. Afterwards the disk works again.
+    /// The power is cut: what was not synced is gone, but for the first `torn` bytes of what was changed in each file, and
+    /// names are what they were when they were last synced. Afterwards the disk works again.
     pub fn cut_power(&self, torn: usize) {
         let mut state = self.state();
         for file in state.files.values_mut() {
-            let more = file.content.get(file.synced.len()..).unwrap_or_default();
-            let kept = &more[..torn.min(more.len())];
-            file.synced.extend_from_slice(kept);
-            file.content = file.synced.clone();
-            file.same_through = file.content.len();
+            let from = file.changed.start;
+            file.persist(from..file.changed.end.min(from.saturating_add(torn)));
         }
-        state.names = state.durable_names.clone();
-        let State { files, names, .. } = &mut *state;
-        files.retain(|number, _| names.values().any(|named| named == number));
-        state.syncs_fail = false;
-        state.changes_left = None;
+        state.power_is_back();
+    }
+
+    /// The power is cut while the disk writes in an order of its own: `survives` is asked for every sector that was changed
+    /// since its file was synced, and once for all names that were not synced.
+    pub fn cut_power_anyhow(&self, mut survives: impl FnMut() -> bool) {
+        let mut state = self.state();
+        for file in state.files.values_mut() {
+            let changed = file.changed.clone();
+            let mut at = changed.start;
+            while at < changed.end {
+                let next = (at / SECTOR_BYTES + 1) * SECTOR_BYTES;
+                if survives() {
+                    file.persist(at..next.min(changed.end));
+                }
+                at = next;
+            }
+        }
+        if survives() {
+            state.durable_names = state.names.clone();
+        }
+        state.power_is_back();
+    }
+
+    /// The next write fails after it has written so many bytes.
+    pub fn tear_next_write(&self, bytes: usize) {
+        self.state().torn_write = Some(bytes);
     }
 
     /// From now on at most so many bytes fit in all files together; `None`: no limit.
@@ -181,24 +246,21 @@ impl Disk for MemoryDisk {
             state.files.insert(number, MemoryFile::default());
         }
         let (used, capacity) = (state.bytes_used(), state.capacity);
+        let torn = state.torn_write.take();
         let file = state.file_mut(file)?;
-        file.same_through = file.same_through.min(at as usize);
-        let content = &mut file.content;
-        let end = at as usize + bytes.len();
-        let grows = end.saturating_sub(content.len()) as u64;
+        let grows = (at as usize + bytes.len()).saturating_sub(file.content.len()) as u64;
         let fits = match capacity {
-            Some(capacity) if capacity < used + grows => bytes.len().saturating_sub((used + grows - capacity) as usize),
+            Some(capacity) if 0 < grows && capacity < used + grows => {
+                bytes.len().saturating_sub((used + grows - capacity) as usize)
+            }
             _ => bytes.len(),
         };
-        let written = at as usize + fits;
-        if content.len() < written {
-            content.resize(written, 0);
+        file.write(at as usize, &bytes[..fits.min(torn.unwrap_or(fits))]);
+        match torn {
+            Some(_) => Err(io::Error::other("the write was torn")),
+            None if fits < bytes.len() => Err(io::ErrorKind::StorageFull.into()),
+            None => Ok(()),
         }
-        content[at as usize..written].copy_from_slice(&bytes[..fits]);
-        if fits < bytes.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
     }
 
     fn truncate(&self, file: &str, length: u64) -> io::Result<()> {
@@ -206,7 +268,6 @@ impl Disk for MemoryDisk {
         state.change()?;
         let file = state.file_mut(file)?;
         file.content.truncate(length as usize);
-        file.same_through = file.same_through.min(length as usize);
         Ok(())
     }
 
@@ -268,6 +329,42 @@ mod tests {
         disk.cut_power(4);
         assert_eq!(disk.list("log").unwrap(), ["1"]);
         assert_eq!(disk.read_all("log/1").unwrap(), b"syncedtorn");
+    }
+
+    #[test]
+    fn a_power_cut_takes_overwrites_that_were_not_synced() {
+        let disk = MemoryDisk::new();
+        disk.write_at("log", 0, &[b'.'; 1024]).unwrap();
+        disk.sync("log").unwrap();
+        disk.sync_names("").unwrap();
+        disk.write_at("log", 4, b"torn off").unwrap();
+        disk.cut_power(4);
+        assert_eq!(disk.read_all("log").unwrap()[..12], *b"....torn....");
+        disk.write_at("log", 0, &[b'!'; 1024]).unwrap();
+        let mut sectors = [false, true, false].into_iter();
+        disk.cut_power_anyhow(|| sectors.next().expect("two sectors and the names"));
+        let content = disk.read_all("log").unwrap();
+        assert_eq!(content[..12], *b"....torn....");
+        assert_eq!(content[512..], [b'!'; 512]);
+    }
+
+    #[test]
+    fn a_full_disk_still_takes_overwrites() {
+        let disk = MemoryDisk::new();
+        disk.write_at("file", 0, b"sixsix").unwrap();
+        disk.set_capacity(Some(4));
+        disk.write_at("file", 0, b"tentwo").unwrap();
+        assert!(disk.write_at("file", 6, b"!").is_err());
+        assert_eq!(disk.read_all("file").unwrap(), b"tentwo");
+    }
+
+    #[test]
+    fn a_torn_write_fails_once() {
+        let disk = MemoryDisk::new();
+        disk.tear_next_write(3);
+        assert!(disk.write_at("file", 0, b"sixsix").is_err());
+        assert_eq!(disk.read_all("file").unwrap(), b"six");
+        disk.write_at("file", 0, b"sixsix").unwrap();
     }
 
     #[test]
