@@ -17,10 +17,11 @@ use crate::wire::sealed;
 const SEGMENT: SegmentId = SegmentId::from_bytes([7; 16]);
 const STATE: u8 = 1;
 const BATCH: u8 = 2;
+const BEGINNING: u8 = 3;
 const JOURNAL: &str = "journal/00000000000000000000";
 const LAYER: &str = "layers/0000000000000001";
 /// Version of the store's files, as in the manifest.
-const STORE_VERSION: u64 = 2;
+const STORE_VERSION: u64 = 3;
 /// The page that is read.
 const KEY: PageKey = RelationKey {
     tablespace: 1663,
@@ -90,15 +91,15 @@ fn path() -> Path {
 /// One entry of the journal, sealed for its place.
 fn entry(journal: &mut Vec<u8>, synced: u64, kind: u8, payload: &[u8]) {
     let offset = journal.len() as u64;
-    let mut rest = synced.to_le_bytes().to_vec();
+    let mut rest = offset.to_le_bytes().to_vec();
+    rest.extend_from_slice(&synced.to_le_bytes());
     rest.push(kind);
     rest.extend_from_slice(&SEGMENT.bytes());
     rest.extend_from_slice(payload);
     let length = (payload.len() as u32).to_le_bytes();
-    let mut checksum = crc32c::crc32c(&offset.to_le_bytes());
-    checksum = crc32c::crc32c_append(checksum, &length);
+    let mut checksum = crc32c::crc32c(&length);
     checksum = crc32c::crc32c_append(checksum, &rest);
-    journal.extend_from_slice(&[0x16, 0xA1, 0x4E, 0xB0]);
+    journal.extend_from_slice(&[0x17, 0xA1, 0x4E, 0xB0]);
     journal.extend_from_slice(&length);
     journal.extend_from_slice(&checksum.to_le_bytes());
     journal.extend_from_slice(&rest);
@@ -113,6 +114,7 @@ pub(crate) fn journal(data: &[u8]) {
 pub(crate) fn journal_opens(data: &[u8]) -> Option<usize> {
     let mut input = Input::new(data);
     let mut journal = Vec::new();
+    entry(&mut journal, 0, BEGINNING, &[0; 16]);
     entry(&mut journal, 0, STATE, b"state");
     let mut entries = 0;
     while !input.is_empty() && entries < 64 {
@@ -178,6 +180,7 @@ fn manifest_bytes(has_layer: bool) -> Vec<u8> {
 fn disk_with(manifest: &[u8]) -> MemoryDisk {
     let disk = MemoryDisk::new();
     let mut journal = Vec::new();
+    entry(&mut journal, 0, BEGINNING, &[0; 16]);
     entry(&mut journal, 0, STATE, b"state");
     put(&disk, JOURNAL, &journal);
     put(&disk, "manifest", manifest);

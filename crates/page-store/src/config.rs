@@ -9,7 +9,7 @@ pub struct StoreConfig {
     pub cache_bytes_max: usize,
     /// Bytes of pages kept as they were made, so that the next read applies only what came since.
     pub page_cache_bytes_max: usize,
-    /// Bytes of one journal file before the next is begun.
+    /// Bytes of one journal file, allocated before they are needed. One may be longer, if what is appended at once is.
     pub journal_file_bytes: u64,
     /// Bytes of journal kept for peers that are behind; beyond it they need a whole copy.
     pub journal_retained_bytes_max: u64,
@@ -28,7 +28,7 @@ impl Default for StoreConfig {
             table_bytes_max: 24 << 20,
             cache_bytes_max: 32 << 20,
             page_cache_bytes_max: 16 << 20,
-            journal_file_bytes: 32 << 20,
+            journal_file_bytes: 16 << 20,
             journal_retained_bytes_max: 96 << 20,
             chain_deltas_max: 32,
             chain_bytes_max: 16 << 10,

@@ -1,8 +1,15 @@
 //! The journal: what makes an acknowledgement true.
 //!
-//! One sequence of bytes over many files, each named by the offset at which it starts. Every entry says up to which offset
-//! the journal was synced before it was written, so that recovery tells rot (below a synced offset) from a torn tail. A new
-//! file begins with the newest state of every segment, so that files before it can go. Layout: `docs/formats/journal.md`.
+//! One sequence of entries over many files, each named by the offset at which it begins. Files are allocated before they are
+//! needed, overwritten in place, and used again: see [`Reserve`]. Every entry says up to which offset the journal was synced
+//! before it was written, so that recovery tells rot (below a synced offset) from a torn tail. A file begins with where the
+//! one before it ends, and with the newest state of every segment, so that files before it can go. Layout:
+//! `docs/formats/journal.md`.
+//!
+//! Invariants:
+//! - No offset is ever given to two entries of which one was refused or torn: an entry that could not be written ends its
+//!   file.
+//! - A file is begun only after all of the one before it is durable, and from then on nothing is written to that one.
 
 use std::collections::BTreeMap;
 use std::io as std_io;
@@ -11,39 +18,17 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use io::Disk;
 use units::SegmentId;
-use wire_format::{Batch, EncodedBatch};
+use wire_format::Batch;
 
-use crate::config::StoreConfig;
-use crate::journal_files::{FOLDER, JournalFiles, Location, file_name};
+use crate::journal_entry::{
+    ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, EntryWriter, FileBeginning, JournalEntry, KIND_BATCH, KIND_FILE, KIND_STATE,
+};
+use crate::journal_files::{FOLDER, JournalFile, JournalFiles, Location, file_name};
 use crate::locked;
+use crate::reserve::{NextFile, Reserve};
 
-/// What an entry begins with; also what recovery looks for behind a damaged one.
-pub(crate) const ENTRY_MAGIC: u32 = 0xB04E_A116;
-/// magic, length, checksum, synced offset, kind, segment.
-pub(crate) const ENTRY_HEADER_BYTES: usize = 4 + 4 + 4 + 8 + 1 + 16;
-/// The longest entry that recovery believes in.
-pub(crate) const ENTRY_BYTES_MAX: usize = 80 << 20;
-pub(crate) const KIND_STATE: u8 = 1;
-pub(crate) const KIND_BATCH: u8 = 2;
-
-/// One thing to journal.
-#[derive(Clone, Debug)]
-pub enum JournalEntry {
-    /// A segment's state, opaque here. It replaces the one before.
-    State {
-        /// Whose.
-        segment: SegmentId,
-        /// Its bytes.
-        bytes: Bytes,
-    },
-    /// A batch of the log.
-    Batch {
-        /// The segment that keeps it.
-        segment: SegmentId,
-        /// The batch.
-        batch: EncodedBatch,
-    },
-}
+/// No segment: the beginning of a file belongs to none.
+const NO_SEGMENT: SegmentId = SegmentId::from_bytes([0; 16]);
 
 /// Why nothing more was journaled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -62,65 +47,63 @@ pub enum AppendError {
 /// A batch that was appended: whose, where, and what.
 pub(crate) type Appended = (SegmentId, u64, Arc<Batch>);
 
+/// Where a journal goes on.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tail {
+    /// Start of the last file; it is not written to any more.
+    pub(crate) start: u64,
+    /// Where it ends: everything below is durable. Zero: there is no file.
+    pub(crate) end: u64,
+    /// Where the next file may begin: no file has had this start in any of its lives.
+    pub(crate) next_start: u64,
+}
+
 /// The journal's end. Whoever holds it may be writing or syncing; what others need to know is in [`JournalFiles`].
 pub(crate) struct Journal {
     disk: Arc<dyn Disk>,
-    file_bytes_max: u64,
+    file_bytes: u64,
+    reserve: Arc<Reserve>,
     files: Arc<Mutex<JournalFiles>>,
     /// Start of the file that is written.
     current: u64,
+    /// Bytes of it that are allocated.
+    allocated: u64,
+    /// It takes nothing more: what was refused stands in it, or the next one may already name its end.
+    sealed: bool,
+    /// Where the next file will begin: the file that is written has room up to here.
+    next_start: u64,
+    /// The next file, if it was taken from the reserve and could not be begun yet.
+    next: Option<NextFile>,
     /// Where the next entry goes.
     pub(crate) end: u64,
     /// Everything below is durable.
     pub(crate) synced: u64,
-    /// A write failed: bytes that count for nothing may stand behind the end.
-    spoiled: bool,
     pub(crate) states: BTreeMap<SegmentId, Bytes>,
     unsynced: Vec<Appended>,
 }
 
-/// The checksum of an entry that begins at `offset` of the journal: of its header but for magic and checksum, and its
-/// payload. The offset is part of it, so that bytes which only look like an entry, say inside a record, or left over
-/// from a write that failed, are none.
-pub(crate) fn entry_checksum(offset: u64, header: &[u8], payload: &[u8]) -> u32 {
-    let mut checksum = crc32c::crc32c(&offset.to_le_bytes());
-    checksum = crc32c::crc32c_append(checksum, &header[4..8]);
-    checksum = crc32c::crc32c_append(checksum, &header[12..ENTRY_HEADER_BYTES]);
-    crc32c::crc32c_append(checksum, payload)
-}
-
-/// Appends an entry to `out`, whose first byte will stand at `start` of the journal.
-fn encode_entry(out: &mut Vec<u8>, start: u64, synced: u64, kind: u8, segment: SegmentId, payload: &[u8]) {
-    let at = out.len();
-    out.extend_from_slice(&ENTRY_MAGIC.to_le_bytes());
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&synced.to_le_bytes());
-    out.push(kind);
-    out.extend_from_slice(&segment.bytes());
-    // A batch carries a checksum of its own; adding its bytes here costs little and covers states, too.
-    let checksum = entry_checksum(start + at as u64, &out[at..], payload);
-    out[at + 8..at + 12].copy_from_slice(&checksum.to_le_bytes());
-    out.extend_from_slice(payload);
-}
-
 impl Journal {
-    /// A journal that goes on at `end` with a new file, after `files`.
+    /// A journal that goes on after `tail` with a new file.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
-        config: &StoreConfig,
+        file_bytes: u64,
+        reserve: Arc<Reserve>,
         files: Arc<Mutex<JournalFiles>>,
-        end: u64,
+        tail: Tail,
         states: BTreeMap<SegmentId, Bytes>,
     ) -> Journal {
         Journal {
             disk,
-            file_bytes_max: config.journal_file_bytes,
+            file_bytes,
+            reserve,
             files,
-            current: end,
-            end,
-            synced: end,
-            spoiled: false,
+            current: tail.start,
+            allocated: 0,
+            sealed: true,
+            next_start: tail.next_start,
+            next: None,
+            end: tail.end,
+            synced: tail.end,
             states,
             unsynced: Vec::new(),
         }
@@ -136,31 +119,32 @@ impl Journal {
     /// Writes the entries behind each other. On an error none of them counts.
     pub(crate) fn append(&mut self, entries: &[JournalEntry]) -> Result<(), AppendError> {
         self.check_open()?;
-        if self.file_bytes_max <= self.end - self.current {
-            self.begin_file()?;
-        }
-        if let Some(bytes) = entries.iter().map(entry_bytes).find(|bytes| ENTRY_BYTES_MAX < *bytes) {
+        let long = entries.iter().map(JournalEntry::journaled_bytes);
+        if let Some(bytes) = long.clone().find(|bytes| ENTRY_BYTES_MAX < *bytes) {
             return Err(AppendError::Write(format!("an entry of {bytes} bytes is too long")));
         }
-        let mut out = Vec::with_capacity(entries.iter().map(entry_bytes).sum());
+        let bytes: usize = long.sum();
+        if self.sealed || self.next_start < self.end + bytes as u64 {
+            self.begin_file(bytes as u64)?;
+        }
+        self.allocate(self.end + bytes as u64 - self.current)?;
+        let mut out = EntryWriter::new(self.end, self.synced, bytes);
         let mut batches = Vec::new();
         for entry in entries {
             match entry {
-                JournalEntry::State { segment, bytes } => {
-                    encode_entry(&mut out, self.end, self.synced, KIND_STATE, *segment, bytes)
-                }
+                JournalEntry::State { segment, bytes } => out.push(KIND_STATE, *segment, bytes),
                 JournalEntry::Batch { segment, batch } => {
-                    encode_entry(&mut out, self.end, self.synced, KIND_BATCH, *segment, batch.bytes());
+                    out.push(KIND_BATCH, *segment, batch.bytes());
                     let bytes = batch.bytes().len();
                     let location = Location {
-                        offset: self.end + (out.len() - bytes) as u64,
+                        offset: out.end() - bytes as u64,
                         bytes: bytes as u32,
                     };
                     batches.push((*segment, batch.batch().clone(), location));
                 }
             }
         }
-        self.write(&out)?;
+        self.write(&out.bytes)?;
         let mut files = locked(&self.files);
         for (segment, batch, location) in batches {
             files.note_batch(segment, batch.position(), location);
@@ -172,20 +156,28 @@ impl Journal {
                 self.states.insert(*segment, bytes.clone());
             }
         }
+        if self.next.is_none() && self.current.midpoint(self.next_start) <= self.end {
+            self.reserve.want(self.next_start);
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the file that is written has so many bytes.
+    fn allocate(&mut self, needed: u64) -> Result<(), AppendError> {
+        if self.allocated < needed {
+            let extended = self.reserve.extend(&file_name(self.current), self.allocated, needed);
+            self.allocated = extended.map_err(|error| refused(&error))?;
+        }
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
-        let name = file_name(self.current);
-        let at = self.end - self.current;
-        if self.spoiled {
-            self.disk.truncate(&name, at).map_err(|error| refused(&error))?;
-            self.spoiled = false;
-        }
-        if let Err(error) = self.disk.write_at(&name, at, bytes) {
-            // What was refused must never come back behind what is accepted later. If the cut fails now, the next write
-            // begins with it.
-            self.spoiled = self.disk.truncate(&name, at).is_err();
+        let written = self
+            .disk
+            .write_at(&file_name(self.current), self.end - self.current, bytes);
+        if let Err(error) = written {
+            // What is refused must never come back behind what is accepted later.
+            self.sealed = true;
             return Err(refused(&error));
         }
         self.end += bytes.len() as u64;
@@ -193,34 +185,60 @@ impl Journal {
         Ok(())
     }
 
-    /// Begins a file with the newest state of every segment. The file before it must be durable first: what recovery
-    /// finds in a later file proves that everything before was synced.
-    pub(crate) fn begin_file(&mut self) -> Result<(), AppendError> {
+    /// Begins a file with the newest state of every segment, and room for `bytes` more. The file before it must be durable
+    /// first: what recovery finds in a later file proves that everything before was synced.
+    pub(crate) fn begin_file(&mut self, bytes: u64) -> Result<(), AppendError> {
         self.sync()?;
-        let before = self.current;
-        self.current = self.end;
-        let mut out = Vec::new();
+        let start = self.next_start;
+        let states_bytes: usize = self.states.values().map(|state| ENTRY_HEADER_BYTES + state.len()).sum();
+        let mut out = EntryWriter::new(start, self.synced, states_bytes);
+        let beginning = FileBeginning {
+            previous_start: self.current,
+            previous_end: self.end,
+        };
+        out.push(KIND_FILE, NO_SEGMENT, &beginning.encode());
         for (segment, state) in &self.states {
-            encode_entry(&mut out, self.end, self.synced, KIND_STATE, *segment, state);
+            out.push(KIND_STATE, *segment, state);
         }
-        let begun = self.write(&out).and_then(|()| {
-            let name = file_name(self.current);
-            let synced = self.disk.sync(&name).and_then(|()| self.disk.sync_names(FOLDER));
-            synced.map_err(|error| self.close(&error))
-        });
-        match begun {
-            Ok(()) => {
-                self.synced = self.end;
-                Ok(())
-            }
-            Err(error) => {
-                // A file that was never begun must not be taken for one; if even this fails, recovery sees that it overlaps.
-                let _ = self.disk.remove(&file_name(self.current));
-                locked(&self.files).files.remove(&self.current);
-                self.current = before;
-                Err(error)
-            }
+        let needed = out.bytes.len() as u64 + bytes;
+        let allocated = self.next_file(needed)?;
+        // The new file may say from now on where this one ends. If it cannot be written, the same bytes are tried again:
+        // nothing can change the states before.
+        self.sealed = true;
+        let written = self.disk.write_at(&file_name(start), 0, &out.bytes);
+        written.map_err(|error| refused(&error))?;
+        let file = JournalFile {
+            bytes: out.bytes.len() as u64,
+            ..JournalFile::default()
+        };
+        locked(&self.files).files.insert(start, file);
+        self.next = None;
+        self.current = start;
+        self.allocated = allocated;
+        self.next_start = start + self.file_bytes.max(needed);
+        self.end = out.end();
+        self.sealed = false;
+        Ok(())
+    }
+
+    /// Makes sure that the next file is there, has so many bytes, and that its name is durable. Answers with how many it has.
+    fn next_file(&mut self, needed: u64) -> Result<u64, AppendError> {
+        let start = self.next_start;
+        let mut next = match self.next {
+            Some(next) => next,
+            None => self.reserve.take(start).map_err(|error| refused(&error))?,
+        };
+        self.next = Some(next);
+        if next.allocated < needed {
+            let extended = self.reserve.extend(&file_name(start), next.allocated, needed);
+            next.allocated = extended.map_err(|error| refused(&error))?;
         }
+        if !next.named {
+            self.disk.sync_names(FOLDER).map_err(|error| self.close(&error))?;
+            next.named = true;
+        }
+        self.next = Some(next);
+        Ok(next.allocated)
     }
 
     fn close(&mut self, error: &std_io::Error) -> AppendError {
@@ -240,6 +258,9 @@ impl Journal {
             return Err(self.close(&error));
         }
         self.synced = end;
+        if let Some(file) = locked(&self.files).files.get_mut(&self.current) {
+            file.begun = true;
+        }
         Ok(())
     }
 
@@ -256,12 +277,4 @@ fn refused(error: &std_io::Error) -> AppendError {
         std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
         _ => AppendError::Write(error.to_string()),
     }
-}
-
-fn entry_bytes(entry: &JournalEntry) -> usize {
-    ENTRY_HEADER_BYTES
-        + match entry {
-            JournalEntry::State { bytes, .. } => bytes.len(),
-            JournalEntry::Batch { batch, .. } => batch.bytes().len(),
-        }
 }

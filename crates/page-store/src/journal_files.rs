@@ -13,6 +13,32 @@ pub(crate) fn file_name(start: u64) -> String {
     format!("{FOLDER}/{start:020}")
 }
 
+const SPARE: &str = "spare-";
+/// No file begins as high as this: four exabytes of journal would have to be written first.
+const OFFSET_MAX: u64 = 1 << 62;
+
+/// A file that the journal does not use. `number` is a start that the file had, or was meant to have.
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("{FOLDER}/{SPARE}{number:020}")
+}
+
+/// What a name in the folder stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Named {
+    File(u64),
+    Spare(u64),
+}
+
+/// What a name in the folder stands for, if it is one of ours.
+pub(crate) fn named(name: &str) -> Option<Named> {
+    let number = |digits: &str| digits.parse().ok().filter(|number| *number < OFFSET_MAX);
+    let (named, ours) = match name.strip_prefix(SPARE) {
+        Some(digits) => number(digits).map(|number| (Named::Spare(number), spare_name(number))),
+        None => number(name).map(|start| (Named::File(start), file_name(start))),
+    }?;
+    (ours == format!("{FOLDER}/{name}")).then_some(named)
+}
+
 /// Where a batch lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Location {
@@ -30,7 +56,10 @@ pub(crate) struct Held {
 /// One file.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct JournalFile {
+    /// Bytes of it that count: it may be longer.
     pub(crate) bytes: u64,
+    /// Whether its beginning is durable, with the states that the files before it are no longer needed for.
+    pub(crate) begun: bool,
     /// What it holds of each segment.
     pub(crate) held: BTreeMap<SegmentId, Held>,
 }
@@ -56,10 +85,12 @@ impl JournalFiles {
         self.files.values().map(|file| file.bytes).sum()
     }
 
-    /// Whether there is a file that could go: the one that is written never can.
+    /// The oldest file, if it could go: the one after it must have all states.
     pub(crate) fn oldest(&self) -> Option<(u64, &JournalFile)> {
-        let (start, file) = self.files.first_key_value()?;
-        (1 < self.files.len()).then_some((*start, file))
+        let mut files = self.files.iter();
+        let (start, oldest) = files.next()?;
+        let (_, second) = files.next()?;
+        second.begun.then_some((*start, oldest))
     }
 
     pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {

@@ -1,17 +1,19 @@
 //! Opening a store: what the journal still says, and whether it can be believed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use io::Disk;
 use units::{Position, SegmentId};
-use wire_format::{Batch, EncodedBatch};
 
-use crate::journal::{self, AppendError, ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, ENTRY_MAGIC, KIND_BATCH, KIND_STATE};
-use crate::journal_files::{FOLDER, JournalFile, Location, file_name};
+use crate::journal::{AppendError, Tail};
+use crate::journal_files::{JournalFile, JournalFiles, Location, file_name};
+use crate::journal_scan::{Content, FoundEntry, FoundFile, RecoveredBatch, Scan};
 use crate::manifest::{Manifest, ManifestError};
 use crate::read::ReadError;
+
+/// Bytes that are written again at once.
+const REWRITE_BYTES: u64 = 1 << 20;
 
 /// Why a store could not be opened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -68,17 +70,60 @@ pub struct RecoveredSegment {
     /// Its last state.
     pub state: Bytes,
     /// The batches that the journal holds, in the order in which they came.
-    pub batches: Vec<Arc<Batch>>,
+    pub batches: Vec<RecoveredBatch>,
     /// False if something that the segment acknowledged may be gone, now or at an earlier start.
     pub vouches: bool,
 }
 
-/// One readable entry.
-struct Entry {
-    offset: u64,
-    kind: u8,
-    segment: SegmentId,
-    payload: Bytes,
+/// A file of the journal, and where the one after it says that it ends.
+struct Member<'a> {
+    file: &'a FoundFile,
+    end: Option<u64>,
+    /// Where the one after it begins.
+    room: u64,
+}
+
+impl Member<'_> {
+    /// Where it first lacks something, as far as it can tell by itself: at its end, if that is not known.
+    fn damage(&self) -> Option<u64> {
+        let sound_through = self.file.sound_through;
+        match self.end {
+            Some(end) => (sound_through < end).then_some(sound_through),
+            None => Some(sound_through),
+        }
+    }
+
+    /// Its entries, without those behind its end.
+    fn entries(&self) -> impl Iterator<Item = &FoundEntry> {
+        let end = self.end.unwrap_or(self.room);
+        self.file.entries.iter().filter(move |entry| entry.offset < end)
+    }
+}
+
+/// The files of the journal in order, and the first offset at which one of them is missing. Files that no other names, like
+/// one that was made ready and never begun, are none of them.
+fn chain(files: &BTreeMap<u64, FoundFile>) -> (Vec<Member<'_>>, Option<u64>) {
+    let begun_before = |start: u64| files.range(..start).rfind(|(_, file)| file.is_begun());
+    let mut members = Vec::new();
+    let (mut missing, mut room) = (None, u64::MAX);
+    let mut next = begun_before(u64::MAX).map(|(_, file)| (file, None));
+    while let Some((file, end)) = next {
+        members.push(Member { file, end, room });
+        let beginning = file.beginning.filter(|beginning| 0 < beginning.previous_end);
+        let named = beginning.and_then(|named| Some((files.get(&named.previous_start)?, Some(named.previous_end))));
+        room = file.start;
+        next = named.or_else(|| {
+            if file.beginning.is_some() && beginning.is_none() {
+                // The first of all.
+                return None;
+            }
+            let (_, before) = begun_before(file.start)?;
+            missing = Some(beginning.map_or(file.start, |named| named.previous_start));
+            Some((before, None))
+        });
+    }
+    members.reverse();
+    (members, missing)
 }
 
 /// What the journal's files say.
@@ -87,195 +132,122 @@ pub(crate) struct Recovered {
     pub(crate) files: BTreeMap<u64, JournalFile>,
     pub(crate) states: BTreeMap<SegmentId, Bytes>,
     /// In the order in which they came.
-    pub(crate) batches: Vec<(SegmentId, Location, EncodedBatch)>,
-    /// Entries that were perhaps never synced: they are written again before anything is answered.
-    pub(crate) unsynced: Vec<journal::JournalEntry>,
-    /// Where the next file may start.
-    pub(crate) end: u64,
+    pub(crate) batches: Vec<(SegmentId, Location, RecoveredBatch)>,
+    pub(crate) tail: Tail,
+    /// Everything below was durable before the last entry was written.
+    synced: u64,
     /// Something below a synced offset is damaged.
     pub(crate) rot: bool,
-    /// Where a torn tail begins: from there on the last file is to be cut.
-    pub(crate) torn_at: Option<u64>,
+    /// Starts of files that are none of the journal's.
+    pub(crate) unused: Vec<u64>,
 }
 
-impl Recovered {
-    /// Cuts a torn tail off, so that the next recovery does not take it for rot.
-    pub(crate) fn cut_torn_tail(&mut self, disk: &dyn Disk) -> Result<(), OpenError> {
-        let Some(torn_at) = self.torn_at else {
-            return Ok(());
-        };
-        let Some((start, file)) = self.files.range_mut(..=torn_at).next_back() else {
-            return Ok(());
-        };
-        let name = file_name(*start);
-        disk.truncate(&name, torn_at - start)
-            .map_err(|error| OpenError::io(&name, &error))?;
-        file.bytes = torn_at - start;
-        self.end = torn_at;
-        Ok(())
-    }
-
-    /// What was read may have come from the operating system's cache: it must be durable before anything is said of it
-    /// (protocol.md, hole 28). Every other file was synced before the one after it was begun.
-    pub(crate) fn sync_last_file(&self, disk: &dyn Disk) -> Result<(), OpenError> {
-        let Some(start) = self.files.keys().next_back() else {
-            return Ok(());
-        };
-        let name = file_name(*start);
-        disk.sync(&name).map_err(|error| OpenError::io(&name, &error))
-    }
-}
-
-/// Reads all files. Nothing is changed.
-pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, OpenError> {
-    let io = |file: &str, error: std::io::Error| OpenError::io(file, &error);
-    let mut recovered = Recovered::default();
-    let mut entries = Vec::new();
-    let (mut synced, mut first_damage) = (0u64, None::<u64>);
-    let names = disk.list(FOLDER).map_err(|error| io(FOLDER, error))?;
-    for name in names {
-        let Ok(start) = name.parse::<u64>() else {
-            continue;
-        };
-        if start < recovered.end {
-            // A file that was begun while the disk was full, and overlaps the one that went on.
-            continue;
+/// Decides what of the scanned files counts. Nothing is changed.
+pub(crate) fn recover(disk: &dyn Disk, scan: &Scan) -> Result<Recovered, OpenError> {
+    let (members, missing) = chain(&scan.files);
+    let said = |member: &Member| member.entries().map(|entry| entry.synced).max();
+    let begun = members.iter().filter_map(|member| member.file.beginning);
+    let synced = begun.map(|beginning| beginning.previous_end);
+    let synced = synced.chain(members.iter().filter_map(said)).max().unwrap_or(0);
+    let damage = members.iter().filter_map(Member::damage).chain(missing).min();
+    let mut recovered = Recovered {
+        rot: damage.is_some_and(|at| at < synced),
+        synced,
+        ..Recovered::default()
+    };
+    // Without rot nothing at or behind the first damage was ever acknowledged: it is where the journal ends.
+    let end = damage.filter(|_| !recovered.rot).unwrap_or(u64::MAX);
+    let mut states = BTreeMap::new();
+    for member in members.iter().filter(|member| member.file.start < end) {
+        let start = member.file.start;
+        for entry in member.entries().filter(|entry| entry.offset < end) {
+            match &entry.content {
+                Content::State => drop(states.insert(entry.segment, entry.location)),
+                Content::Batch(batch) => recovered.batches.push((entry.segment, entry.location, batch.clone())),
+            }
         }
-        if recovered.end < start && !recovered.files.is_empty() {
-            first_damage.get_or_insert(recovered.end);
-        }
-        let file = format!("{}/{name}", FOLDER);
-        let bytes = Bytes::from(disk.read_all(&file).map_err(|error| io(&file, error))?);
-        let length = bytes.len() as u64;
-        let damage = read_file(bytes, start, &mut entries, &mut synced);
-        if let Some(at) = damage {
-            first_damage.get_or_insert(at);
-        }
-        let journal_file = JournalFile {
-            bytes: length,
+        let file_end = member
+            .end
+            .unwrap_or(member.file.valid_through.min(member.room))
+            .min(end);
+        let file = JournalFile {
+            bytes: file_end - start,
+            begun: true,
             ..JournalFile::default()
         };
-        recovered.files.insert(start, journal_file);
-        recovered.end = start + length;
+        recovered.files.insert(start, file);
+        recovered.tail.start = start;
+        recovered.tail.end = file_end;
     }
-    recovered.rot = first_damage.is_some_and(|at| at < synced);
-    recovered.torn_at = first_damage.filter(|_| !recovered.rot);
-    if let Some(torn_at) = recovered.torn_at {
-        // Nothing behind was ever acknowledged. The payload of the last entry before, if empty, "begins" where the tail does.
-        entries.retain(|entry| entry.offset <= torn_at);
-    }
-    for entry in entries {
-        take(&mut recovered, entry, synced)?;
+    recovered.tail.next_start = scan.next_start;
+    let unused = scan.files.keys().filter(|start| !recovered.files.contains_key(*start));
+    recovered.unused = unused.copied().collect();
+    let files = JournalFiles::new(recovered.files.clone());
+    for (segment, location) in states {
+        let state = read(disk, &files, location)?;
+        recovered.states.insert(segment, state);
     }
     Ok(recovered)
 }
 
-/// Collects the valid entries of one file; answers with the offset of the first damage.
-fn read_file(bytes: Bytes, start: u64, entries: &mut Vec<Entry>, synced: &mut u64) -> Option<u64> {
-    let mut at = 0;
-    let mut damage = None;
-    while at < bytes.len() {
-        match entry_at(&bytes, start, at) {
-            Some((entry, says_synced, next)) => {
-                *synced = says_synced.max(*synced);
-                entries.push(entry);
-                at = next;
-            }
-            None => {
-                damage.get_or_insert(start + at as u64);
-                // Look past it: a valid entry further on tells whether this was ever synced, and if it was, what is left.
-                let magic = ENTRY_MAGIC.to_le_bytes();
-                let Some(next) = bytes[at + 1..].windows(4).position(|window| window == magic) else {
-                    break;
-                };
-                at += 1 + next;
-            }
-        }
-    }
-    damage
+/// The payload of an entry that was found valid.
+pub(crate) fn read(disk: &dyn Disk, files: &JournalFiles, location: Location) -> Result<Bytes, OpenError> {
+    let (file, at) = files.place(location.offset).expect("the entry is of one of the files");
+    let mut bytes = vec![0; location.bytes as usize];
+    disk.read_at(&file, at, &mut bytes)
+        .map_err(|error| OpenError::io(&file, &error))?;
+    Ok(bytes.into())
 }
 
-/// The entry at an offset of the file that begins at `start` of the journal, what it says of the synced end, and where the next begins.
-fn entry_at(bytes: &Bytes, start: u64, at: usize) -> Option<(Entry, u64, usize)> {
-    let header = bytes.get(at..at + ENTRY_HEADER_BYTES)?;
-    let number = |from: usize| u32::from_le_bytes(header[from..from + 4].try_into().expect("four bytes"));
-    let length = number(4) as usize;
-    if number(0) != ENTRY_MAGIC || ENTRY_BYTES_MAX < length {
-        return None;
-    }
-    let payload_at = at + ENTRY_HEADER_BYTES;
-    let payload = bytes.get(payload_at..payload_at + length)?;
-    if journal::entry_checksum(start + at as u64, header, payload) != number(8) {
-        return None;
-    }
-    let synced = u64::from_le_bytes(header[12..20].try_into().expect("eight bytes"));
-    let entry = Entry {
-        offset: start + payload_at as u64,
-        kind: header[20],
-        segment: SegmentId::from_bytes(header[21..37].try_into().expect("sixteen bytes")),
-        payload: bytes.slice(payload_at..payload_at + length),
-    };
-    Some((entry, synced, payload_at + length))
-}
-
-fn take(recovered: &mut Recovered, entry: Entry, synced: u64) -> Result<(), OpenError> {
-    let again = synced <= entry.offset;
-    match entry.kind {
-        KIND_STATE => {
-            if again {
-                recovered.unsynced.push(journal::JournalEntry::State {
-                    segment: entry.segment,
-                    bytes: entry.payload.clone(),
-                });
-            }
-            recovered.states.insert(entry.segment, entry.payload);
+impl Recovered {
+    /// Makes all that was found durable, before anything is said of it: it may have been read from the operating system's
+    /// cache after a sync that failed, and then another sync alone proves nothing (protocol.md, hole 28). So what was perhaps
+    /// never synced is written again, in its place: that needs no room. Every file but the last was synced before the one
+    /// after it was begun.
+    pub(crate) fn secure(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let Tail { start, end, .. } = self.tail;
+        if self.files.is_empty() {
+            return Ok(());
         }
-        KIND_BATCH => {
-            let location = Location {
-                offset: entry.offset,
-                bytes: entry.payload.len() as u32,
+        let name = file_name(start);
+        let io = |error: std::io::Error| OpenError::io(&name, &error);
+        let mut at = self.synced.max(start) - start;
+        while at < end - start {
+            let mut bytes = vec![0; REWRITE_BYTES.min(end - start - at) as usize];
+            disk.read_at(&name, at, &mut bytes).map_err(io)?;
+            disk.write_at(&name, at, &bytes).map_err(io)?;
+            at += bytes.len() as u64;
+        }
+        if !self.rot {
+            // The torn tail, and room that was allocated in vain.
+            disk.truncate(&name, end - start).map_err(io)?;
+        }
+        disk.sync(&name).map_err(io)
+    }
+
+    /// Groups batches by segment, for the segments' own recovery.
+    pub(crate) fn by_segment(&self, manifest: &Manifest) -> Vec<RecoveredSegment> {
+        let mut segments: BTreeMap<SegmentId, RecoveredSegment> = BTreeMap::new();
+        for (segment, state) in &self.states {
+            let one = RecoveredSegment {
+                segment: *segment,
+                state: state.clone(),
+                batches: Vec::new(),
+                vouches: !manifest.is_damaged(*segment),
             };
-            let batch = EncodedBatch::decode(entry.payload)
-                .map_err(|error| OpenError::Version(format!("a batch in the journal cannot be read: {error}")))?;
-            if again {
-                recovered.unsynced.push(journal::JournalEntry::Batch {
-                    segment: entry.segment,
-                    batch: batch.clone(),
-                });
+            segments.insert(*segment, one);
+        }
+        for (segment, _, batch) in &self.batches {
+            if let Some(one) = segments.get_mut(segment) {
+                one.batches.push(batch.clone());
             }
-            recovered.batches.push((entry.segment, location, batch));
         }
-        kind => {
-            return Err(OpenError::Version(format!(
-                "the journal has an entry of unknown kind {kind}"
-            )));
-        }
+        segments.into_values().collect()
     }
-    Ok(())
-}
 
-/// Groups batches by segment, for the segments' own recovery.
-pub(crate) fn by_segment(recovered: &Recovered, manifest: &Manifest) -> Vec<RecoveredSegment> {
-    let mut segments: BTreeMap<SegmentId, RecoveredSegment> = BTreeMap::new();
-    for (segment, state) in &recovered.states {
-        let one = RecoveredSegment {
-            segment: *segment,
-            state: state.clone(),
-            batches: Vec::new(),
-            vouches: !manifest.is_damaged(*segment),
-        };
-        segments.insert(*segment, one);
+    /// Where each batch lies.
+    pub(crate) fn locations(&self) -> impl Iterator<Item = (SegmentId, Position, Location)> + '_ {
+        let batches = self.batches.iter();
+        batches.map(|(segment, location, batch)| (*segment, batch.end, *location))
     }
-    for (segment, _, batch) in &recovered.batches {
-        if let Some(one) = segments.get_mut(segment) {
-            one.batches.push(batch.batch().clone());
-        }
-    }
-    segments.into_values().collect()
-}
-
-/// A position that is not in the journal any more has no location.
-pub(crate) fn known(recovered: &Recovered) -> impl Iterator<Item = (SegmentId, Position, Location)> + '_ {
-    let batches = recovered.batches.iter();
-    batches.map(|(segment, location, batch)| (*segment, batch.batch().position(), *location))
 }

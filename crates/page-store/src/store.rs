@@ -17,8 +17,10 @@ use crate::cache::Cache;
 use crate::catalog;
 use crate::config::StoreConfig;
 use crate::fold::Folder;
-use crate::journal::{AppendError, Journal, JournalEntry};
+use crate::journal::{AppendError, Journal};
+use crate::journal_entry::JournalEntry;
 use crate::journal_files::{self, Held, JournalFiles};
+use crate::journal_scan;
 use crate::key::{Key, Value};
 use crate::layer::{self, BlockCache, Layer, LayerWriter};
 use crate::locked;
@@ -26,12 +28,13 @@ use crate::manifest::Manifest;
 use crate::merge;
 use crate::read::{PageCache, ReadError, Reading};
 use crate::recovery::{self, OpenError, RecoveredSegment};
+use crate::reserve::Reserve;
 use crate::segment_store::{Horizon, SegmentStore};
 
 /// Tables may outgrow their limit so many times before appending waits until one is written out.
 const TABLES_OVERRUN: usize = 3;
-/// Keys merged between two looks at whether a table is due.
-const KEYS_PER_TABLE_CHECK: u32 = 1024;
+/// Steps of a long piece of work between two looks at whether a table is due, or a journal file wanted.
+const STEPS_PER_CHECK: u32 = 1024;
 
 /// An opened store, and what its journal says of its segments.
 pub struct Opened {
@@ -50,8 +53,10 @@ pub enum Progress {
     TableWritten,
     /// Layers were merged.
     LayersMerged,
-    /// Journal files were removed.
+    /// A journal file was given up.
     JournalRecycled,
+    /// A journal file was made ready for what comes.
+    JournalPrepared,
 }
 
 /// The header of a flush, as recovery needs it.
@@ -91,6 +96,7 @@ pub struct PageStore {
     pages: PageCache,
     /// Held over writes and syncs: only by who appends.
     journal: Mutex<Journal>,
+    reserve: Arc<Reserve>,
     journal_files: Arc<Mutex<JournalFiles>>,
     /// Everything below this journal offset was handed to the segments.
     handed_over: AtomicU64,
@@ -107,7 +113,8 @@ impl PageStore {
     pub fn open(disk: Arc<dyn Disk>, config: StoreConfig, engine: Arc<dyn Engine>) -> Result<Opened, OpenError> {
         let mut manifest = Manifest::load(&*disk)?;
         let mut damage_is_new = false;
-        let mut recovered = recovery::recover(&*disk)?;
+        let scan = journal_scan::scan(&*disk)?;
+        let recovered = recovery::recover(&*disk, &scan)?;
         remove_orphans(&*disk, &manifest)?;
         let mut segments = BTreeMap::new();
         for segment in recovered.states.keys() {
@@ -127,48 +134,53 @@ impl PageStore {
             let stored = manifest.prepare(&*disk).and_then(|()| Manifest::replace(&*disk));
             stored.map_err(|error| OpenError::io("manifest", &error))?;
         }
-        let report = recovery::by_segment(&recovered, &manifest);
-        recovered.cut_torn_tail(&*disk)?;
-        recovered.sync_last_file(&*disk)?;
+        recovered.secure(&*disk)?;
+        let reserve = Reserve::open(disk.clone(), config.journal_file_bytes, &scan.spares, &recovered.unused);
+        let reserve = Arc::new(reserve.map_err(|error| OpenError::io(journal_files::FOLDER, &error))?);
         let mut files = JournalFiles::new(recovered.files.clone());
-        for (segment, position, location) in recovery::known(&recovered) {
+        for (segment, position, location) in recovered.locations() {
             files.note_batch(segment, position, location);
         }
-        let journal_files = Arc::new(Mutex::new(files));
-        let states = recovered.states.clone();
-        let mut journal = Journal::new(disk.clone(), &config, journal_files.clone(), recovered.end, states);
-        journal.begin_file()?;
-        journal.append(&recovered.unsynced)?;
-        journal.sync()?;
-        // They are indexed with all the others below.
-        journal.take_synced();
-        for (segment, location, batch) in &recovered.batches {
+        for (segment, location, _) in &recovered.batches {
             if let Some(store) = segments.get(segment)
                 && !manifest.holds(*segment, location.offset)
             {
+                let batch = EncodedBatch::decode(recovery::read(&*disk, &files, *location)?)
+                    .map_err(|error| OpenError::Damaged(format!("a batch of the journal: {error}")))?;
                 store.add_arrival(location.offset, batch.batch().clone());
                 // Piece by piece, so that a long journal is not held decoded all at once.
                 store.settle(&*engine, location.offset);
             }
         }
-        let end = journal.end;
+        let journal_files = Arc::new(Mutex::new(files));
+        let mut journal = Journal::new(
+            disk.clone(),
+            config.journal_file_bytes,
+            reserve.clone(),
+            journal_files.clone(),
+            recovered.tail,
+            recovered.states.clone(),
+        );
+        journal.begin_file(0)?;
+        journal.sync()?;
         let store = PageStore {
             blocks: Cache::new(config.cache_bytes_max),
             pages: Cache::new(config.page_cache_bytes_max),
             disk,
             engine,
             config,
+            handed_over: AtomicU64::new(journal.end),
             journal: Mutex::new(journal),
+            reserve,
             journal_files,
-            handed_over: AtomicU64::new(end),
             segments: RwLock::new(segments),
-            manifest: Mutex::new(manifest),
+            manifest: Mutex::new(manifest.clone()),
             writing: Mutex::default(),
             merging: Mutex::default(),
         };
         Ok(Opened {
             store,
-            segments: report,
+            segments: recovered.by_segment(&manifest),
         })
     }
 
@@ -266,10 +278,12 @@ impl PageStore {
             return Ok(None);
         };
         let mut buffer = vec![0; bytes as usize];
-        if let Err(error) = self.disk.read_at(&file, at, &mut buffer) {
-            // The file may have been recycled meanwhile.
-            return found().map_or(Ok(None), |_| Err(ReadError::io(&file, &error)));
+        let read = self.disk.read_at(&file, at, &mut buffer);
+        // The file may have been given up meanwhile, and begun another life.
+        if found().is_none() {
+            return Ok(None);
         }
+        read.map_err(|error| ReadError::io(&file, &error))?;
         let batch =
             EncodedBatch::decode(buffer.into()).map_err(|error| ReadError::corrupt(&file, &error.to_string()))?;
         Ok(Some(batch))
@@ -345,6 +359,18 @@ impl PageStore {
 
     /// One step of background work: at most one table or one merge. `pace` is called often while it lasts, and may sleep.
     pub fn maintain(&self, pace: &dyn Fn()) -> Result<Progress, ReadError> {
+        // However long a step takes, the journal must not run out of files meanwhile.
+        let steps = Cell::new(0u32);
+        let pace = &|| {
+            pace();
+            steps.set(steps.get().wrapping_add(1));
+            if steps.get().is_multiple_of(STEPS_PER_CHECK)
+                && let Err(error) = self.reserve.prepare(pace)
+            {
+                // The step after this one says so, too.
+                tracing::debug!(%error, "journal.prepare");
+            }
+        };
         if self.write_due_table(pace)? {
             return Ok(Progress::TableWritten);
         }
@@ -353,8 +379,14 @@ impl PageStore {
         if self.recycle_journal(&segments)? {
             return Ok(Progress::JournalRecycled);
         }
-        // A segment with a damaged layer must not keep the others from being merged.
+        // What fails must not keep the rest from being done: a disk without room for another file, a segment with a damaged
+        // layer.
         let mut failed = None;
+        match self.reserve.prepare(pace) {
+            Ok(true) => return Ok(Progress::JournalPrepared),
+            Ok(false) => {}
+            Err(error) => failed = Some(ReadError::io(journal_files::FOLDER, &error)),
+        }
         for segment in &segments {
             match self.merge_layers(segment, pace) {
                 Ok(true) => return Ok(Progress::LayersMerged),
@@ -455,7 +487,7 @@ impl PageStore {
         let pace = || {
             pace();
             keys.set(keys.get().wrapping_add(1));
-            if keys.get().is_multiple_of(KEYS_PER_TABLE_CHECK)
+            if keys.get().is_multiple_of(STEPS_PER_CHECK)
                 && let Err(error) = self.write_due_table(pace)
             {
                 tracing::warn!(%error, "store.merge: a table that is due cannot be written");
@@ -501,7 +533,7 @@ impl PageStore {
         Ok(())
     }
 
-    /// Removes the oldest file of the journal if nobody needs it.
+    /// Gives up the oldest file of the journal if nobody needs it.
     fn recycle_journal(&self, segments: &[Arc<SegmentStore>]) -> Result<bool, ReadError> {
         let unneeded = |segment: &SegmentId, held: &Held, manifest: &Manifest| {
             let store = segments.iter().find(|store| store.id == *segment);
@@ -526,10 +558,9 @@ impl PageStore {
             files.forget_batches(start);
             start
         };
-        let io = |error: std::io::Error| ReadError::io("journal", &error);
-        self.disk.remove(&journal_files::file_name(start)).map_err(io)?;
-        // One after the other, so that no power cut leaves a gap.
-        self.disk.sync_names(journal_files::FOLDER).map_err(io)?;
+        // One after the other, each durably, so that no power cut leaves a gap.
+        let given_back = self.reserve.give_back(start);
+        given_back.map_err(|error| ReadError::io(journal_files::FOLDER, &error))?;
         locked(&self.journal_files).files.remove(&start);
         Ok(true)
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use page_store::{Opened, PageStore};
+use page_store::{Opened, PageStore, RecoveredBatch};
 use segment::{Link, Segment, SegmentState};
 use units::SegmentId;
 use wire_format::message::{NodeStatus, SegmentStatus};
@@ -25,6 +25,15 @@ pub(crate) struct Node {
     started: Instant,
 }
 
+fn link(batch: RecoveredBatch) -> Link {
+    Link {
+        end: batch.end,
+        previous: batch.previous,
+        boundary: batch.boundary.unwrap_or(batch.end.lsn),
+        groups: batch.groups,
+    }
+}
+
 impl Node {
     pub(crate) fn new(config: &StorageConfig, opened: Opened) -> Result<Node, StorageError> {
         let mut segments = BTreeMap::new();
@@ -32,7 +41,7 @@ impl Node {
             let id = recovered.segment;
             let state =
                 SegmentState::decode(recovered.state).map_err(|error| StorageError::State { segment: id, error })?;
-            let links = recovered.batches.iter().map(|batch| Link::of(batch)).collect();
+            let links = recovered.batches.into_iter().map(link).collect();
             if !recovered.vouches {
                 tracing::error!(segment = %id, "segment.damaged: it keeps serving as a source, but has no vote");
             }

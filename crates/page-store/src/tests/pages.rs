@@ -1,0 +1,232 @@
+//! How pages come about, and what they cost.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::{Engine, EngineError, Touch};
+use units::{Lsn, Page, PageKey, Position};
+use wire_format::{EncodedBatch, Item};
+
+use super::toy::*;
+use super::world::*;
+use crate::{JournalEntry, PageStore, Progress, ReadError, StoreConfig};
+
+#[test]
+fn endless_updates_of_a_few_pages_take_bounded_space() {
+    let mut world = World::new();
+    let mut most = 0;
+    for _ in 0..60 {
+        appended(&mut world, 100);
+        world.announce(100, true);
+        world.upkeep();
+        most = most.max(world.disk.bytes_used());
+    }
+    world.check();
+    assert!(most < 400 << 10, "{most} bytes on the disk for six pages");
+}
+
+#[test]
+fn a_record_that_redo_cannot_apply_is_an_error_for_its_page_alone() {
+    let mut world = World::new();
+    world.append(&[vec![1, 50], vec![1, 13], vec![2, 60]], 1);
+    world.sync();
+    let read = |block| {
+        world
+            .store
+            .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(block), 1)
+    };
+    assert!(matches!(
+        read(1),
+        Err(ReadError::Engine(EngineError::Unsupported { .. }))
+    ));
+    assert!(read(2).is_ok());
+}
+
+#[test]
+fn a_long_record_counts_when_its_last_piece_is_there_even_over_a_restart() {
+    let mut world = World::new();
+    let end = Lsn::from_raw(30);
+    let piece = |flush_end: u64, previous: u64, offset: u32, bytes: &'static [u8]| {
+        let mut batch = (**batch(
+            Position::new(world.path.epoch(), Lsn::from_raw(flush_end)),
+            Position::new(world.path.epoch(), Lsn::from_raw(previous)),
+            &[],
+            1,
+        )
+        .batch())
+        .clone();
+        batch.items = vec![Item::Fragment {
+            end,
+            record_bytes: 4,
+            offset,
+            bytes: Bytes::from_static(bytes),
+        }];
+        JournalEntry::Batch {
+            segment: SEGMENT,
+            batch: EncodedBatch::new(batch),
+        }
+    };
+    let (first, second) = (piece(20, 0, 0, &[1, 50]), piece(30, 20, 2, &[2, 60]));
+    world.store.append(&[first]).unwrap();
+    world.store.sync().unwrap();
+    world.store.write_tables().unwrap();
+    world.store = open(&world.disk).store;
+    world.store.append(&[second]).unwrap();
+    world.store.sync().unwrap();
+    let pages = world
+        .store
+        .read_pages(SEGMENT, &world.path, end, FORK.page(1), 2)
+        .unwrap();
+    assert!(pages.iter().all(|page| !page.is_zeroed()));
+}
+
+#[test]
+fn after_a_record_that_cannot_be_read_no_page_is_guessed() {
+    let mut world = World::new();
+    appended(&mut world, 6);
+    let before = world.last.lsn;
+    world.append(&[vec![UNREADABLE, 1]], 1);
+    appended(&mut world, 3);
+    let check = |world: &World| {
+        let read = |at| world.store.read_pages(SEGMENT, &world.path, at, FORK.page(0), BLOCKS);
+        assert!(read(before).is_ok(), "it is not visible yet");
+        assert!(matches!(
+            read(world.last.lsn),
+            Err(ReadError::Engine(EngineError::Malformed { .. }))
+        ));
+    };
+    check(&world);
+    world.store.write_tables().expect("a good disk");
+    world.restart(Some(0));
+    check(&world);
+}
+
+#[test]
+fn pages_of_a_dropped_relation_leave_the_disk() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        world.append(&(0..6).map(|block| vec![block, 99]).collect::<Vec<_>>(), 1);
+        world.sync();
+    }
+    world.announce(0, true);
+    world.upkeep();
+    world.append(&[vec![TRUNCATE, 0]], 1);
+    for flush in 0..2000 {
+        world.append(&[vec![TRUNCATE, 5]], flush as u8);
+        world.sync();
+        world.announce(0, true);
+        world.upkeep();
+    }
+    world.store.write_tables().expect("a good disk");
+    world.upkeep();
+    world.check();
+    let layer_bytes: u64 = world.store.status().layer_bytes.values().sum();
+    assert!(layer_bytes < 4 << 10, "{layer_bytes} bytes are left");
+}
+
+/// Nobody calls `maintain` here: appending itself keeps tables bounded.
+#[test]
+fn tables_stay_bounded_when_upkeep_does_not_come_round() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        appended(&mut world, 50);
+        let table_bytes = world.store.status().table_bytes as usize;
+        assert!(table_bytes < 4 * config().table_bytes_max, "{table_bytes}");
+    }
+    world.check();
+    world.restart(Some(0));
+    world.check();
+}
+
+/// The record that fills a hole lies in another layer than the records around it.
+#[test]
+fn an_image_holds_what_came_late_and_lies_in_another_layer() {
+    let mut world = World::new();
+    let records = |world: &mut World, count: u8| {
+        for byte in 0..count {
+            world.append(&[vec![1, 30 + byte]], 1);
+        }
+        world.sync();
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+    };
+    records(&mut world, 6);
+    world.miss(&[vec![1, 77]], 1);
+    records(&mut world, 4);
+    records(&mut world, 4);
+    world.fill_holes();
+    world.sync();
+    world.announce(0, true);
+    assert_eq!(world.store.maintain(&|| ()), Ok(Progress::LayersMerged));
+    world.check();
+    world.store.write_tables().expect("a good disk");
+    world.check();
+}
+
+#[test]
+fn a_page_made_before_takes_in_what_came_late_and_what_was_truncated() {
+    let mut world = World::new();
+    world.append(&[vec![1, 50]], 1);
+    world.miss(&[vec![1, 60]], 1);
+    world.append(&[vec![1, 70]], 1);
+    world.sync();
+    // As of a read point that the copy is not complete for: nobody asks for it, but it must not be remembered either.
+    let read = |world: &World| {
+        let page = world
+            .store
+            .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(1), 1);
+        page.expect("a page").remove(0)
+    };
+    read(&world);
+    world.fill_holes();
+    world.sync();
+    assert!(read(&world) == world.model.page(&world.path, world.last.lsn, 1));
+    world.check();
+    world.append(&[vec![TRUNCATE, 1]], 1);
+    world.sync();
+    world.check();
+    world.append(&[vec![1, 80]], 1);
+    world.sync();
+    world.check();
+}
+
+/// Thousands of changes of one page, read after each: only what is new is applied.
+#[test]
+fn reading_a_hot_page_costs_what_is_new() {
+    let mut world = World::new();
+    let applied = |world: &World| {
+        let page = world
+            .store
+            .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(1), 1);
+        page.expect("a page")
+    };
+    let counting = Counting::default();
+    world.store = PageStore::open(
+        Arc::new(world.disk.clone()),
+        StoreConfig::default(),
+        Arc::new(counting.clone()),
+    )
+    .expect("the store opens")
+    .store;
+    for flush in 0..3000u32 {
+        world.append(&[vec![1, 20 + (flush % 200) as u8]], 1);
+        world.sync();
+        applied(&world);
+    }
+    assert_eq!(counting.0.load(std::sync::atomic::Ordering::Relaxed), 3000);
+    world.check();
+}
+
+#[derive(Clone, Default)]
+struct Counting(Arc<std::sync::atomic::AtomicU64>);
+
+impl Engine for Counting {
+    fn touches(&self, record: &[u8], end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+        Toy.touches(record, end, touches)
+    }
+
+    fn apply(&self, record: &[u8], end: Lsn, key: PageKey, page: &mut Page) -> Result<(), EngineError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Toy.apply(record, end, key, page)
+    }
+}
