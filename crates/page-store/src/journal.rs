@@ -273,8 +273,17 @@ impl Journal {
 }
 
 fn refused(error: &std_io::Error) -> AppendError {
-    match error.kind() {
-        std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded => AppendError::DiskFull,
-        _ => AppendError::Write(error.to_string()),
+    if is_full(error) {
+        AppendError::DiskFull
+    } else {
+        AppendError::Write(error.to_string())
     }
+}
+
+/// Whether this is an error of a disk without room.
+pub(crate) fn is_full(error: &std_io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std_io::ErrorKind::StorageFull | std_io::ErrorKind::QuotaExceeded
+    )
 }

@@ -28,21 +28,25 @@ mod key;
 mod layer;
 mod manifest;
 mod merge;
+mod opening;
 mod read;
 mod recovery;
 mod reserve;
 mod segment_store;
 mod store;
 mod table;
+mod upkeep;
 
 pub use config::StoreConfig;
 pub use journal::AppendError;
 pub use journal_entry::JournalEntry;
 pub use journal_scan::RecoveredBatch;
+pub use opening::Opened;
 pub use read::ReadError;
 pub use recovery::{OpenError, RecoveredSegment};
 pub use segment_store::Horizon;
-pub use store::{FlushedHeader, Opened, PageStore, Progress, StoreStatus};
+pub use store::{FlushedHeader, PageStore, StoreStatus};
+pub use upkeep::Progress;
 
 /// Takes a lock. A panic in one thread must not make the store unusable for the others; every critical section leaves
 /// what it guards whole.

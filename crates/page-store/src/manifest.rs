@@ -139,12 +139,17 @@ impl Manifest {
                     }
                 }
                 let manifest = Manifest::default();
-                manifest.prepare(disk).map_err(io)?;
-                Manifest::replace(disk).map_err(io)?;
+                manifest.save(disk).map_err(io)?;
                 Ok(manifest)
             }
             Err(error) => Err(io(error)),
         }
+    }
+
+    /// Makes this the manifest on the disk, durably.
+    pub(crate) fn save(&self, disk: &dyn Disk) -> std_io::Result<()> {
+        self.prepare(disk)?;
+        Manifest::replace(disk)
     }
 
     /// Writes what shall replace the manifest on the disk. Until [`Manifest::replace`] nothing has changed.

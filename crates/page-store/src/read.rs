@@ -9,6 +9,7 @@ use timeline::Path;
 use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey, Position, SegmentId};
 
 use crate::cache::Cache;
+use crate::journal::is_full;
 use crate::key::{Key, Value, Version};
 use crate::layer::BlockCache;
 use crate::segment_store::SegmentStore;
@@ -39,6 +40,12 @@ pub enum ReadError {
     /// Something that this copy of the segment once held is lost: its pages cannot be made.
     #[error("this copy of segment {0} has lost something: another copy has it")]
     Lost(SegmentId),
+    /// There is no room to write a file.
+    #[error("{file}: the disk is full")]
+    DiskFull {
+        /// The file.
+        file: String,
+    },
     /// A file cannot be read or written.
     #[error("{file}: {what}")]
     Io {
@@ -63,6 +70,9 @@ impl ReadError {
     pub(crate) fn io(file: &str, error: &std_io::Error) -> ReadError {
         if error.kind() == std_io::ErrorKind::NotFound {
             return ReadError::Missing { file: file.to_owned() };
+        }
+        if is_full(error) {
+            return ReadError::DiskFull { file: file.to_owned() };
         }
         ReadError::Io {
             file: file.to_owned(),

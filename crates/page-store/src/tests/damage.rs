@@ -51,7 +51,10 @@ fn rot_in_a_file_that_is_not_the_last_costs_the_vote() {
         let segments = open(&world.disk).segments;
         assert!(!segments[0].vouches);
         let batches = segments[0].batches.len();
-        assert!((6..12).contains(&batches), "what can be read is given out, not {batches}");
+        assert!(
+            (6..12).contains(&batches),
+            "what can be read is given out, not {batches}"
+        );
     }
 }
 

@@ -7,9 +7,10 @@ use io::Disk;
 use units::SegmentId;
 use wire_format::EncodedBatch;
 
+use super::damage::written_file;
 use super::toy::*;
 use super::world::*;
-use crate::{AppendError, JournalEntry, PageStore, StoreConfig};
+use crate::{AppendError, JournalEntry, Opened, PageStore, StoreConfig};
 
 fn entry(batch: &EncodedBatch) -> JournalEntry {
     JournalEntry::Batch {
@@ -168,4 +169,90 @@ fn layers_that_do_not_fit_on_a_full_disk_leave_nothing_behind() {
     world.store.write_tables().expect("a good disk");
     world.restart(Some(0));
     world.check();
+}
+
+/// Whatever was going on when the disk became full: the node starts, reads, refuses, and goes on when there is room.
+#[test]
+fn a_store_on_a_full_disk_opens_and_reads_and_goes_on_when_there_is_room() {
+    for seed in 0..120u64 {
+        let mut world = World::new();
+        // In the first file, or among files in their second life.
+        if seed % 2 == 0 {
+            for _ in 0..30 {
+                appended(&mut world, 10);
+                world.announce(0, true);
+                world.upkeep();
+            }
+        }
+        appended(&mut world, seed as usize);
+        if seed % 3 == 0 {
+            world.append(&[vec![2, 88]], 3);
+        }
+        world.disk.set_capacity(Some(world.disk.bytes_used() + seed % 7 * 50));
+        for life in 0..3 {
+            match (seed / 2 + life) % 3 {
+                0 => world.restart(None),
+                1 => world.restart(Some(seed as usize)),
+                _ => world.restart_scattered(seed),
+            }
+            // What a restart frees, it may use; but not more than there is.
+            world.check();
+            append_until_full(&mut world);
+            world.check();
+            assert!(world.store.status().closed.is_none());
+        }
+        world.disk.set_capacity(None);
+        appended(&mut world, 30);
+        world.check();
+        world.announce(0, true);
+        world.upkeep();
+        world.restart(Some(0));
+        world.check();
+    }
+}
+
+#[test]
+fn a_store_that_was_never_given_room_is_read_as_it_was() {
+    let mut world = World::new();
+    appended(&mut world, 30);
+    world.append(&[vec![2, 88]], 3);
+    world.disk.set_capacity(Some(0));
+    for _ in 0..3 {
+        world.restart(None);
+        world.check();
+        assert_eq!(append_until_full(&mut world), 0);
+    }
+    assert_eq!(
+        world.model.batches.len(),
+        31,
+        "what was not synced before is durable now"
+    );
+    world.restart(Some(0));
+    assert_eq!(world.model.batches.len(), 31);
+    world.check();
+}
+
+/// That something is lost is not forgotten for want of room to write it down.
+#[test]
+fn damage_that_could_not_be_noted_still_costs_the_vote_when_its_trace_is_gone() {
+    let mut world = World::new();
+    appended(&mut world, 10);
+    world.store.write_tables().expect("a good disk");
+    let (file, end) = written_file(&world.disk);
+    world.disk.flip_bit(&file, end / 2);
+    world.disk.set_capacity(Some(0));
+    let Opened { store, segments } = open(&world.disk);
+    assert!(!segments[0].vouches);
+    world.store = store;
+    world.disk.set_capacity(None);
+    for _ in 0..20 {
+        for _ in 0..50 {
+            world.append(&[vec![1, 50]], 1);
+        }
+        world.sync();
+        world.announce(0, true);
+        world.upkeep();
+    }
+    assert!(world.disk.length(&file).is_err(), "the damaged file was recycled");
+    assert!(!open(&world.disk).segments[0].vouches);
 }

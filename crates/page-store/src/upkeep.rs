@@ -1,0 +1,258 @@
+//! The work behind the scenes: tables become layers, layers are merged, journal files are given up and made ready.
+//!
+//! Invariants:
+//! - What the manifest does not name is not there: it is durable before readers see a new layer, and before an old one, or a
+//!   journal file whose batches it holds, goes.
+//! - On a full disk whatever fails is left as it was, and tried again by the next step.
+
+use std::cell::Cell;
+use std::io as std_io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use units::SegmentId;
+
+use crate::fold::Folder;
+use crate::journal_files::{self, Held};
+use crate::layer::{Layer, LayerWriter};
+use crate::locked;
+use crate::manifest::Manifest;
+use crate::merge;
+use crate::read::{ReadError, Reading};
+use crate::segment_store::{Horizon, SegmentStore};
+use crate::store::PageStore;
+
+/// Steps of a long piece of work between two looks at whether a table is due, or a journal file wanted.
+const STEPS_PER_CHECK: u32 = 1024;
+
+/// What one step of background work did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// There is nothing to do.
+    Idle,
+    /// A table became a layer.
+    TableWritten,
+    /// Layers were merged.
+    LayersMerged,
+    /// A journal file was given up.
+    JournalRecycled,
+    /// A journal file was made ready for what comes.
+    JournalPrepared,
+}
+
+impl PageStore {
+    /// One step of background work: at most one table or one merge. `pace` is called often while it lasts, and may sleep.
+    pub fn maintain(&self, pace: &dyn Fn()) -> Result<Progress, ReadError> {
+        // However long a step takes, the journal must not run out of files meanwhile.
+        let steps = Cell::new(0u32);
+        let pace = &|| {
+            pace();
+            steps.set(steps.get().wrapping_add(1));
+            if steps.get().is_multiple_of(STEPS_PER_CHECK)
+                && let Err(error) = self.reserve.prepare(pace)
+            {
+                // The step after this one says so, too.
+                tracing::debug!(%error, "journal.prepare");
+            }
+        };
+        if self.write_due_table(pace)? {
+            return Ok(Progress::TableWritten);
+        }
+        let _alone = locked(&self.merging);
+        let segments = self.all_segments();
+        if self.recycle_journal(&segments)? {
+            return Ok(Progress::JournalRecycled);
+        }
+        // What fails must not keep the rest from being done: a disk without room for another file, a segment with a damaged
+        // layer.
+        let mut failed = None;
+        match self.reserve.prepare(pace) {
+            Ok(true) => return Ok(Progress::JournalPrepared),
+            Ok(false) => {}
+            Err(error) => failed = Some(ReadError::io(journal_files::FOLDER, &error)),
+        }
+        for segment in &segments {
+            match self.merge_layers(segment, pace) {
+                Ok(true) => return Ok(Progress::LayersMerged),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(Progress::Idle), Err)
+    }
+
+    pub(crate) fn table_bytes(&self, segments: &[Arc<SegmentStore>]) -> usize {
+        segments.iter().map(|segment| segment.table_bytes()).sum()
+    }
+
+    /// Writes out the table that is due, if one is: the largest when tables take too much memory, or one that keeps a journal
+    /// that is too long.
+    pub(crate) fn write_due_table(&self, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let _alone = locked(&self.writing);
+        self.settle();
+        let segments = self.all_segments();
+        let due = match self.segment_that_pins_the_journal() {
+            Some(pinning) => segments.iter().find(|segment| segment.id == pinning),
+            None if self.config.table_bytes_max <= self.table_bytes(&segments) => {
+                segments.iter().max_by_key(|segment| segment.table_bytes())
+            }
+            None => None,
+        };
+        due.map_or(Ok(false), |segment| self.write_table(segment, pace))
+    }
+
+    /// If the journal is too long: a segment that has to write its table out before the oldest file can go.
+    fn segment_that_pins_the_journal(&self) -> Option<SegmentId> {
+        let manifest = locked(&self.manifest);
+        let files = locked(&self.journal_files);
+        let (_, oldest) = files.oldest()?;
+        if files.bytes() < self.config.journal_retained_bytes_max {
+            return None;
+        }
+        let pins = |(segment, held): &(&SegmentId, &Held)| !manifest.holds(**segment, held.last_offset);
+        oldest.held.iter().find(pins).map(|(segment, _)| *segment)
+    }
+
+    /// Writes every table out, so that the journal is not needed at the next start.
+    pub fn write_tables(&self) -> Result<(), ReadError> {
+        let _alone = locked(&self.writing);
+        self.settle();
+        for segment in self.all_segments() {
+            self.write_table(&segment, &|| ())?;
+        }
+        Ok(())
+    }
+
+    fn next_layer(&self) -> u64 {
+        let mut manifest = locked(&self.manifest);
+        manifest.next_layer += 1;
+        manifest.next_layer
+    }
+
+    fn folder<'a>(&'a self, segment: &'a SegmentStore, horizon: &'a Horizon) -> Folder<'a> {
+        let reading = Reading {
+            keeps_pages: false,
+            ..self.reading(&horizon.path)
+        };
+        Folder::new(&self.config, reading, horizon, segment)
+    }
+
+    /// The horizon, once every record that it covers is indexed: a fold must not miss one that is still to be.
+    fn settled_horizon(&self, segment: &SegmentStore) -> Option<Horizon> {
+        let horizon = segment.horizon();
+        segment.settle(&*self.engine, self.handed_over.load(Ordering::Acquire));
+        horizon
+    }
+
+    fn write_table(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let horizon = self.settled_horizon(segment);
+        let layered_through = locked(&self.manifest).through_offset(segment.id);
+        let Some(table) = segment.freeze(layered_through) else {
+            return Ok(false);
+        };
+        let mut folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
+        let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
+        let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
+        self.change_layers(segment, &[], layer, table.through_offset)?;
+        segment.thaw();
+        Ok(true)
+    }
+
+    fn merge_layers(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
+        let Some(horizon) = self.settled_horizon(segment) else {
+            return Ok(false);
+        };
+        let Some(chosen) = merge::choose(&segment.layers(), self.config.merge_layers) else {
+            return Ok(false);
+        };
+        let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
+        // A long merge must not keep tables from being written out.
+        let keys = Cell::new(0u32);
+        let pace = || {
+            pace();
+            keys.set(keys.get().wrapping_add(1));
+            if keys.get().is_multiple_of(STEPS_PER_CHECK)
+                && let Err(error) = self.write_due_table(pace)
+            {
+                tracing::warn!(%error, "store.merge: a table that is due cannot be written");
+            }
+        };
+        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace)?;
+        self.change_layers(segment, &chosen, merged, 0)?;
+        Ok(true)
+    }
+
+    /// Durable in the manifest first, then for readers.
+    fn change_layers(
+        &self,
+        segment: &SegmentStore,
+        old: &[Arc<Layer>],
+        new: Option<Layer>,
+        through_offset: u64,
+    ) -> Result<(), ReadError> {
+        // A table is written and layers are merged at the same time: what one adds, the other must not leave out.
+        let mut manifest = locked(&self.manifest);
+        let new = new.map(Arc::new);
+        let is_old = |layer: &Arc<Layer>| old.iter().any(|one| one.number == layer.number);
+        let mut layers: Vec<Arc<Layer>> = segment
+            .layers()
+            .iter()
+            .filter(|layer| !is_old(layer))
+            .cloned()
+            .collect();
+        layers.extend(new.clone());
+        let mut next = manifest.clone();
+        let known = next.segments.entry(segment.id).or_default();
+        known.layers = layers.iter().map(|layer| layer.number).collect();
+        known.through_offset = known.through_offset.max(through_offset);
+        let io = |error: std_io::Error| ReadError::io("manifest", &error);
+        if let Err(error) = next.prepare(&*self.disk) {
+            new.iter().for_each(|layer| layer.make_obsolete());
+            return Err(io(error));
+        }
+        Manifest::replace(&*self.disk).map_err(io)?;
+        *manifest = next;
+        self.damage_saved.store(true, Ordering::Release);
+        segment.set_layers(layers);
+        old.iter().for_each(|layer| layer.make_obsolete());
+        Ok(())
+    }
+
+    /// Gives up the oldest file of the journal if nobody needs it.
+    fn recycle_journal(&self, segments: &[Arc<SegmentStore>]) -> Result<bool, ReadError> {
+        let unneeded = |segment: &SegmentId, held: &Held, manifest: &Manifest| {
+            let store = segments.iter().find(|store| store.id == *segment);
+            let through = store
+                .and_then(|store| store.horizon())
+                .map(|horizon| horizon.recycle_through.lsn);
+            through.is_some_and(|through| held.highest_lsn <= through) && manifest.holds(*segment, held.last_offset)
+        };
+        let start = {
+            let manifest = locked(&self.manifest);
+            let mut files = locked(&self.journal_files);
+            let Some((start, oldest)) = files.oldest() else {
+                return Ok(false);
+            };
+            if !oldest
+                .held
+                .iter()
+                .all(|(segment, held)| unneeded(segment, held, &manifest))
+            {
+                return Ok(false);
+            }
+            if !self.damage_saved.load(Ordering::Acquire) {
+                // The file may be all that tells of it.
+                let saved = manifest.save(&*self.disk);
+                saved.map_err(|error| ReadError::io("manifest", &error))?;
+                self.damage_saved.store(true, Ordering::Release);
+            }
+            files.forget_batches(start);
+            start
+        };
+        // One after the other, each durably, so that no power cut leaves a gap.
+        let given_back = self.reserve.give_back(start);
+        given_back.map_err(|error| ReadError::io(journal_files::FOLDER, &error))?;
+        locked(&self.journal_files).files.remove(&start);
+        Ok(true)
+    }
+}
