@@ -13,6 +13,9 @@ pub struct StoreConfig {
     pub journal_file_bytes: u64,
     /// Bytes of journal kept for peers that are behind; beyond it they need a whole copy.
     pub journal_retained_bytes_max: u64,
+    /// Bytes that the pieces of long records of one segment take until the last piece of each is there. PostgreSQL reads no
+    /// record as long as the default back (`MaxAllocSize`). One for which there is no room makes what comes after it unreadable.
+    pub fragment_bytes_max: u64,
     /// Deltas of one page that a read applies before they are folded into an image.
     pub chain_deltas_max: usize,
     /// Bytes of deltas of one page before they are folded into an image.
@@ -22,7 +25,8 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// About 75 MiB of memory; 120 MiB while tables cannot be written out as fast as log comes in.
+    /// About 75 MiB of memory; 120 MiB while tables cannot be written out as fast as log comes in. Only while a record of
+    /// hundreds of megabytes comes in, it is as much more.
     fn default() -> StoreConfig {
         StoreConfig {
             table_bytes_max: 24 << 20,
@@ -30,6 +34,7 @@ impl Default for StoreConfig {
             page_cache_bytes_max: 16 << 20,
             journal_file_bytes: 16 << 20,
             journal_retained_bytes_max: 96 << 20,
+            fragment_bytes_max: 1 << 30,
             chain_deltas_max: 32,
             chain_bytes_max: 16 << 10,
             merge_layers: 4,

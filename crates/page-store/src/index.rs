@@ -1,6 +1,7 @@
 //! From a batch to versions: which keys its records touch.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
@@ -11,9 +12,13 @@ use wire_format::{Batch, Item};
 
 use crate::key::{Key, Value, Version};
 
-/// Long records of which not every piece has come yet.
-#[derive(Default, Debug)]
+/// Long records of which not every piece has come yet. What their pieces take is bounded: a record for which there is no
+/// room is followed to its end, and then counts as one that cannot be read.
+#[derive(Debug)]
 pub(crate) struct Fragments {
+    bytes_max: u64,
+    /// Bytes of all pieces.
+    bytes: u64,
     waiting: BTreeMap<Position, Pieces>,
 }
 
@@ -21,11 +26,47 @@ pub(crate) struct Fragments {
 struct Pieces {
     record_bytes: u32,
     received: u64,
+    /// Without their content, if there was no room for it.
     pieces: BTreeMap<u32, Bytes>,
+    given_up: bool,
     first_offset: u64,
 }
 
+impl Pieces {
+    fn bytes(&self) -> u64 {
+        self.pieces.values().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// The record; an error if the pieces do not make one.
+    fn join(self, at: Position, bytes_max: u64) -> Result<Bytes, EngineError> {
+        let malformed = |what: String| EngineError::Malformed { end: at.lsn, what };
+        if self.given_up {
+            let bytes = self.record_bytes;
+            return Err(malformed(format!(
+                "with others that wait for their ends, its {bytes} bytes are more than the {bytes_max} that may"
+            )));
+        }
+        let mut record = BytesMut::with_capacity(self.record_bytes as usize);
+        for (offset, piece) in self.pieces {
+            // Pieces of one reign are cut once: they follow each other.
+            if offset as usize != record.len() {
+                return Err(malformed("its fragments do not follow each other".to_owned()));
+            }
+            record.extend_from_slice(&piece);
+        }
+        Ok(record.freeze())
+    }
+}
+
 impl Fragments {
+    pub(crate) fn new(bytes_max: u64) -> Fragments {
+        Fragments {
+            bytes_max,
+            bytes: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
     /// The journal offset of the oldest piece of an unfinished record.
     pub(crate) fn oldest_offset(&self) -> Option<u64> {
         self.waiting.values().map(|pieces| pieces.first_offset).min()
@@ -35,6 +76,7 @@ impl Fragments {
     /// Those that the path sees may still be filled in by a peer.
     pub(crate) fn drop_invisible(&mut self, path: &Path) {
         self.waiting.retain(|at, _| path.epoch() <= at.epoch || path.sees(*at));
+        self.bytes = self.waiting.values().map(Pieces::bytes).sum();
     }
 
     /// The record, once all of its pieces are there; an error if they do not make one.
@@ -50,28 +92,30 @@ impl Fragments {
             record_bytes,
             received: 0,
             pieces: BTreeMap::new(),
+            given_up: false,
             first_offset: journal_offset,
         });
         let length = piece.len() as u64;
-        if pieces.pieces.insert(offset, piece).is_none() {
+        if !pieces.given_up && self.bytes_max < u64::from(record_bytes).max(self.bytes + length) {
+            self.bytes -= pieces.bytes();
+            pieces.pieces.values_mut().for_each(|piece| *piece = Bytes::new());
+            pieces.given_up = true;
+        }
+        if let Entry::Vacant(place) = pieces.pieces.entry(offset) {
             pieces.received += length;
+            if pieces.given_up {
+                place.insert(Bytes::new());
+            } else {
+                self.bytes += length;
+                place.insert(piece);
+            }
         }
         if pieces.received < u64::from(pieces.record_bytes) {
             return None;
         }
         let pieces = self.waiting.remove(&at).expect("it was added to just now");
-        let mut record = BytesMut::with_capacity(pieces.record_bytes as usize);
-        for (offset, piece) in pieces.pieces {
-            // Pieces of one reign are cut once: they follow each other.
-            if offset as usize != record.len() {
-                return Some(Err(EngineError::Malformed {
-                    end: at.lsn,
-                    what: "its fragments do not follow each other".to_owned(),
-                }));
-            }
-            record.extend_from_slice(&piece);
-        }
-        Some(Ok(record.freeze()))
+        self.bytes -= pieces.bytes();
+        Some(pieces.join(at, self.bytes_max))
     }
 }
 

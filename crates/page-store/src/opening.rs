@@ -46,7 +46,7 @@ impl PageStore {
         let scan = journal_scan::scan(&*disk)?;
         let recovered = recovery::recover(&*disk, &scan)?;
         remove_orphans(&*disk, &manifest)?;
-        let (segments, damage_is_new) = open_segments(&disk, &mut manifest, &recovered)?;
+        let (segments, damage_is_new) = open_segments(&disk, &config, &mut manifest, &recovered)?;
         let damage_saved = !damage_is_new || save_damage(&*disk, &manifest)?;
         recovered.secure(&*disk)?;
         let reserve = Reserve::open(disk.clone(), config.journal_file_bytes, &scan.spares, &recovered.unused);
@@ -97,6 +97,7 @@ impl PageStore {
 /// The segments with those of their layers that can still be read, and whether one of them was found damaged just now.
 fn open_segments(
     disk: &Arc<dyn Disk>,
+    config: &StoreConfig,
     manifest: &mut Manifest,
     recovered: &Recovered,
 ) -> Result<(Segments, bool), OpenError> {
@@ -112,7 +113,7 @@ fn open_segments(
             tracing::error!(%segment, "store.open: something is lost, the segment has no vote and gives no pages");
         }
         damage_is_new |= (known.damaged, layers.len()) != found;
-        let store = SegmentStore::new(*segment, layers, known.through_offset, known.damaged);
+        let store = SegmentStore::new(*segment, config, layers, known.through_offset, known.damaged);
         segments.insert(*segment, Arc::new(store));
     }
     Ok((segments, damage_is_new))

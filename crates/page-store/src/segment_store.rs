@@ -8,6 +8,7 @@ use timeline::Path;
 use units::{Lsn, PAGE_BYTES, Position, SegmentId};
 use wire_format::{Batch, Item};
 
+use crate::config::StoreConfig;
 use crate::index::{self, Fragments};
 use crate::key::{Key, Value, Version};
 use crate::layer::{BlockCache, Layer};
@@ -38,7 +39,6 @@ impl Horizon {
 }
 
 /// What indexing has come to.
-#[derive(Default)]
 struct Indexed {
     fragments: Fragments,
     /// Every batch below this journal offset is in a table or a layer.
@@ -72,11 +72,17 @@ pub(crate) struct SegmentStore {
 }
 
 impl SegmentStore {
-    pub(crate) fn new(id: SegmentId, layers: Vec<Arc<Layer>>, through_offset: u64, damaged: bool) -> SegmentStore {
+    pub(crate) fn new(
+        id: SegmentId,
+        config: &StoreConfig,
+        layers: Vec<Arc<Layer>>,
+        through_offset: u64,
+        damaged: bool,
+    ) -> SegmentStore {
         let indexed = Indexed {
+            fragments: Fragments::new(config.fragment_bytes_max),
             through_offset,
             newest: layers.iter().map(|layer| layer.newest).max().unwrap_or_default(),
-            ..Indexed::default()
         };
         SegmentStore {
             id,

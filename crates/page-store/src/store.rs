@@ -107,7 +107,13 @@ impl PageStore {
                     .unwrap_or_else(PoisonError::into_inner)
                     .contains_key(segment);
                 if !known {
-                    let store = Arc::new(SegmentStore::new(*segment, Vec::new(), journal.synced, false));
+                    let store = Arc::new(SegmentStore::new(
+                        *segment,
+                        &self.config,
+                        Vec::new(),
+                        journal.synced,
+                        false,
+                    ));
                     let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
                     segments.insert(*segment, store);
                 }

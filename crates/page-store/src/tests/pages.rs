@@ -42,31 +42,35 @@ fn a_record_that_redo_cannot_apply_is_an_error_for_its_page_alone() {
     assert!(read(2).is_ok());
 }
 
+/// A flush of group 0 that carries a piece of a long record.
+fn piece(
+    world: &World,
+    flush: [u64; 2],
+    end: Lsn,
+    record_bytes: u32,
+    offset: u32,
+    bytes: &'static [u8],
+) -> JournalEntry {
+    let [previous, flush_end] = flush.map(|lsn| Position::new(world.path.epoch(), Lsn::from_raw(lsn)));
+    let mut batch = (**batch(flush_end, previous, &[], 1).batch()).clone();
+    batch.items = vec![Item::Fragment {
+        end,
+        record_bytes,
+        offset,
+        bytes: Bytes::from_static(bytes),
+    }];
+    JournalEntry::Batch {
+        segment: SEGMENT,
+        batch: EncodedBatch::new(batch),
+    }
+}
+
 #[test]
 fn a_long_record_counts_when_its_last_piece_is_there_even_over_a_restart() {
     let mut world = World::new();
     let end = Lsn::from_raw(30);
-    let piece = |flush_end: u64, previous: u64, offset: u32, bytes: &'static [u8]| {
-        let mut batch = (**batch(
-            Position::new(world.path.epoch(), Lsn::from_raw(flush_end)),
-            Position::new(world.path.epoch(), Lsn::from_raw(previous)),
-            &[],
-            1,
-        )
-        .batch())
-        .clone();
-        batch.items = vec![Item::Fragment {
-            end,
-            record_bytes: 4,
-            offset,
-            bytes: Bytes::from_static(bytes),
-        }];
-        JournalEntry::Batch {
-            segment: SEGMENT,
-            batch: EncodedBatch::new(batch),
-        }
-    };
-    let (first, second) = (piece(20, 0, 0, &[1, 50]), piece(30, 20, 2, &[2, 60]));
+    let first = piece(&world, [0, 20], end, 4, 0, &[1, 50]);
+    let second = piece(&world, [20, 30], end, 4, 2, &[2, 60]);
     world.store.append(&[first]).unwrap();
     world.store.sync().unwrap();
     world.store.write_tables().unwrap();
@@ -78,6 +82,56 @@ fn a_long_record_counts_when_its_last_piece_is_there_even_over_a_restart() {
         .read_pages(SEGMENT, &world.path, end, FORK.page(1), 2)
         .unwrap();
     assert!(pages.iter().all(|page| !page.is_zeroed()));
+}
+
+/// Twelve bytes may wait for the rest of their records.
+#[test]
+fn pieces_of_records_too_long_to_wait_for_are_not_held_and_the_record_is_an_error() {
+    let mut world = World::new();
+    let config = StoreConfig {
+        fragment_bytes_max: 12,
+        ..config()
+    };
+    let opened = PageStore::open(Arc::new(world.disk.clone()), config, Arc::new(Toy));
+    world.store = opened.expect("the store opens").store;
+    let read = |at: u64| {
+        let read_point = Lsn::from_raw(at);
+        world
+            .store
+            .read_pages(SEGMENT, &world.path, read_point, FORK.page(1), 1)
+    };
+    let append = |entry: JournalEntry| {
+        world.store.append(&[entry]).unwrap();
+        world.store.sync().unwrap();
+        world.store.settle();
+    };
+    let at = Lsn::from_raw;
+    append(piece(&world, [0, 20], at(40), 8, 0, &[1, 50, 1, 51]));
+    // Two at a time fit, a third one does not, but does not harm them either.
+    append(piece(&world, [20, 30], at(41), 6, 0, &[1, 60, 1, 61]));
+    append(piece(&world, [30, 35], at(42), 8, 0, &[1, 70, 1, 71, 1, 72]));
+    append(piece(&world, [35, 40], at(40), 8, 4, &[1, 52, 1, 53]));
+    assert!(!read(40).unwrap()[0].is_zeroed());
+    append(piece(&world, [40, 41], at(41), 6, 4, &[1, 62]));
+    assert!(read(41).is_ok());
+    append(piece(&world, [41, 42], at(42), 8, 6, &[1, 73]));
+    let error = read(42).unwrap_err().to_string();
+    assert!(error.contains("more than the 12"), "{error}");
+    assert!(read(41).is_ok());
+    // Nor does one that is too long by itself, and what was given up pins nothing.
+    append(piece(&world, [42, 50], at(60), 14, 0, &[1, 80, 1, 81]));
+    append(piece(
+        &world,
+        [50, 60],
+        at(60),
+        14,
+        4,
+        &[1, 82, 1, 83, 1, 84, 1, 85, 1, 86],
+    ));
+    append(piece(&world, [60, 70], at(70), 8, 0, &[1, 90, 1, 91, 1, 92, 1, 93]));
+    world.store.write_tables().unwrap();
+    assert!(read(41).is_ok());
+    assert!(read(60).is_err());
 }
 
 #[test]
