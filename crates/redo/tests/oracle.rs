@@ -1,13 +1,12 @@
 //! Redo against PostgreSQL itself: with `wal_consistency_checking` every record carries the page as PostgreSQL left it.
 
-mod stock;
-
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use engine::{Engine, Touch};
 use redo::PostgreSql;
 use redo::mask::mask;
+use stock_postgresql::{Scratch, Server, command, run};
 use units::{Lsn, PAGE_BYTES, Page, PageKey, RelationKey, fork};
 use wal::{DecodedRecord, StreamDecoder, resource_manager};
 
@@ -146,34 +145,37 @@ fn images_and_changes_together_end_in_the_same_files() {
 
 /// What redo made of a workload's log, beside the stopped server that wrote it.
 struct Replayed {
-    stock: stock::Stock,
+    server: Server,
+    _scratch: Scratch,
     pages: HashMap<PageKey, Page>,
     tallies: BTreeMap<String, Tally>,
     worst: Vec<String>,
 }
 
 fn replay_workload(name: &str, settings: &str) -> Replayed {
-    let stock = stock::Stock::start(name, &format!("{SETTINGS}{settings}"));
-    stock.query("SELECT pg_switch_wal()");
-    stock.query("CHECKPOINT");
-    let start: Lsn = stock.query("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
+    let scratch = Scratch::new(name);
+    let server = Server::initdb(scratch.path("data"), &[], &format!("{SETTINGS}{settings}"));
+    server.start();
+    server.query("SELECT pg_switch_wal()");
+    server.query("CHECKPOINT");
+    let start: Lsn = server.query("SELECT pg_current_wal_insert_lsn()").parse().unwrap();
     let start = Lsn::from_raw(start.raw() - start.raw() % WAL_FILE_BYTES);
     let mut pages = HashMap::new();
-    status_files(&stock.data(), &mut pages);
-    stock.file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
-    stock.pgbench(&["-i", "-q", "-s", "1", "--foreign-keys"]);
-    stock.query("CHECKPOINT");
-    stock.pgbench(&["-n", "-c", "4", "-j", "2", "-t", "500"]);
-    stock.stop();
+    status_files(server.data(), &mut pages);
+    server.script(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
+    server.program("pgbench", &["-i", "-q", "-s", "1", "--foreign-keys"]);
+    server.query("CHECKPOINT");
+    server.program("pgbench", &["-n", "-c", "4", "-j", "2", "-t", "500"]);
+    server.stop();
     // The checkpoint of the stop is the last record, and changes no page.
-    let end = stock.checkpoint();
+    let end = last_checkpoint(&server);
 
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     let mut worst = Vec::new();
     let mut decoder = StreamDecoder::new(start, None, WAL_FILE_BYTES);
     let mut at = start;
     while at < end {
-        let bytes = std::fs::read(stock.data().join("pg_wal").join(wal_file_name(at))).expect("a WAL file");
+        let bytes = std::fs::read(server.data().join("pg_wal").join(wal_file_name(at))).expect("a WAL file");
         let take = (end.raw() - at.raw()).min(WAL_FILE_BYTES) as usize;
         decoder.push(at, &bytes[..take]).expect("WAL follows WAL");
         at = at.advanced_by(WAL_FILE_BYTES);
@@ -188,17 +190,26 @@ fn replay_workload(name: &str, settings: &str) -> Replayed {
         );
     }
     Replayed {
-        stock,
+        server,
+        _scratch: scratch,
         pages,
         tallies,
         worst,
     }
 }
 
+/// Where the record of the last checkpoint begins.
+fn last_checkpoint(server: &Server) -> Lsn {
+    let text = run(command("pg_controldata").arg("-D").arg(server.data()));
+    let mut lines = text.lines();
+    let value = lines.find_map(|line| line.strip_prefix("Latest checkpoint location:"));
+    value.expect("a checkpoint").trim().parse().expect("its place")
+}
+
 /// What the clean stop wrote to files is what redo made.
-fn compare_files(Replayed { stock, pages, .. }: &Replayed) {
+fn compare_files(Replayed { server, pages, .. }: &Replayed) {
     let mut files = HashMap::new();
-    status_files(&stock.data(), &mut files);
+    status_files(server.data(), &mut files);
     for (key, page) in &files {
         let ours = pages.get(key).map_or(Page::zeroed(), Clone::clone);
         assert_eq!(
@@ -209,7 +220,7 @@ fn compare_files(Replayed { stock, pages, .. }: &Replayed) {
     }
     println!("{} transaction-status pages are equal", files.len());
     for (fork, compared_min) in [(fork::MAIN, 1000), (fork::VISIBILITY, 10)] {
-        let compared = relation_files(&stock.data(), fork, pages);
+        let compared = relation_files(server.data(), fork, pages);
         println!("{compared} pages of fork {fork} are equal");
         assert!(
             compared_min <= compared,

@@ -2,113 +2,25 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use replication_protocol::{Client, Event, ProtocolError, request};
+use stock_postgresql::{Scratch, Server};
 use units::Lsn;
 
-const BIN: &str = "/usr/lib/postgresql/15/bin";
 const NAME: &str = "borealis_test";
 /// No walsender is silent for longer: they send a keepalive every half `wal_sender_timeout`.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const WAL_PAGE_MAGIC: [u8; 2] = 0xD110u16.to_le_bytes();
 
-/// PostgreSQL refuses to run as root.
-fn command(program: &str) -> Command {
-    use std::os::unix::fs::MetadataExt;
-    let path = format!("{BIN}/{program}");
-    if !std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
-        return Command::new(path);
-    }
-    let mut command = Command::new("runuser");
-    command.args(["-u", "postgres", "--", &path]);
-    command
-}
-
 /// A server whose commits wait for a standby called [`NAME`].
-struct Server {
-    folder: PathBuf,
-}
-
-impl Server {
-    fn start(name: &str) -> Server {
-        let folder = std::env::temp_dir().join(format!("borealis-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a temporary folder");
-        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("its mode");
-        let server = Server { folder };
-        let made = command("initdb")
-            .args(["-U", "postgres", "-A", "trust", "--no-sync", "-D"])
-            .arg(server.data())
-            .stdout(Stdio::null())
-            .status();
-        assert!(made.expect("PostgreSQL 15 is installed").success());
-        let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '.'\nfsync = off\nautovacuum = off\n\
-             synchronous_standby_names = '{NAME}'\n"
-        );
-        std::fs::write(server.data().join("postgresql.conf"), settings).expect("its settings");
-        let started = command("pg_ctl")
-            .args(["-w", "-l"])
-            .arg(server.folder.join("log"))
-            .arg("-D")
-            .arg(server.data())
-            .arg("start")
-            .stdout(Stdio::null())
-            .status();
-        assert!(started.expect("pg_ctl").success());
-        server
-    }
-
-    fn data(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-
-    fn psql(&self, sql: &str) -> Command {
-        let mut psql = command("psql");
-        psql.arg("-h").arg(self.data());
-        psql.args([
-            "-U",
-            "postgres",
-            "-X",
-            "-q",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            sql,
-            "postgres",
-        ]);
-        psql
-    }
-
-    fn query(&self, sql: &str) -> String {
-        let output = self.psql(sql).output().expect("psql");
-        assert!(
-            output.status.success(),
-            "{sql}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    }
-
-    /// A session that may have to wait.
-    fn begin(&self, sql: &str) -> Child {
-        self.psql(sql).spawn().expect("psql")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let mut stop = command("pg_ctl");
-        stop.args(["-w", "-m", "immediate", "-D"]).arg(self.data()).arg("stop");
-        // A leftover folder harms nobody.
-        let _ = stop.stdout(Stdio::null()).status();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+fn start(scratch: &Scratch) -> Server {
+    let settings = format!("autovacuum = off\nsynchronous_standby_names = '{NAME}'\n");
+    let server = Server::initdb(scratch.path("data"), &[], &settings);
+    server.start();
+    server
 }
 
 /// The shell around the client: a blocking socket.
@@ -181,9 +93,10 @@ fn flushed(server: &Server) -> Lsn {
 
 #[test]
 fn a_commit_waits_until_it_is_reported_durable() {
-    let server = Server::start("replication");
+    let scratch = Scratch::new("replication");
+    let server = start(&scratch);
     server.query("SET synchronous_commit = local; CREATE TABLE rows (number int)");
-    let mut connection = Connection::open(&server.data());
+    let mut connection = Connection::open(server.data());
     assert_eq!(connection.answer(), []);
 
     connection.send(&request::query("IDENTIFY_SYSTEM"));
@@ -252,8 +165,9 @@ fn a_commit_waits_until_it_is_reported_durable() {
 
 #[test]
 fn a_refused_command_is_an_error_with_its_code() {
-    let server = Server::start("replication-refused");
-    let mut connection = Connection::open(&server.data());
+    let scratch = Scratch::new("replication-refused");
+    let server = start(&scratch);
+    let mut connection = Connection::open(server.data());
     connection.answer();
     connection.send(&request::start_replication(
         "there_is_none",

@@ -1,16 +1,14 @@
 //! Stock PostgreSQL starts on a skeleton without recovery, and has what its own recovery would have given it: wherever
 //! the log of a killed server happens to end.
 
-#[path = "stock/crashed.rs"]
 mod crashed;
-mod stock;
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crashed::{control_file, inputs, log_end, two_phase_files};
 use skeleton::Skeleton;
-use stock::{Scratch, Server};
+use stock_postgresql::{Scratch, Server, command, run};
 use units::Lsn;
 use wal::{
     Checkpoint, MULTIXACT_OFFSETS_PER_PAGE, Marks, TRANSACTIONS_PER_PAGE, WAL_PAGE_BYTES, record_end, record_start,
@@ -24,6 +22,14 @@ const COMMIT_BYTES: u64 = 34;
 /// Shorter messages have a shorter header.
 const MESSAGE_TEXT_BYTES_MIN: u64 = 300;
 
+/// Nothing that writes WAL by itself: the tests put its end where they want it.
+const SETTINGS: &str = "autovacuum = off
+checkpoint_timeout = 1h
+bgwriter_delay = 10s
+max_wal_size = 1GB
+max_prepared_transactions = 10
+";
+
 /// What has to be as it was acknowledged.
 const FACTS: &str = "SELECT sum(balance), count(*), (SELECT string_agg(gid, ',' ORDER BY gid) FROM pg_prepared_xacts),
     (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(delta) FROM pgbench_history),
@@ -34,11 +40,16 @@ const FACTS: &str = "SELECT sum(balance), count(*), (SELECT string_agg(gid, ',' 
 const LOCKERS: &str = "SELECT string_agg(xid || ' ' || mode, ',' ORDER BY xid::text)
     FROM pg_get_multixact_members((SELECT xmax FROM accounts WHERE id = 7))";
 
+fn flushed(server: &Server) -> Lsn {
+    let text = server.query("SELECT pg_current_wal_flush_lsn() - '0/0'");
+    Lsn::from_raw(text.parse().expect("a number"))
+}
+
 /// Writes messages until the log ends at `target`, in bytes from the beginning of a run of `unit` bytes.
 fn end_log_at(server: &Server, target: u64, unit: u64) {
-    let file_bytes = control_file(&server.data).wal_file_bytes();
+    let file_bytes = control_file(server.data()).wal_file_bytes();
     for _ in 0..10 {
-        let end = server.flushed();
+        let end = flushed(server);
         if end.raw() % unit == target {
             return;
         }
@@ -76,7 +87,7 @@ fn write(skeleton: &Skeleton, relation_files: &[String], from: &Path, to: PathBu
         file.set_len(piece.file_bytes).expect("its length");
         file.write_all_at(&piece.bytes, piece.offset).expect("its bytes");
     }
-    Server::on(to, settings)
+    Server::on(to, &format!("{SETTINGS}{settings}"))
 }
 
 /// What recovery and we say alike: all but place and time.
@@ -117,7 +128,9 @@ impl Case {
 /// Kills a loaded server, starts another one on a skeleton of it, and compares.
 fn check(case: &Case) {
     let scratch = Scratch::new(&format!("skeleton-{}", case.name));
-    let crashed = Server::initdb(scratch.path("crashed"), case.wal_file_megabytes, case.settings);
+    let wal_file = format!("--wal-segsize={}", case.wal_file_megabytes);
+    let settings = format!("{SETTINGS}{}", case.settings);
+    let crashed = Server::initdb(scratch.path("crashed"), &[&wal_file], &settings);
     (case.prepare)(&crashed);
     crashed.start();
     crashed.script(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/workload.sql"));
@@ -129,17 +142,17 @@ fn check(case: &Case) {
     assert!(crashed.kill());
     open.wait().expect("psql ends with its server");
 
-    let end = log_end(&crashed.data);
+    let end = log_end(crashed.data());
     (case.expect)(&end.marks);
     let recovered = crashed.copy(scratch.path("recovered"));
     assert!(recovered.start().contains("redo done at"), "PostgreSQL itself recovers");
     recovered.stop();
-    let told = control_file(&recovered.data).checkpoint();
+    let told = control_file(recovered.data()).checkpoint();
     assert_eq!(
         counters(end.marks.shutdown_checkpoint(end.marks.end, 0)),
         counters(told)
     );
-    assert_eq!(end.prepared, two_phase_files(&recovered.data));
+    assert_eq!(end.prepared, two_phase_files(recovered.data()));
     assert_eq!(end.prepared.len(), 2);
 
     let log_ends = end.marks.end;
@@ -147,12 +160,12 @@ fn check(case: &Case) {
         .duration_since(UNIX_EPOCH)
         .expect("it is past 1970")
         .as_secs();
-    let (inputs, relation_files) = inputs(end, &recovered.data, time as i64);
+    let (inputs, relation_files) = inputs(end, recovered.data(), time as i64);
     assert!(!inputs.init_forks.is_empty(), "there are unlogged relations");
     let skeleton = Skeleton::build(inputs).expect("a skeleton");
     assert_eq!(skeleton.checkpoint.bytes.len() as u64, CHECKPOINT_RECORD_BYTES);
     let data = scratch.path("skeleton");
-    let server = write(&skeleton, &relation_files, &recovered.data, data, case.settings);
+    let server = write(&skeleton, &relation_files, recovered.data(), data, case.settings);
     let log = server.start();
     assert!(log.contains("database system was shut down at"), "{log}");
     for word in ["redo", "automatic recovery", "interrupted", "WARNING", "FATAL", "ERROR"] {
@@ -187,11 +200,11 @@ fn check_contents(server: &Server) {
 
 /// The log is one chain from the last page of the killed server over the checkpoint to what the new one wrote.
 fn check_log(server: &Server, skeleton: &Skeleton, log_ends: Lsn) {
-    let wal = server.data.join("pg_wal");
+    let wal = server.data().join("pg_wal");
     let wal = wal.to_str().expect("ASCII");
     let page = Lsn::from_raw(log_ends.raw() - log_ends.raw() % WAL_PAGE_BYTES);
     for from in [page, skeleton.checkpoint.start] {
-        let list = server.tool("pg_waldump", &["-p", wal, "-n", "400", "-s", &from.to_string()]);
+        let list = run(command("pg_waldump").args(["-p", wal, "-n", "400", "-s", &from.to_string()]));
         let after = list.split_once("CHECKPOINT_SHUTDOWN").map(|(_, after)| after);
         let after = after.unwrap_or_else(|| panic!("no checkpoint in the log from {from} on:\n{list}"));
         assert!(
@@ -218,7 +231,7 @@ fn check_crash(server: &Server) {
     assert!(log.contains("redo done at"), "{log}");
     assert_eq!(server.query(FACTS), facts);
     server.stop();
-    assert!(control_file(&server.data).is_shut_down());
+    assert!(control_file(server.data()).is_shut_down());
 }
 
 const WAL_FILE_BYTES: u64 = 1 << 20;
@@ -301,7 +314,7 @@ fn transactions_and_multixacts_wrap_around() {
         },
         finish: |server| {
             let (transactions, multixacts) = (TRANSACTIONS_LEFT, MULTIXACTS_LEFT);
-            let script = server.data.with_extension("sql");
+            let script = server.data().with_extension("sql");
             std::fs::write(&script, "SELECT FROM accounts WHERE id = 7 FOR SHARE").expect("a script");
             let count = transactions.max(multixacts).to_string();
             server.program(
@@ -329,17 +342,14 @@ fn stand_before_the_wraparound(server: &Server) {
         ("pg_xact", transaction / TRANSACTIONS_PER_PAGE / 32),
         ("pg_multixact/offsets", multixact / MULTIXACT_OFFSETS_PER_PAGE / 32),
     ] {
-        let file = server.data.join(folder).join(format!("{number:04X}"));
+        let file = server.data().join(folder).join(format!("{number:04X}"));
         std::fs::write(file, vec![0; 32 * 8192]).expect("a status file");
     }
     server.own_files();
-    let data = server.data.to_str().expect("ASCII");
+    let data = server.data().to_str().expect("ASCII");
     let transaction = transaction.to_string();
     let multixacts = format!("{multixact},{multixact}");
-    server.tool(
-        "pg_resetwal",
-        &["-x", &transaction, "-u", &transaction, "-m", &multixacts, "-D", data],
-    );
+    run(command("pg_resetwal").args(["-x", &transaction, "-u", &transaction, "-m", &multixacts, "-D", data]));
     server.start();
     // Now they say that they are frozen up to here.
     for database in ["postgres", "template1"] {
@@ -357,7 +367,7 @@ fn use_up_multixacts(server: &Server, until: u32) {
     let lock = "SELECT FROM accounts WHERE id = 7 FOR SHARE";
     server.query(lock);
     let last = number(server, "SELECT xmax FROM accounts WHERE id = 7");
-    let script = server.data.with_extension("sql");
+    let script = server.data().with_extension("sql");
     std::fs::write(&script, lock).expect("a script");
     let count = (until - 1 - last).to_string();
     server.program(

@@ -10,13 +10,12 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use stock_postgresql::{command, run, text};
 use units::{ForkKey, PAGE_BYTES, RelationKey, fork};
 use wire_format::broker::{
     AnswerHeader, BROKER_VERSION, BrokerQuestion, BrokerRequest, FORK_SIZE_BYTES, FORKS_LISTED_MAX, ForkSize,
     REQUEST_BYTES, Status,
 };
-
-const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 /// A setting that means: make everything ready, but let the test start the server.
 pub const NOT_STARTED: &str = "cluster_name=not_started";
@@ -26,30 +25,6 @@ pub struct Cluster {
     pub dir: PathBuf,
     port: u16,
     stopping: Arc<AtomicBool>,
-}
-
-/// A command that runs as the user `postgres`, since the server refuses to run as root.
-fn command(program: &str) -> Command {
-    let mut command = Command::new("runuser");
-    command
-        .args(["-u", "postgres", "--", program])
-        .env("PGUSER", "postgres")
-        .env("PGDATABASE", "postgres");
-    command
-}
-
-fn run(command: &mut Command) -> String {
-    let output = command.output().expect("the program exists");
-    assert!(output.status.success(), "{command:?}\n{}", text(&output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
 }
 
 /// The library, freshly built: a test does not depend on a `cdylib`, so cargo would leave an old one in place.
@@ -82,7 +57,7 @@ impl Cluster {
         fs::create_dir_all(dir.join("lib")).expect("/tmp is writable");
         run(Command::new("chown").arg("-R").arg("postgres").arg(&dir));
         fs::copy(library(), dir.join("lib/borealis.so")).expect("the library was built");
-        run(command(&format!("{BIN}/initdb"))
+        run(command("initdb")
             .arg("-D")
             .arg(dir.join("data"))
             .args(["-A", "trust", "-U", "postgres", "-N"]));
@@ -119,7 +94,7 @@ impl Cluster {
         if settings.contains(&NOT_STARTED) {
             return cluster;
         }
-        let output = command(&format!("{BIN}/pg_ctl"))
+        let output = command("pg_ctl")
             .arg("-D")
             .arg(cluster.dir.join("data"))
             .arg("-l")
@@ -137,7 +112,8 @@ impl Cluster {
 
     /// A program of PostgreSQL's that connects to this server.
     pub fn client(&self, program: &str) -> Command {
-        let mut command = command(&format!("{BIN}/{program}"));
+        let mut command = command(program);
+        command.env("PGUSER", "postgres").env("PGDATABASE", "postgres");
         command.arg("-h").arg(&self.dir).args(["-p", &self.port.to_string()]);
         command
     }
@@ -197,7 +173,7 @@ impl Cluster {
 
     /// Ends the server as an operator would, which writes out every page.
     pub fn stop(&self) {
-        let output = command(&format!("{BIN}/pg_ctl"))
+        let output = command("pg_ctl")
             .arg("-D")
             .arg(self.dir.join("data"))
             .args(["-w", "-m", "fast", "stop"])
@@ -226,7 +202,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
-        let _ = command(&format!("{BIN}/pg_ctl"))
+        let _ = command("pg_ctl")
             .arg("-D")
             .arg(self.dir.join("data"))
             .args(["-w", "-m", "immediate", "stop"])
