@@ -34,7 +34,7 @@ struct Options {
     targets: Vec<String>,
     /// Inputs to run once, instead of fuzzing.
     inputs: Vec<PathBuf>,
-    /// Whether to keep in the corpus what the runs so far have found.
+    /// Whether to put some of what the runs so far have found into the committed corpus.
     keep: bool,
 }
 
@@ -134,14 +134,29 @@ fn fuzz(work: &Path, name: &str, seconds: u64) -> Result<()> {
     fuzzer(work, name, [&*grown, &Path::new(CORPUS).join(name)], &options)
 }
 
-/// Adds to the committed corpus what covers anything that it does not cover.
+/// Puts some of what was found into the committed corpus: of the short inputs that together cover all that was covered, the
+/// first by name, which is a hash.
 fn keep(work: &Path, name: &str) -> Result<()> {
-    /// Short inputs that reach most are worth more in a repository than long ones that reach all.
-    const KEPT_BYTES_MAX: u32 = 2 << 10;
-    let grown = work.join("corpus").join(name);
+    /// Mutations start from these and the seeds; all that was ever found would be thousands of files.
+    const KEPT_INPUTS_MAX: usize = 24;
+    const KEPT_BYTES_MAX: u32 = 700;
+    let (grown, cover) = (work.join("corpus").join(name), work.join("cover").join(name));
     std::fs::create_dir_all(&grown)?;
-    let options = ["-merge=1".to_owned(), format!("-max_len={KEPT_BYTES_MAX}")];
-    fuzzer(work, name, [&*Path::new(CORPUS).join(name), &grown], &options)
+    if cover.exists() {
+        std::fs::remove_dir_all(&cover)?;
+    }
+    std::fs::create_dir_all(&cover)?;
+    let options = ["-set_cover_merge=1".to_owned(), format!("-max_len={KEPT_BYTES_MAX}")];
+    fuzzer(work, name, [&*cover, &*grown], &options)?;
+    let entries = std::fs::read_dir(&cover)?;
+    let mut found = entries
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<Vec<_>>>()?;
+    found.sort();
+    for file in found.iter().take(KEPT_INPUTS_MAX) {
+        std::fs::copy(cover.join(file), Path::new(CORPUS).join(name).join(file))?;
+    }
+    Ok(())
 }
 
 fn fuzzer<'a>(work: &Path, name: &str, inputs: impl IntoIterator<Item = &'a Path>, options: &[String]) -> Result<()> {
@@ -153,7 +168,7 @@ fn fuzzer<'a>(work: &Path, name: &str, inputs: impl IntoIterator<Item = &'a Path
         .args(options);
     for input in inputs {
         command.arg(input);
-        if input.starts_with(work) {
+        if input.starts_with(work.join("corpus")) {
             command.env("BOREALIS_FUZZ_SEEDS", input);
         }
     }

@@ -20,7 +20,7 @@ usage: cargo xtask COMMAND
   soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
                  (--seconds N of updates, --scale N of the load, for a shorter run)
   fuzz           libFuzzer on every decoder (--seconds N of each; TARGET: only this one; TARGET FILE: this input, once;
-                 --keep: what was found goes into the committed corpus)
+                 --keep: some of what was found goes into the committed corpus)
   up             build, then `borealis up`
   down           `borealis down`";
 
