@@ -203,6 +203,10 @@ fn maps_of_many_tables_leave_room_for_rows() -> Result<()> {
         "{counts}"
     );
     ensure!(
+        0 < counter(&cluster, "maps_forgotten")?,
+        "there were too few maps to show anything"
+    );
+    ensure!(
         counter(&cluster, "overlay_pages_of_maps")? <= 3 << 20 >> 13,
         "more than there is room for"
     );

@@ -91,6 +91,7 @@ fn what_borealis_owns_cannot_be_set() -> Result<()> {
             format!("ALTER SYSTEM SET {name} = '1'"),
             format!("SET {name} = '1'"),
             format!("SET LOCAL {} TO '1'", name.to_ascii_uppercase()),
+            format!("SELECT set_config('{name}', '1', false)"),
             format!("ALTER ROLE postgres SET {name} = '1'"),
             format!("ALTER DATABASE postgres SET {name} = '1'"),
         ] {

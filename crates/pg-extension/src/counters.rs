@@ -33,6 +33,8 @@ counters! {
     writer_waits,
     /// Times that a writer found memory and spill file full, and waited for the volume.
     writer_waits_for_room,
+    /// Times that a page of a map was found to be the last room that is left.
+    maps_forgotten,
     /// Questions about the size of a fork.
     size_questions,
     /// Connections made to the instance process.

@@ -11,14 +11,16 @@
 //! - The visibility map: every change is in the log, but a bit is cleared before the record that says so is, and the page
 //!   may be written in between. With that page gone, a read needs the log up to the moment it happens
 //!   (`storage_manager::read_from_volume`): whoever clears a bit pins the page until the record is in the log, and a pinned
-//!   page is not read. Such reads wait for the volume, so these pages, too, go only when there is no room.
+//!   page is not read; whoever truncates has the relation for itself. Such reads wait for the volume, so these pages, too,
+//!   go only when there is no room.
 
 use pgrx::pg_sys;
 use units::{ForkKey, Lsn, PageKey, fork};
 
-use crate::log_position;
+use crate::counters::count;
 use crate::overlay_partition::Keep;
 use crate::page::{self, PageBytes};
+use crate::{log_position, shared_memory};
 
 /// Until when a page has to stay, once it was written with this last-written LSN.
 pub fn keep_for(key: &PageKey, page: &PageBytes, written: Lsn) -> Keep {
@@ -105,9 +107,16 @@ impl Judge {
         keep.lsn <= self.durable.raw() && self.reason(keep).is_none()
     }
 
-    /// Whether it may be forgotten when there is no other room.
+    /// Whether it may be forgotten when there is no other room. Counts maps, which have to be read with care from then on.
     pub fn may_forget_at_last(&mut self, keep: &Keep) -> bool {
-        matches!(self.reason(keep), None | Some(Reason::Map))
+        match self.reason(keep) {
+            None => true,
+            Some(Reason::Map) => {
+                count(&shared_memory::counters().maps_forgotten);
+                true
+            }
+            _ => false,
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod sizes;
 mod commit_guard;
 mod copies_of_files;
 mod databases;
+mod protected_settings;
 mod reserved_name;
 mod statements;
 
@@ -75,6 +76,7 @@ pub extern "C-unwind" fn _PG_init() {
     commit_guard::install();
     reserved_name::install();
     copies_of_files::install();
+    protected_settings::install();
     databases::install();
     statements::install();
 }

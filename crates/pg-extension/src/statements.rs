@@ -1,14 +1,14 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
 //! Refused until it works: tablespaces with a location, and indexes other than btrees (but on temporary tables). Refused
-//! for good: setting what Borealis owns.
+//! for good: setting what Borealis owns (`protected_settings`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind, VariableSetKind};
+use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, databases, errors};
+use crate::{commit_guard, databases, errors, protected_settings};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -24,7 +24,8 @@ pub fn install() {
     }
 }
 
-fn text<'a>(pointer: *const c_char) -> &'a str {
+/// A text of a parse tree.
+pub fn text<'a>(pointer: *const c_char) -> &'a str {
     if pointer.is_null() {
         return "";
     }
@@ -114,18 +115,18 @@ unsafe extern "C-unwind" fn utility(
                     && !pg_sys::IsSubTransaction();
                 needs_quorum = at_top && kinds.contains(&(*statement).kind);
             }
-            NodeTag::T_VariableSetStmt => refuse_owned((*planned).utilityStmt.cast()),
+            NodeTag::T_VariableSetStmt => protected_settings::check((*planned).utilityStmt.cast()),
             NodeTag::T_AlterSystemStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterSystemStmt>();
-                refuse_owned((*statement).setstmt);
+                protected_settings::check((*statement).setstmt);
             }
             NodeTag::T_AlterRoleSetStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterRoleSetStmt>();
-                refuse_owned((*statement).setstmt);
+                protected_settings::check((*statement).setstmt);
             }
             NodeTag::T_AlterDatabaseSetStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseSetStmt>();
-                refuse_owned((*statement).setstmt);
+                protected_settings::check((*statement).setstmt);
             }
             _ => {}
         }
@@ -185,29 +186,6 @@ unsafe fn copy_through_log(options: Vec<*mut pg_sys::DefElem>) {
                 (*option).arg = pg_sys::makeString(pg_sys::pstrdup(c"wal_log".as_ptr())).cast();
             }
         }
-    }
-}
-
-/// Refuses to set what Borealis owns: for a session, a role, a database or the whole server. Putting it back is harmless.
-///
-/// # Safety
-/// The statement must be one of PostgreSQL's.
-unsafe fn refuse_owned(statement: *const pg_sys::VariableSetStmt) {
-    // SAFETY: see above.
-    let (kind, name) = unsafe { ((*statement).kind, text((*statement).name)) };
-    let puts_back = [
-        VariableSetKind::VAR_RESET,
-        VariableSetKind::VAR_RESET_ALL,
-        VariableSetKind::VAR_SET_DEFAULT,
-    ];
-    if let Some(reason) = owned_settings::refusal(name)
-        && !puts_back.contains(&kind)
-    {
-        errors::raise(
-            PgSqlErrorCode::ERRCODE_CANT_CHANGE_RUNTIME_PARAM,
-            format!("{} is set by Borealis: {reason}", name.to_ascii_lowercase()),
-            "",
-        );
     }
 }
 

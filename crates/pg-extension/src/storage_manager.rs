@@ -12,6 +12,7 @@
 use std::cell::RefCell;
 use std::ffi::c_char;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys::{self, BlockNumber, ForkNumber, RelFileNode, RelFileNodeBackend, SMgrRelation};
 use pgrx::{PgSqlErrorCode, pg_guard};
@@ -364,7 +365,8 @@ fn read_from_volume(relation: SMgrRelation, key: &PageKey, page: &mut PageBytes)
         );
     }
     let mut needed: Lsn = last_written::needed(key);
-    if key.fork.fork == fork::VISIBILITY && needed > settings::start_lsn() {
+    let maps_forgotten = &shared_memory::counters().maps_forgotten;
+    if key.fork.fork == fork::VISIBILITY && maps_forgotten.load(Ordering::Acquire) != 0 {
         // Bits are cleared before the record that says so is inserted (see `judge`).
         needed = needed.max(log_position::inserted());
     }

@@ -206,6 +206,32 @@ fn a_full_size_table_fails_the_statement_only() {
     assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
 }
 
+/// A sequence's page stays as long as its log is ahead of it, and no longer; its values have no gap either way.
+#[test]
+fn a_sequence_stays_while_its_log_is_ahead() {
+    let settings = [COMPARED, &["autovacuum=off"]].concat();
+    let cluster = Cluster::start("ahead", 6217, &settings);
+    cluster.sql(include_str!("../../src/functions.sql"));
+    let kept = || {
+        cluster.sql("checkpoint; select borealis_evict_all()");
+        let kept = cluster.sql("select c->>'overlay_pages_kept_forever' from (select borealis_counters()::json c) x");
+        kept.parse::<u32>().expect("a number")
+    };
+    let next = "select min(nextval('s' || i)), max(nextval('s' || i)) from generate_series(1, 20) i";
+    cluster.sql("do $$ begin for i in 1..20 loop execute format('create sequence s%s', i); end loop; end $$");
+    let unused = kept();
+    assert_eq!(cluster.sql(next), "1|2");
+    assert_eq!(kept(), unused + 20);
+    // The checkpoint made the next value log anew: it and 32 further ones.
+    for value in (3..35).step_by(2) {
+        assert_eq!(cluster.sql(next), format!("{value}|{}", value + 1));
+    }
+    cluster.sql("select nextval('s' || i) from generate_series(1, 20) i");
+    assert_eq!(kept(), unused, "all logged values are used");
+    assert_eq!(cluster.sql(next), "36|37", "read back from the volume");
+    cluster.stop();
+}
+
 /// The SQL functions, and the sizes that `\dt+` shows.
 #[test]
 fn functions_and_sizes() {
