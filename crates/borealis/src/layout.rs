@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 /// Version of the whole directory. Until 0.1 another one is refused.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// Names the folder of PostgreSQL's programs, in the environment.
+pub const POSTGRESQL_BIN: &str = "BOREALIS_POSTGRESQL_BIN";
+/// `sun_path` in `struct sockaddr_un`, less the final zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
 /// Paths in a cluster's directory.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -68,6 +73,7 @@ impl Cluster {
                 "there is no cluster in {}\nhint:  `borealis up` makes one; --dir names another directory",
                 layout.directory().display()
             ),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => bail!(layout.of_somebody_else()),
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         #[derive(Deserialize)]
@@ -120,6 +126,29 @@ impl Layout {
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// What to say of a directory that this user may not read.
+    pub fn of_somebody_else(&self) -> String {
+        format!(
+            "{} belongs to another user\nhint:  run borealis as the user who made the cluster, or as root; --dir names another \
+             directory",
+            self.directory.display()
+        )
+    }
+
+    /// Refuses a directory below which the sockets of PostgreSQL would have longer names than the kernel takes.
+    pub fn check_length(&self) -> Result<()> {
+        let longest = self.directory.join("instances/instance-9999/sockets/.s.PGSQL.65535");
+        let surplus = longest.as_os_str().len().saturating_sub(SOCKET_PATH_BYTES_MAX);
+        if surplus != 0 {
+            bail!(
+                "{} is {surplus} bytes too long: the kernel takes sockets of {SOCKET_PATH_BYTES_MAX} bytes at most\nhint:  name a \
+                 shorter directory with --dir",
+                self.directory.display()
+            );
+        }
+        Ok(())
     }
 
     /// What the cluster is made of.
@@ -189,8 +218,7 @@ impl Layout {
 
     /// Where PostgreSQL's programs are.
     pub fn postgresql_bin() -> PathBuf {
-        std::env::var_os("BOREALIS_POSTGRESQL_BIN")
-            .map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
+        std::env::var_os(POSTGRESQL_BIN).map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
     }
 
     /// Password of the superuser.

@@ -7,9 +7,11 @@
 //! | `role` | the daemons |
 //! | `agent` | the daemon that keeps the others running |
 //! | `command` | what a person asks for |
+//! | `help` | what `--help` teaches beside the names of things |
 
 mod agent;
 mod command;
+mod help;
 mod layout;
 mod role;
 mod setup;
@@ -17,22 +19,14 @@ mod setup;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use layout::Layout;
 
-const AFTER_HELP: &str = "\
-Begin with `borealis up`: it makes a cluster in one directory, starts six storage nodes in three zones and a PostgreSQL
-writer, and prints the URL to connect to. `borealis status` shows how everything is, `borealis down` stops it all and keeps
-the data.
-
-Names: storage-1 to storage-6, instance-1 and so on, control, proxy; `writer` is the instance in that role.
-PostgreSQL's settings: DIR/postgresql.conf, or BOREALIS_PG_<SETTING> in the environment of `up`, such as
-BOREALIS_PG_SHARED_BUFFERS=1GB.";
-
 /// PostgreSQL on a six-way replicated, log-structured storage volume.
 #[derive(Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(version, after_help = help::ALL)]
 struct Arguments {
     /// The cluster's directory [default: /var/lib/borealis as root, otherwise ~/.local/share/borealis].
     #[arg(long, global = true, value_name = "DIR")]
@@ -46,8 +40,10 @@ enum Command {
     /// Make the cluster if it is not there, start everything, and print where to connect.
     Up(command::up::UpArguments),
     /// Stop everything, within a minute even without a quorum, and keep the data.
+    #[command(after_help = help::DOWN)]
     Down,
     /// Show how everything is.
+    #[command(after_help = help::STATUS)]
     Status {
         /// As JSON, for scripts.
         #[arg(long)]
@@ -55,51 +51,60 @@ enum Command {
     },
     /// Kill a process with SIGKILL; it is started again. `kill writer` hits the postmaster, `kill instance-1` its
     /// instance process.
+    #[command(after_help = help::KILL)]
     Kill {
-        /// Which.
+        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Stop a process; it stays down until `start`.
+    #[command(after_help = help::STOP)]
     Stop {
-        /// Which.
+        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Start a process that was stopped, or wake one that was paused.
+    #[command(after_help = help::START)]
     Start {
-        /// Which.
+        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Freeze every process of NAME with SIGSTOP, until `start`.
+    #[command(after_help = help::PAUSE)]
     Pause {
-        /// Which.
+        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Take a whole zone of storage nodes away, or bring it back.
+    #[command(after_help = help::ZONE)]
     Az {
         #[command(subcommand)]
         what: ZoneCommand,
     },
     /// Fence the writer and start a new one.
+    #[command(after_help = help::FAILOVER)]
     Failover {
         /// The reader that is to be the writer. There are no readers yet: leave it away.
         #[arg(long, value_name = "NAME")]
         to: Option<String>,
     },
     /// Run psql on the cluster endpoint.
+    #[command(after_help = help::PSQL)]
     Psql {
-        /// Arguments for psql.
+        /// Arguments for psql, behind `--`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
     /// Show the log of a process.
+    #[command(after_help = help::LOGS)]
     Logs {
-        /// Go on showing what is added.
-        #[arg(short)]
+        /// Go on showing what is added, until Ctrl-C.
+        #[arg(short, long)]
         follow: bool,
-        /// Which.
+        /// storage-1 to storage-6, instance-1 and so on, writer, control, proxy or agent.
         name: String,
     },
     /// Show the versions of this build and of the formats that it reads.
+    #[command(after_help = help::VERSION)]
     Version,
     /// Keep everything of a cluster running. Started by `up`.
     #[command(hide = true)]
@@ -130,21 +135,35 @@ enum ZoneCommand {
     },
 }
 
-fn default_directory() -> PathBuf {
+fn default_directory() -> Result<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/borealis");
+        return Ok(PathBuf::from("/var/lib/borealis"));
     }
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share");
-    data.unwrap_or_else(home).join("borealis")
+    let named = |variable| {
+        std::env::var_os(variable)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let data = named("XDG_DATA_HOME").or_else(|| Some(named("HOME")?.join(".local/share")));
+    let data =
+        data.context("there is no home directory (HOME is not set)\nhint:  name the cluster's directory with --dir")?;
+    Ok(data.join("borealis"))
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let directory = arguments.dir.unwrap_or_else(default_directory);
-    let directory = std::path::absolute(&directory).unwrap_or(directory);
-    let layout = Layout::new(directory);
-    let done = match arguments.command {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let directory = arguments.dir.map_or_else(default_directory, Ok)?;
+    let layout = Layout::new(std::path::absolute(&directory).unwrap_or(directory));
+    match arguments.command {
         Command::Up(up) => command::up::run(&layout, up),
         Command::Down => command::down::run(&layout),
         Command::Status { json } => command::status::run(&layout, json),
@@ -161,13 +180,6 @@ fn main() -> ExitCode {
         Command::Logs { follow, name } => command::logs(&layout, &name, follow),
         Command::Version => command::version(),
         Command::Agent => agent::run(&layout),
-        Command::Role { kind, name } => return role::run(&layout, &kind, &name),
-    };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+        Command::Role { kind, name } => Ok(role::run(&layout, &kind, &name)),
     }
 }

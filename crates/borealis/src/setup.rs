@@ -213,13 +213,23 @@ fn configure_storage(layout: &Layout, cluster: &Cluster, entry: &StorageEntry) -
     store(layout, &entry.name, &config)
 }
 
-/// The proxy's settings follow the cluster's port.
+/// The proxy's settings follow the cluster's port; limits that somebody has changed stay.
 pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
-    let config: ProxyConfig = serde_json::from_value(serde_json::json!({
-        "listen": format!("127.0.0.1:{}", cluster.port),
-        "control_socket": layout.control_socket(),
-        "writer_file": layout.directory().join("run/writer"),
-    }))?;
+    let listen = format!("127.0.0.1:{}", cluster.port);
+    let path = layout.config_file("proxy");
+    let config = match fs::read_to_string(&path) {
+        Ok(text) => {
+            let config: ProxyConfig =
+                serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
+            ProxyConfig { listen, ..config }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => serde_json::from_value(serde_json::json!({
+            "listen": listen,
+            "control_socket": layout.control_socket(),
+            "writer_file": layout.directory().join("run/writer"),
+        }))?,
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
     store(layout, "proxy", &config)
 }
 
@@ -231,6 +241,16 @@ pub fn configure_successor(layout: &Layout, cluster: &Cluster, old: &str) -> Res
     config.port = entry.port;
     store(layout, &entry.name, &config)?;
     Ok(entry)
+}
+
+/// Has every instance that may start use the programs of the PostgreSQL that the environment names.
+pub fn configure_postgresql(layout: &Layout, cluster: &Cluster) -> Result<()> {
+    for instance in cluster.instances.iter().filter(|instance| !instance.retired) {
+        let mut config = instance_config(layout, &instance.name)?;
+        config.postgresql_bin = Layout::postgresql_bin();
+        store(layout, &instance.name, &config)?;
+    }
+    Ok(())
 }
 
 fn instance_config(layout: &Layout, name: &str) -> Result<InstanceConfig> {
@@ -316,6 +336,28 @@ mod tests {
         }
         let again = Cluster::load(&layout).expect("what was stored");
         assert_eq!(again.cluster, cluster.cluster);
+        fs::remove_dir_all(layout.directory()).expect("it is ours");
+    }
+
+    #[test]
+    fn a_new_port_leaves_the_proxys_limits_alone() {
+        let layout = layout("proxy");
+        let mut cluster = create(&layout, 5433, &[]).expect("an empty directory");
+        let path = layout.config_file("proxy");
+        let config = || -> ProxyConfig {
+            serde_json::from_str(&fs::read_to_string(&path).expect("settings")).expect("readable")
+        };
+        let changed = ProxyConfig {
+            connections_max: 7,
+            ..config()
+        };
+        store(&layout, "proxy", &changed).expect("stored");
+        cluster.port = 5434;
+        configure_proxy(&layout, &cluster).expect("changed");
+        assert_eq!(
+            (config().connections_max, config().listen.as_str()),
+            (7, "127.0.0.1:5434")
+        );
         fs::remove_dir_all(layout.directory()).expect("it is ours");
     }
 

@@ -27,8 +27,18 @@ impl Sandbox {
         // Loosely readable: the other user has to get here.
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
         std::fs::copy(env!("CARGO_BIN_EXE_borealis"), folder.join("borealis")).expect("a copy of the program");
-        std::fs::write(folder.join("postgresql/postgres"), "").expect("it is only looked for");
-        Sandbox { folder }
+        let sandbox = Sandbox { folder };
+        for program in ["postgres", "initdb", "psql"] {
+            sandbox.program(program, "15.20 (Debian 15.20-0+deb12u1)");
+        }
+        sandbox
+    }
+
+    /// A program that does nothing but tell its version.
+    fn program(&self, name: &str, version: &str) {
+        let path = self.folder.join("postgresql").join(name);
+        std::fs::write(&path, format!("#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")).expect("a script");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     }
 
     fn cluster(&self) -> PathBuf {
@@ -123,6 +133,131 @@ fn a_missing_postgresql_names_the_package() {
     let sandbox = Sandbox::new("postgresql");
     std::fs::remove_file(sandbox.folder.join("postgresql/postgres")).expect("it is ours");
     check_failed(&sandbox.run(&["up"]), &["PostgreSQL 15 is not in", "postgresql-15"]);
+    sandbox.program("postgres", "15.20");
+    std::fs::remove_file(sandbox.folder.join("postgresql/initdb")).expect("it is ours");
+    check_failed(&sandbox.run(&["up"]), &["initdb is missing", "BOREALIS_POSTGRESQL_BIN"]);
+}
+
+#[test]
+fn another_postgresql_is_refused_by_its_version() {
+    let sandbox = Sandbox::new("version");
+    for version in ["16.4 (Debian 16.4-1)", "15.15", "14.22", "15devel"] {
+        sandbox.program("postgres", version);
+        check_failed(
+            &sandbox.run(&["up"]),
+            &[
+                &format!("(PostgreSQL) {version}"),
+                "15.16 or a later 15",
+                "postgresql-15",
+            ],
+        );
+    }
+    assert!(!sandbox.cluster().exists());
+}
+
+#[test]
+fn a_directory_that_is_too_long_for_sockets_is_refused_before_anything_is_made() {
+    let sandbox = Sandbox::new("long");
+    let long = sandbox.folder.join("x".repeat(100));
+    let mut up = sandbox.command(&["up"]);
+    let refused = up.arg("--dir").arg(&long).output().expect("the program runs");
+    assert_eq!(refused.status.code(), Some(2), "--dir twice is misuse");
+    let mut up = Command::new(sandbox.folder.join("borealis"));
+    up.args(["up", "--dir"]).arg(&long).current_dir("/");
+    up.env("BOREALIS_POSTGRESQL_BIN", sandbox.folder.join("postgresql"));
+    check_failed(
+        &up.output().expect("the program runs"),
+        &["too long", "shorter directory with --dir"],
+    );
+    assert!(!long.exists());
+}
+
+#[test]
+fn without_a_home_the_directory_must_be_named() {
+    let sandbox = Sandbox::new("homeless");
+    let mut status = Command::new(sandbox.folder.join("borealis"));
+    status.arg("status").env_clear().current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        status.uid(NOBODY).gid(NOBODY);
+    }
+    check_failed(
+        &status.output().expect("the program runs"),
+        &["HOME is not set", "--dir"],
+    );
+}
+
+/// Root may read everything, so only root can make what another user may not read.
+#[test]
+fn a_cluster_of_another_user_is_told_from_none() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new("others");
+    std::fs::create_dir(sandbox.cluster()).expect("a folder");
+    std::fs::write(sandbox.cluster().join("cluster.json"), "{}").expect("a file");
+    std::fs::set_permissions(sandbox.cluster(), std::fs::Permissions::from_mode(0o700)).expect("it is ours");
+    for arguments in [
+        &["up"][..],
+        &["status"],
+        &["down"],
+        &["kill", "writer"],
+        &["logs", "writer"],
+    ] {
+        check_failed(&sandbox.run(arguments), &["belongs to another user", "--dir"]);
+    }
+}
+
+/// What is added is shown, also what came to the old file before the next one, and a next one that is longer at once.
+#[test]
+fn a_followed_log_is_followed_into_the_next_file() {
+    use std::io::{BufRead, Write};
+    let sandbox = Sandbox::new("follow");
+    let log = sandbox.cluster().join("log");
+    std::fs::create_dir_all(&log).expect("a folder");
+    let cluster = r#"{"format_version": 1, "cluster": "", "port": 1, "storage": [], "instances": [], "stopped": []}"#;
+    std::fs::write(sandbox.cluster().join("cluster.json"), cluster).expect("a file");
+    let path = log.join("proxy.log");
+    std::fs::write(&path, "one\n").expect("a file");
+    check_failed(
+        &sandbox.run(&["logs", "storage-9"]),
+        &["storage-9 has no log", "there are logs of proxy"],
+    );
+    let mut follow = sandbox.command(&["logs", "--follow", "proxy"]);
+    let mut follow = follow
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut lines = std::io::BufReader::new(follow.stdout.take().expect("it is piped")).lines();
+    let mut next = || lines.next().expect("a line").expect("readable");
+    assert_eq!(next(), "one");
+    let mut old = std::fs::File::options().append(true).open(&path).expect("the file");
+    writeln!(old, "two").expect("room");
+    assert_eq!(next(), "two");
+    writeln!(old, "three").expect("room");
+    std::fs::rename(&path, log.join("proxy.log.1")).expect("it is put aside");
+    std::fs::write(&path, "four, and longer than all before\n").expect("a file");
+    assert_eq!(next(), "three");
+    assert_eq!(next(), "four, and longer than all before");
+    follow.kill().expect("it is ours");
+    follow.wait().expect("it is our child");
+}
+
+#[test]
+fn help_teaches() {
+    let sandbox = Sandbox::new("help");
+    let commands = [
+        "up", "down", "status", "kill", "stop", "start", "pause", "az", "failover", "psql", "logs", "version",
+    ];
+    for command in commands {
+        let mut help = Command::new(sandbox.folder.join("borealis"));
+        let output = help.args([command, "--help"]).output().expect("the program runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}");
+        let (_, taught) = text.split_once("--help").expect("the options end with --help");
+        assert!(100 < taught.len(), "{command} --help teaches nothing: {text}");
+        let too_long = text.lines().find(|line| 130 < line.chars().count());
+        assert_eq!(too_long, None, "{command} --help");
+    }
 }
 
 #[test]

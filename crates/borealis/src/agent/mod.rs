@@ -7,21 +7,30 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use supervision::Process;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 
 use crate::layout::{Cluster, Layout};
 use component::{Component, End};
 
 /// How often the daemons are looked at. The death of its own children the agent hears at once.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Orders carried out at once.
+const ORDERS_MAX: usize = 16;
+/// The longest order that is read.
+const ORDER_BYTES_MAX: u64 = 64 << 10;
+/// How long somebody may take to say what is wanted.
+const ORDER_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the agent is asked, one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -178,6 +187,7 @@ async fn serve(layout: &Layout) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut child = signal(SignalKind::child())?;
     let mut looks = tokio::time::interval(LOOK_PAUSE);
+    let places = Arc::new(Semaphore::new(ORDERS_MAX));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
@@ -188,11 +198,12 @@ async fn serve(layout: &Layout) -> Result<()> {
             _ = terminate.recv() => return Ok(()),
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    let agent = agent.clone();
+                    let (agent, place) = (agent.clone(), places.clone().try_acquire_owned().ok());
                     tokio::task::spawn_local(async move {
-                        if let Err(error) = converse(stream, &agent).await {
+                        if let Err(error) = converse(stream, &agent, place.is_some()).await {
                             tracing::debug!(%error, "agent.disconnect");
                         }
+                        drop(place);
                     });
                 }
             }
@@ -208,11 +219,15 @@ async fn serve(layout: &Layout) -> Result<()> {
     }
 }
 
-async fn converse(stream: UnixStream, agent: &Rc<RefCell<Agent>>) -> Result<()> {
+async fn converse(stream: UnixStream, agent: &Rc<RefCell<Agent>>, has_place: bool) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(reader).read_line(&mut line).await?;
+    let mut reader = BufReader::new(reader.take(ORDER_BYTES_MAX));
+    tokio::time::timeout(ORDER_LIMIT, reader.read_line(&mut line)).await??;
     let answer = match serde_json::from_str::<Order>(&line) {
+        _ if !has_place => Answer::Failed(format!(
+            "{ORDERS_MAX} orders are being carried out\nhint:  wait until one is done, and try again"
+        )),
         Ok(order) => orders::carry_out(agent, &order)
             .await
             .unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))),

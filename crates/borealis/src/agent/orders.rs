@@ -67,12 +67,19 @@ fn resolve(agent: &Agent, name: &str) -> Result<String> {
         .iter()
         .map(|component| component.name.as_str())
         .collect();
-    bail!("there is no {name}; there are {}, writer", known.join(", "))
+    bail!(
+        "there is no {name}\nhint:  there are {}, and writer for the instance in that role",
+        known.join(", ")
+    )
 }
 
 fn process(agent: &Agent, name: &str) -> Option<Process> {
     let component = agent.components.iter().find(|component| component.name == name)?;
     component.process()
+}
+
+fn not_running(name: &str) -> String {
+    format!("{name} is not running\nhint:  `borealis start {name}` starts it, if it was stopped")
 }
 
 fn set_stopped(agent: &mut Agent, name: &str, stopped: bool) {
@@ -91,15 +98,15 @@ fn set_stopped(agent: &mut Agent, name: &str, stopped: bool) {
 
 async fn kill(agent: &Shared, name: &str) -> Result<Answer> {
     let resolved = resolve(&agent.borrow(), name)?;
-    let running = process(&agent.borrow(), &resolved).with_context(|| format!("{resolved} is not running"))?;
+    let running = process(&agent.borrow(), &resolved).with_context(|| not_running(&resolved))?;
     if name == "writer" {
         let layout = agent.borrow().layout.clone();
         let status = instance_status(&layout, &resolved)
             .await
-            .context("the instance does not answer")?;
+            .with_context(|| format!("{resolved} does not answer\nhint:  `borealis logs {resolved}` shows why"))?;
         let pid = status["postmaster_pid"]
             .as_u64()
-            .context("its PostgreSQL is not running")?;
+            .context("its PostgreSQL is not running\nhint:  `borealis status` shows what it is doing")?;
         let postmaster = u32::try_from(pid)
             .ok()
             .and_then(Process::of)
@@ -173,7 +180,7 @@ fn start(agent: &Shared, name: &str) -> Result<Answer> {
 fn pause(agent: &Shared, name: &str) -> Result<Answer> {
     let name = resolve(&agent.borrow(), name)?;
     let mut agent = agent.borrow_mut();
-    let running = process(&agent, &name).with_context(|| format!("{name} is not running"))?;
+    let running = process(&agent, &name).with_context(|| not_running(&name))?;
     running.signal_tree(Signal::STOP)?;
     // Whatever was forked in the meantime.
     running.signal_tree(Signal::STOP)?;
@@ -204,7 +211,7 @@ fn zone(agent: &Shared, zone: &str, fail: bool) -> Result<Answer> {
 /// itself when it wakes.
 async fn failover(agent: &Shared) -> Result<Answer> {
     if std::mem::replace(&mut agent.borrow_mut().failing_over, true) {
-        bail!("a failover is under way already");
+        bail!("a failover is under way already\nhint:  `borealis status` shows it");
     }
     let outcome = fail_over(agent).await;
     agent.borrow_mut().failing_over = false;
@@ -243,7 +250,8 @@ async fn name_writer(control: &Client, entry: &InstanceEntry) -> Result<()> {
         match control.set_writer(entry.name.clone(), address.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if deadline < Instant::now() => {
-                return Err(error).context("without the control process no writer can be named");
+                let hint = "hint:  `borealis start control` starts it, `borealis logs control` shows what is wrong";
+                bail!("without the control process no writer can be named: {error}\n{hint}");
             }
             Err(error) => tracing::warn!(%error, "writer.set"),
         }

@@ -5,7 +5,9 @@ pub mod environment;
 pub mod status;
 pub mod up;
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
@@ -28,6 +30,7 @@ pub fn ask_agent(layout: &Layout, order: &str, name: &str) -> Result<Answer> {
             "the cluster in {} is not running\nhint:  `borealis up` starts it",
             layout.directory().display()
         ),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => bail!(layout.of_somebody_else()),
         Err(error) => return Err(error).with_context(|| format!("ask the agent on {}", socket.display())),
     };
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
@@ -41,7 +44,7 @@ pub fn ask_agent(layout: &Layout, order: &str, name: &str) -> Result<Answer> {
     let mut answer = String::new();
     BufReader::new(stream)
         .read_line(&mut answer)
-        .context("the agent does not answer")?;
+        .context("the agent does not answer\nhint:  `borealis logs agent` shows what it does")?;
     serde_json::from_str(&answer).context("the agent's answer cannot be understood")
 }
 
@@ -94,21 +97,64 @@ pub fn logs(layout: &Layout, name: &str, follow: bool) -> Result<ExitCode> {
         name => name.to_owned(),
     };
     let path = layout.log_file(&name);
-    let open = || std::fs::File::open(&path).with_context(|| format!("{name} has no log ({})", path.display()));
-    let mut file = open()?;
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let known = names_of_logs(layout).unwrap_or_default().join(", ");
+            bail!(
+                "{name} has no log ({})\nhint:  there are logs of {known}",
+                path.display()
+            );
+        }
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
     let mut out = std::io::stdout();
     loop {
-        let mut part = Vec::new();
-        file.read_to_end(&mut part)?;
-        if out.write_all(&part).and_then(|()| out.flush()).is_err() || !follow {
+        // Before it is read to its end: what was written to the old file before the next one came is not left out.
+        let next = File::open(&path).ok();
+        if copy(&mut file, &mut out)? == Reader::Gone || !follow {
             return Ok(ExitCode::SUCCESS);
         }
-        std::thread::sleep(POLL);
-        // A shorter file under the same name is the next one.
-        if let Ok(next) = open()
-            && next.metadata()?.len() < file.stream_position()?
-        {
-            file = next;
+        match next {
+            // Put aside, and another one has its name.
+            Some(next) if next.metadata()?.ino() != file.metadata()?.ino() => file = next,
+            _ => std::thread::sleep(POLL),
         }
     }
+}
+
+/// Whether anybody still reads what is shown.
+#[derive(PartialEq, Eq)]
+enum Reader {
+    There,
+    Gone,
+}
+
+/// Shows the rest of a file, a piece at a time.
+fn copy(file: &mut File, out: &mut impl Write) -> Result<Reader> {
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let bytes = file.read(&mut piece)?;
+        // A pager that was left, most likely.
+        if out.write_all(&piece[..bytes]).and_then(|()| out.flush()).is_err() {
+            return Ok(Reader::Gone);
+        }
+        if bytes == 0 {
+            return Ok(Reader::There);
+        }
+    }
+}
+
+fn names_of_logs(layout: &Layout) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(layout.directory().join("log"))? {
+        let name = entry?.file_name();
+        names.extend(
+            name.to_str()
+                .and_then(|name| name.strip_suffix(".log"))
+                .map(str::to_owned),
+        );
+    }
+    names.sort();
+    Ok(names)
 }

@@ -1,11 +1,14 @@
 //! `borealis up`.
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -16,9 +19,12 @@ use supervision::Process;
 use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
 use crate::command::{ask_agent, environment};
-use crate::layout::{Cluster, Layout, write_atomically};
+use crate::layout::{Cluster, Layout, POSTGRESQL_BIN, write_atomically};
 use crate::setup;
 
+/// The versions of PostgreSQL whose records and pages Borealis knows.
+const POSTGRESQL_MAJOR: u32 = 15;
+const POSTGRESQL_MINOR_MIN: u32 = 16;
 /// Whom PostgreSQL runs as when root starts it.
 const USER: &str = "postgres";
 /// How long everything may take to answer.
@@ -35,6 +41,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Arguments of `borealis up`.
 #[derive(Args)]
+#[command(after_help = crate::help::UP)]
 pub struct UpArguments {
     /// Port of the cluster endpoint, on the loopback address.
     #[arg(long, value_name = "PORT")]
@@ -55,14 +62,20 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     if arguments.readers != 0 {
         bail!("readers are not supported yet\nhint:  leave --readers away");
     }
-    if !Layout::postgresql_bin().join("postgres").exists() {
-        bail!(
-            "PostgreSQL 15 is not in {}\nhint:  apt-get install --no-install-recommends postgresql-15, or name its programs' \
-             folder in BOREALIS_POSTGRESQL_BIN",
-            Layout::postgresql_bin().display()
-        );
+    check_postgresql(&Layout::postgresql_bin())?;
+    layout.check_length()?;
+    if let Err(error) = layout.cluster_file().try_exists()
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        bail!(layout.of_somebody_else());
     }
     if let Some(agent) = Process::from_file(&layout.pid_file("agent")) {
+        if !arguments.foreground && is_starting(layout) {
+            println!("an earlier `up` has begun to start the cluster: waiting for it");
+            wait_until_ready(layout, || false)?;
+            println!("cluster endpoint: {}", layout.url(Cluster::load(layout)?.port)?);
+            return Ok(ExitCode::SUCCESS);
+        }
         bail!(
             "the cluster in {} is running already (agent's pid {})\nhint:  `borealis status` shows it, `borealis down` stops it",
             layout.directory().display(),
@@ -102,14 +115,67 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     if let Some(settings) = environment {
         write_atomically(&layout.environment_settings(), settings.as_bytes())?;
     }
-    install_library(layout)?;
-    let agent = start_agent(layout)?;
-    wait_until_ready(layout)?;
-    println!("cluster endpoint: {}", layout.url(cluster.port)?);
-    if arguments.foreground {
-        return stay(layout, agent);
+    if std::env::var_os(POSTGRESQL_BIN).is_some() {
+        setup::configure_postgresql(layout, &cluster)?;
     }
+    install_library(layout)?;
+    if arguments.foreground {
+        return in_foreground(layout, cluster.port);
+    }
+    start_agent(layout)?;
+    wait_until_ready(layout, || false)?;
+    println!("cluster endpoint: {}", layout.url(cluster.port)?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the writer of a cluster whose agent runs is still on its way.
+fn is_starting(layout: &Layout) -> bool {
+    let Ok(cluster) = Cluster::load(layout) else {
+        return false;
+    };
+    let status = cluster
+        .writer()
+        .and_then(|writer| instance_status_blocking(layout, &writer.name));
+    status.is_none_or(|status| status["state"] != "available")
+}
+
+/// Refuses to begin without the programs of a PostgreSQL that Borealis knows.
+fn check_postgresql(folder: &Path) -> Result<()> {
+    let way_out = "apt-get install --no-install-recommends postgresql-15, or name its programs' folder in BOREALIS_POSTGRESQL_BIN";
+    for program in ["postgres", "initdb", "psql"] {
+        if !folder.join(program).exists() {
+            bail!(
+                "PostgreSQL 15 is not in {} ({program} is missing)\nhint:  {way_out}",
+                folder.display()
+            );
+        }
+    }
+    let output = Command::new(folder.join("postgres")).arg("--version").output();
+    let output = output.with_context(|| format!("run {}", folder.join("postgres").display()))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match version(&said) {
+        Some((POSTGRESQL_MAJOR, minor)) if POSTGRESQL_MINOR_MIN <= minor => Ok(()),
+        _ => bail!(
+            "{} is {}, and Borealis works with PostgreSQL {POSTGRESQL_MAJOR}.{POSTGRESQL_MINOR_MIN} or a later \
+             {POSTGRESQL_MAJOR}\nhint:  {way_out}",
+            folder.join("postgres").display(),
+            if said.trim().is_empty() {
+                "no PostgreSQL"
+            } else {
+                said.trim()
+            }
+        ),
+    }
+}
+
+/// Major and minor version in the answer to `postgres --version`: `postgres (PostgreSQL) 15.20 (Debian …)`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let (major, minor) = said
+        .strip_prefix("postgres (PostgreSQL) ")?
+        .split_whitespace()
+        .next()?
+        .split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Root only prepares: the directory and the programs belong to `postgres`, who does the rest.
@@ -298,13 +364,13 @@ pub fn start_agent(layout: &Layout) -> Result<std::process::Child> {
     Ok(child)
 }
 
-/// Tells what goes on until a query through the cluster endpoint is answered.
-fn wait_until_ready(layout: &Layout) -> Result<()> {
+/// Tells what goes on until a query through the cluster endpoint is answered, or until it is `interrupted`: then `false`.
+fn wait_until_ready(layout: &Layout, interrupted: impl Fn() -> bool) -> Result<bool> {
     let deadline = Instant::now() + READY_LIMIT;
     let mut told = String::new();
     let mut failing_since = None;
     let mut attempts = 0;
-    loop {
+    while !interrupted() {
         // Read again each time: a failover names another one.
         let cluster = Cluster::load(layout)?;
         let writer = cluster
@@ -318,7 +384,7 @@ fn wait_until_ready(layout: &Layout) -> Result<()> {
                 activity.clone_into(&mut told);
             }
             if status["state"] == "available" && answers(layout, &cluster)? {
-                return Ok(());
+                return Ok(true);
             }
         }
         let Answer::List(listed) = ask_agent(layout, "list", "")? else {
@@ -345,6 +411,7 @@ fn wait_until_ready(layout: &Layout) -> Result<()> {
         }
         std::thread::sleep(POLL);
     }
+    Ok(false)
 }
 
 /// What a daemon said last, for an error, with a hint where there is more.
@@ -369,29 +436,72 @@ fn answers(layout: &Layout, cluster: &Cluster) -> Result<bool> {
     Ok(output.status.success())
 }
 
-/// Stays until a signal stops everything, or somebody else's `down` did. An agent that dies is started again.
-fn stay(layout: &Layout, mut agent: std::process::Child) -> Result<ExitCode> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                () = tokio::time::sleep(POLL) => {}
-            }
-            match agent.try_wait()? {
-                None => {}
-                Some(status) if status.success() => return Ok(ExitCode::SUCCESS),
-                Some(status) => {
-                    eprintln!("the agent ended ({status}) and is started again");
-                    agent = start_agent(layout)?;
-                }
+/// Starts everything and stays until SIGTERM or SIGINT, at whatever moment it comes, stops everything again, or until somebody
+/// else's `down` did. An agent that dies is started again.
+fn in_foreground(layout: &Layout, port: u16) -> Result<ExitCode> {
+    let interrupted = signals()?;
+    let interrupted = || interrupted.load(Ordering::Relaxed);
+    let mut agent = start_agent(layout)?;
+    match wait_until_ready(layout, interrupted) {
+        Ok(true) => println!("cluster endpoint: {}", layout.url(port)?),
+        Ok(false) => {}
+        Err(error) => {
+            // Whoever started this in the foreground expects nothing behind it.
+            super::down::run(layout)?;
+            return Err(error);
+        }
+    }
+    while !interrupted() {
+        std::thread::sleep(POLL);
+        match agent.try_wait()? {
+            None => {}
+            Some(status) if status.success() => return Ok(ExitCode::SUCCESS),
+            Some(status) => {
+                eprintln!("the agent ended ({status}) and is started again");
+                agent = start_agent(layout)?;
             }
         }
-        let done = super::down::run(layout);
-        agent.wait()?;
-        done
-    })
+    }
+    let done = super::down::run(layout);
+    agent.wait()?;
+    done
+}
+
+/// Becomes true with the first SIGTERM or SIGINT. When this returns they end the process no more.
+fn signals() -> Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let heard = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let tell = heard.clone();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        tell.store(true, Ordering::Relaxed);
+    });
+    Ok(heard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn postgresql_says_its_version_with_or_without_a_packager() {
+        assert_eq!(
+            version("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"),
+            Some((15, 20))
+        );
+        assert_eq!(version("postgres (PostgreSQL) 16.4\n"), Some((16, 4)));
+        assert_eq!(version("postgres (PostgreSQL) 18beta1\n"), None);
+        assert_eq!(version("some other program 15.20"), None);
+        assert_eq!(version(""), None);
+    }
 }

@@ -1,0 +1,95 @@
+//! What `--help` teaches beside the names of things: what a command is for, what happens, and how it looks.
+
+/// Of the program itself.
+pub const ALL: &str = "\
+Begin with `borealis up`: it makes a cluster in one directory, starts six storage nodes in three zones and a PostgreSQL
+writer, and prints the URL to connect to. `borealis status` shows how everything is, `borealis down` stops it all and keeps
+the data. `borealis COMMAND --help` tells more of each.
+
+Names: storage-1 to storage-6, instance-1 and so on, control, proxy; `writer` is the instance in that role.
+PostgreSQL's settings: DIR/postgresql.conf, or BOREALIS_PG_<SETTING> in the environment of `up`, such as
+BOREALIS_PG_SHARED_BUFFERS=1GB. PostgreSQL 15's programs: /usr/lib/postgresql/15/bin, or BOREALIS_POSTGRESQL_BIN.
+Exit codes: 0 done, 1 failed, 2 misused.";
+
+/// Of `up`.
+pub const UP: &str = "\
+The directory holds everything: data, logs (DIR/log), settings (DIR/postgresql.conf, DIR/pg_hba.conf), secrets. The first `up`
+makes it; the next ones continue where everything was. As root, all daemons run as the user postgres.
+
+Examples:
+  borealis up                                        in the default directory, on port 5433
+  borealis up --dir ~/test --port 5611               another cluster
+  BOREALIS_PG_SHARED_BUFFERS=1GB borealis up         with a setting of PostgreSQL, kept for the next `up`
+  borealis up --foreground                           for systemd and containers: ends when everything is stopped";
+
+/// Of `down`.
+pub const DOWN: &str = "\
+The writer ends first, so that it can ship what it has, then the proxy, the storage nodes and the control process. Nothing is
+lost when the machine is switched off instead: `borealis up` continues in any case.";
+
+/// Of `status`.
+pub const STATUS: &str = "\
+States: starting, available, catching-up (a storage node that was away), paused, stopped, failed (it keeps dying).
+Writes need four of the six storage nodes, an opening of the volume three; `missing` names those that do not count.
+
+Examples:
+  borealis status
+  borealis status --json | jq .volume.quorum";
+
+/// Of `kill`.
+pub const KILL: &str = "\
+For trying out what a crash does: whatever is killed comes back by itself, and nothing that was committed is lost.
+
+Examples:
+  borealis kill writer        PostgreSQL's postmaster: a new one is there in well under a second, without recovery
+  borealis kill instance-1    the process that ships its log; PostgreSQL dies with it
+  borealis kill storage-3     a storage node; it catches up from the others";
+
+/// Of `stop`.
+pub const STOP: &str = "\
+It stays down over `borealis down` and `borealis up`, too. `borealis start NAME` starts it again.";
+
+/// Of `start`.
+pub const START: &str = "\
+Examples:
+  borealis start storage-2    after `borealis stop storage-2` or `borealis pause storage-2`
+  borealis start writer       after `borealis stop writer`";
+
+/// Of `pause`.
+pub const PAUSE: &str = "\
+A paused process answers nobody, as one on a host that hangs. Pause the writer and run `borealis failover` to see that the old
+one acknowledges nothing when `borealis start` wakes it.";
+
+/// Of `az`.
+pub const ZONE: &str = "\
+Zone a holds storage-1 and storage-2, b storage-3 and storage-4, c storage-5 and storage-6. Without one zone everything goes on;
+without two, commits and new connections wait until one is back.
+
+Examples:
+  borealis az fail b
+  borealis az restore b";
+
+/// Of `failover`.
+pub const FAILOVER: &str = "\
+A new instance takes the next epoch, from where the storage nodes refuse the old one. Clients of the cluster endpoint are cut off
+and can connect again at once: the endpoint holds them until the new writer is there.";
+
+/// Of `psql`.
+pub const PSQL: &str = "\
+Examples:
+  borealis psql
+  borealis psql -- -c 'SELECT version()'
+  borealis psql -- -d template1";
+
+/// Of `logs`.
+pub const LOGS: &str = "\
+PostgreSQL's own log is part of its instance's. The files are DIR/log/NAME.log, and NAME.log.1 to NAME.log.4, the older ones.
+BOREALIS_LOG in the environment of `up` sets how much is logged: `info` (the default), `debug`, or `debug,page_store=warn`.
+
+Examples:
+  borealis logs writer
+  borealis logs -f storage-1";
+
+/// Of `version`.
+pub const VERSION: &str = "\
+A build refuses a directory of another format and names `pg_dump` as the way to move the data.";
