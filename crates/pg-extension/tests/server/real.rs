@@ -232,6 +232,51 @@ fn a_sequence_stays_while_its_log_is_ahead() {
     cluster.stop();
 }
 
+/// A truncation runs in a critical section, where an error would end the server: it gets by without room for its size.
+#[test]
+fn a_truncation_needs_no_room_in_the_size_table() {
+    let settings = [
+        "borealis.broker_socket={dir}/broker",
+        "borealis.relation_sizes=1024",
+        "autovacuum=off",
+    ];
+    let cluster = Cluster::start("noroom", 6218, &settings);
+    cluster.sql(include_str!("../../src/functions.sql"));
+    cluster.sql("delete from pg_description");
+    // A transaction that stays open, with more tables than there is room for; each that has none fails by itself.
+    let fill = "begin;
+         do $$ begin for i in 1..3000 loop
+             begin execute format('create table many_%s as select 1 a', i); exception when out_of_memory then null; end;
+         end loop; end $$;
+         select pg_sleep(1000)";
+    let mut filling = cluster.client("psql");
+    filling.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", fill]);
+    let mut filling = filling.spawn().expect("psql exists");
+    let sleeps = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    while cluster.sql(sleeps) != "1" {
+        assert!(filling.try_wait().expect("a child").is_none(), "{}", cluster.log());
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let full = "select c->>'relation_sizes_changed' from (select borealis_counters()::json c) x";
+    assert_eq!(cluster.sql(full), "1024", "there is still room");
+    let mut vacuum = cluster.client("psql");
+    vacuum.args([
+        "-X",
+        "-d",
+        "postgres",
+        "-c",
+        "vacuum (truncate, verbose) pg_description",
+    ]);
+    let output = vacuum.output().expect("psql exists");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}\n{}", cluster.log());
+    assert!(said.contains("0 remain"), "nothing was truncated: {said}");
+    assert_eq!(cluster.sql(full), "1024");
+    assert!(!cluster.log().contains("PANIC"), "{}", cluster.log());
+    cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep'");
+    filling.wait().expect("it ends");
+}
+
 /// The SQL functions, and the sizes that `\dt+` shows.
 #[test]
 fn functions_and_sizes() {
