@@ -114,6 +114,7 @@ fn commits_go_on_without_the_control_process_and_a_failover_waits_for_it() -> Re
     refused(&cluster, &["failover"], &["control process", "borealis start control"])?;
     cluster.sql("INSERT INTO t VALUES (2)")?;
     cluster.borealis(&["start", "control"])?;
+    wait_until_whole(&cluster)?;
     cluster.borealis(&["kill", "control"])?;
     // Killed just now: it is asked again until it is back.
     cluster.borealis(&["failover"])?;
