@@ -1,5 +1,6 @@
 //! Whom to ask when something is missing, and when.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use units::SegmentId;
@@ -11,6 +12,10 @@ pub(crate) const FETCH_BYTES_MAX: u32 = 1 << 20;
 const HOLE_GRACE: Duration = Duration::from_millis(50);
 /// The pause after a peer that could not help.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The pause once so many peers have said that they no longer have what is missing: asking on is of little use.
+const STRANDED_PAUSE: Duration = Duration::from_secs(5);
+/// Half of the peers: what is durable lay on four of six, and they recycle their journals at about the same log.
+const STRANDED_PEERS: usize = 3;
 /// A question whose answer takes so many times as long as answers took lately counts as lost, and another peer is asked.
 const ANSWER_ROUND_TRIPS: u32 = 8;
 /// That is never less than this, since an answer waits for the peer's disk,
@@ -19,6 +24,17 @@ const ANSWER_LIMIT_MIN: Duration = Duration::from_millis(200);
 const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(5);
 /// What the first answer is expected to take.
 const ANSWER_TIME_EXPECTED: Duration = Duration::from_millis(100);
+
+/// What an answer was good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    /// The segment is further than before.
+    Helped,
+    /// The peer no longer has what is missing.
+    Collected,
+    /// Nothing came, or nothing new.
+    Nothing,
+}
 
 /// The questions of one segment to its peers: one at a time, each peer in turn. The answer to a question that counts as lost
 /// may still come; it is taken, and at most one question more is under way because of it.
@@ -29,6 +45,9 @@ pub(crate) struct CatchUp {
     /// How long answers took lately.
     answer_time: Duration,
     turn: usize,
+    asked: Option<SegmentId>,
+    /// Peers that no longer have what is missing.
+    collected: BTreeSet<SegmentId>,
 }
 
 impl Default for CatchUp {
@@ -38,6 +57,8 @@ impl Default for CatchUp {
             asked_at: None,
             answer_time: ANSWER_TIME_EXPECTED,
             turn: 0,
+            asked: None,
+            collected: BTreeSet::new(),
         }
     }
 }
@@ -46,6 +67,12 @@ impl CatchUp {
     /// Nothing is missing.
     pub(crate) fn idle(&mut self) {
         self.not_before = None;
+        self.collected.clear();
+    }
+
+    /// Whether so many peers lack what is missing that nobody is expected to have it.
+    pub(crate) fn is_stranded(&self) -> bool {
+        STRANDED_PEERS <= self.collected.len()
     }
 
     fn answer_limit(&self) -> Duration {
@@ -69,17 +96,29 @@ impl CatchUp {
         if now < not_before || peers.is_empty() {
             return None;
         }
+        let peer = peers[self.turn % peers.len()];
         self.asked_at = Some(now);
-        Some(peers[self.turn % peers.len()])
+        self.asked = Some(peer.segment);
+        Some(peer)
     }
 
     /// A question was answered; one that helped is followed by the next at once, to the same peer.
-    pub(crate) fn answered(&mut self, now: Duration, helped: bool) {
+    pub(crate) fn answered(&mut self, now: Duration, answer: Answer) {
         if let Some(asked) = self.asked_at.take() {
             self.answer_time = (3 * self.answer_time + now.saturating_sub(asked)) / 4;
         }
-        self.not_before = Some(if helped { now } else { now + RETRY_PAUSE });
-        if !helped {
+        match answer {
+            Answer::Helped => self.collected.clear(),
+            Answer::Collected => self.collected.extend(self.asked),
+            Answer::Nothing => {}
+        }
+        let pause = match answer {
+            Answer::Helped => Duration::ZERO,
+            _ if self.is_stranded() => STRANDED_PAUSE,
+            _ => RETRY_PAUSE,
+        };
+        self.not_before = Some(now + pause);
+        if answer != Answer::Helped {
             self.turn = self.turn.wrapping_add(1);
         }
     }

@@ -145,9 +145,9 @@ impl Chain {
         visible.take(most).collect()
     }
 
-    /// Forgets batches at or below `bound`, but for those of the last [`LOG_KEPT_BYTES`]. Answers with the last forgotten
-    /// batch on the path, up to which the segment is complete without them.
-    pub(crate) fn forget(&mut self, bound: Position, path: &Path) -> Position {
+    /// Forgets batches at or below `bound`, but for those of the last [`LOG_KEPT_BYTES`]. The segment is complete without
+    /// them up to the last forgotten one on the path.
+    pub(crate) fn forget(&mut self, bound: Position, path: &Path) {
         let through = bound.lsn.raw().saturating_sub(LOG_KEPT_BYTES);
         let old = |end: &&Position| end.lsn.raw() <= through && end.epoch <= bound.epoch;
         let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
@@ -158,6 +158,5 @@ impl Chain {
         for end in gone.iter().filter(|end| end.lsn <= forgotten.lsn) {
             self.remove(*end);
         }
-        self.forgotten
     }
 }

@@ -25,7 +25,7 @@ use units::{Epoch, GroupId, Lsn, PageKey, Position, SegmentId, VolumeId};
 use wire_format::message::{Member, Promised, Refusal, Request, Response};
 use wire_format::{CatalogKey, EncodedBatch};
 
-use catch_up::CatchUp;
+use catch_up::{Answer, CatchUp};
 use chain::Chain;
 pub use chain::Link;
 pub use state::{SegmentState, StateError};
@@ -113,6 +113,8 @@ pub struct Segment {
     complete: Position,
     /// The part of it that is synced: what reads may rely on.
     readable: Position,
+    /// The synced state says that the segment is complete up to here without the journal's batches: they may go.
+    recyclable: Position,
     vouches: bool,
     catch_up: CatchUp,
 }
@@ -157,6 +159,7 @@ impl Segment {
         let mut segment = Segment {
             complete: state.complete,
             readable: state.complete,
+            recyclable: state.complete,
             chain: Chain::starting_at(state.complete),
             catch_up: CatchUp::default(),
             vouches,
@@ -218,6 +221,7 @@ impl Segment {
     /// The shell synced everything journaled so far: reads may rely on it.
     pub fn synced(&mut self) {
         self.readable = self.complete;
+        self.recyclable = self.state.complete;
     }
 
     /// The journal can no longer be trusted with what this segment acknowledged.
@@ -448,23 +452,30 @@ impl Segment {
         }
     }
 
-    /// Forgets the links of batches up to `through`: the journal may recycle them, no peer will ask for them. What is not
-    /// complete, synced and durable stays, and so does the end of the log. Answers with how far links are forgotten; the
-    /// effect journals that the segment is complete without them.
+    /// Forgets the links of batches up to `through`: no peer will ask for them. What is not complete, synced and durable
+    /// stays, and so does the end of the log. The effect journals that the segment is complete without them. Answers with how
+    /// far the journal may recycle batches: as far as a synced state says so. Before that a power cut would leave a state that
+    /// needs batches which are gone.
     pub fn forget(&mut self, through: Position, effects: &mut Vec<Effect>) -> Position {
         let bounds = [through, self.readable, self.durable_here()];
         let bound = bounds
             .into_iter()
             .min_by_key(|position| position.lsn)
             .expect("there are three");
-        let before = self.chain.forgotten();
-        if self.state.path.sees(bound) && before.lsn < bound.lsn {
-            self.state.complete = self.chain.forget(bound, &self.state.path);
-            if before != self.state.complete {
-                effects.push(Effect::KeepState(self.state.encode()));
-            }
+        if self.state.path.sees(bound) && self.chain.forgotten().lsn < bound.lsn {
+            self.chain.forget(bound, &self.state.path);
         }
-        self.chain.forgotten()
+        // Not what it was just now: the journal may not have taken the state that said so.
+        if self.state.complete != self.chain.forgotten() {
+            self.state.complete = self.chain.forgotten();
+            effects.push(Effect::KeepState(self.state.encode()));
+        }
+        self.recyclable
+    }
+
+    /// Whether it lacks log that its peers no longer have, as far as they told: only a whole copy can mend it.
+    pub fn is_stranded(&self) -> bool {
+        self.catch_up.is_stranded()
     }
 
     /// The journal did not take what the last steps asked for: back to `state`, the last one it has, and without these
@@ -514,6 +525,7 @@ impl Segment {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let before = self.complete;
+        let collected = matches!(response, Some(Response::Refused(Refusal::LogCollected { .. })));
         let outcome = match response {
             Some(Response::Batches(batches)) => batches.iter().try_for_each(|batch| {
                 if self.state.path.sees(batch.batch().position()) {
@@ -526,7 +538,12 @@ impl Segment {
             Some(_) => Err(malformed("a peer's answer to another question")),
             None => Ok(()),
         };
-        self.catch_up.answered(now, before != self.complete);
+        let answer = match (before != self.complete, collected) {
+            (true, _) => Answer::Helped,
+            (false, true) => Answer::Collected,
+            (false, false) => Answer::Nothing,
+        };
+        self.catch_up.answered(now, answer);
         outcome
     }
 }

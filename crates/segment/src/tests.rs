@@ -456,6 +456,47 @@ fn long_flushes() -> Vec<u64> {
     (1..=60).map(|flush| flush * FLUSH).collect()
 }
 
+/// A copy that was away for so long that its peers recycled what it lacks.
+#[test]
+fn a_copy_whose_log_nobody_has_says_so_and_asks_rarely() {
+    let mut copy = Copy::new();
+    copy.append(1, batch(1, 90, position(1, 80)));
+    let mut questions = 0;
+    let mut collected = true;
+    let mut ask_for = |copy: &mut Copy, from: u64, millis: u64, collected: &mut bool| {
+        for now in (from..from + millis).step_by(25).map(Duration::from_millis) {
+            let mut effects = Vec::new();
+            copy.segment.tick(now, &mut effects);
+            if matches!(effects.pop(), Some(Effect::Fetch { .. })) {
+                questions += 1;
+                let answer = if *collected {
+                    Response::Refused(Refusal::LogCollected {
+                        oldest: position(1, 80),
+                    })
+                } else {
+                    Response::Batches(vec![batch(1, 80, Position::ZERO)])
+                };
+                let mut effects = Vec::new();
+                // A refusal is what is expected here.
+                let _ = copy.segment.fetched(now, Some(answer), &mut effects);
+                copy.perform(effects);
+            }
+        }
+        std::mem::take(&mut questions)
+    };
+    assert!(ask_for(&mut copy, 0, 200, &mut collected) < 3);
+    assert!(!copy.segment.is_stranded(), "another peer may have it");
+    ask_for(&mut copy, 200, 1000, &mut collected);
+    assert!(copy.segment.is_stranded());
+    let questions = ask_for(&mut copy, 1200, 60_000, &mut collected);
+    assert!((10..=13).contains(&questions), "{questions} questions in a minute");
+    // One of them has it after all.
+    collected = false;
+    ask_for(&mut copy, 61_200, 6000, &mut collected);
+    assert_eq!(copy.segment.complete(), position(1, 90));
+    assert!(!copy.segment.is_stranded());
+}
+
 /// A peer that was paused, or a question that its shell dropped: nothing ever tells that no answer comes.
 #[test]
 fn a_lost_answer_is_waited_for_only_a_few_round_trips() {
@@ -512,7 +553,19 @@ fn links_that_the_journal_recycled_are_forgotten_and_completeness_stays() {
     copy.announce(1, 59 * FLUSH);
     let mut effects = Vec::new();
     let forgotten = copy.segment.forget(position(1, 59 * FLUSH), &mut effects);
+    assert_eq!(
+        forgotten,
+        Position::ZERO,
+        "no state that is synced says so: the journal must not go"
+    );
+    // The disk is full: the state is not taken, and said again the next time.
+    let before = SegmentState::decode(copy.state.clone()).expect("the journaled state reads back");
+    copy.segment.roll_back(before, &[]);
+    let mut effects = Vec::new();
+    copy.segment.forget(position(1, 59 * FLUSH), &mut effects);
+    assert!(matches!(&effects[..], [Effect::KeepState(_)]), "{effects:?}");
     copy.perform(effects);
+    let forgotten = copy.segment.forget(position(1, 59 * FLUSH), &mut Vec::new());
     assert_eq!(
         forgotten,
         position(1, 27 * FLUSH),
