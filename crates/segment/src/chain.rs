@@ -151,7 +151,9 @@ impl Chain {
         let through = bound.lsn.raw().saturating_sub(LOG_KEPT_BYTES);
         let old = |end: &&Position| end.lsn.raw() <= through && end.epoch <= bound.epoch;
         let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
-        if let Some(last) = gone.iter().rev().find(|end| path.sees(**end)) {
+        // After a restart the journal may still hold batches below what was forgotten before: it never goes back for them.
+        let last = gone.iter().rev().find(|end| path.sees(**end));
+        if let Some(last) = last.filter(|last| !path.sees(self.forgotten) || self.forgotten.lsn < last.lsn) {
             self.forgotten = *last;
         }
         let forgotten = self.forgotten;
