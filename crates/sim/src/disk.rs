@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use io::{Disk as _, MemoryDisk};
-use page_store::{AppendError, JournalEntry, PageStore, StoreConfig};
+use page_store::{AppendError, JournalEntry, PageStore, RecoveredBatch, StoreConfig};
 use segment::{Link, Segment, SegmentState};
 use units::{Lsn, Position, SegmentId};
 
 use crate::random::Random;
 use crate::toy::Toy;
 
-/// Bytes of a file's unsynced end that a power cut may leave, at most.
+/// Bytes of a file's unsynced part that a power cut may leave, at most.
 const TORN_BYTES_MAX: u64 = 600;
 
 /// The disk of a node with one segment, and the store on it while the node runs.
@@ -27,8 +27,8 @@ pub(crate) struct Disk {
     /// For the checker: names of the batches that were synced before this disk lost anything.
     kept: BTreeSet<Position>,
     lost_something: bool,
-    /// A layer rotted: pages are lost, but no vote.
-    lost_pages: bool,
+    /// A bit flipped, somewhere. What that costs, the store finds out: a vote, pages, or nothing where nothing was kept.
+    rots: bool,
 }
 
 impl fmt::Debug for Disk {
@@ -50,6 +50,16 @@ fn config(random: &mut Random) -> StoreConfig {
         chain_deltas_max: 2 + random.below(8) as usize,
         chain_bytes_max: 100 + random.below(2000) as usize,
         merge_layers: 2 + random.below(3) as usize,
+        ..StoreConfig::default()
+    }
+}
+
+fn link(batch: RecoveredBatch) -> Link {
+    Link {
+        end: batch.end,
+        previous: batch.previous,
+        boundary: batch.boundary.unwrap_or(batch.end.lsn),
+        groups: batch.groups,
     }
 }
 
@@ -64,7 +74,7 @@ impl Disk {
             written: Vec::new(),
             kept: BTreeSet::new(),
             lost_something: false,
-            lost_pages: false,
+            rots: false,
         }
     }
 
@@ -84,15 +94,16 @@ impl Disk {
             recovered.vouches || !self.is_sound(),
             "a disk that lost nothing finds itself damaged"
         );
-        self.written = recovered.batches.iter().map(|batch| batch.position()).collect();
+        self.lost_something |= !recovered.vouches;
+        self.written = recovered.batches.iter().map(|batch| batch.end).collect();
         self.keep_written();
         let state = SegmentState::decode(recovered.state).expect("a journaled state reads back as it was written");
-        let links = recovered.batches.iter().map(|batch| Link::of(batch)).collect();
+        let links = recovered.batches.into_iter().map(link).collect();
         Some(Segment::recover(state, links, recovered.vouches))
     }
 
     fn is_sound(&self) -> bool {
-        !self.lost_something && !self.lost_pages
+        !self.lost_something && !self.rots
     }
 
     /// The store of a node that runs.
@@ -129,10 +140,9 @@ impl Disk {
         Some(SegmentState::decode(bytes).expect("a journaled state reads back as it was written"))
     }
 
-    /// For now at most so many more bytes fit; `None`: no limit.
-    pub(crate) fn limit(&self, more_bytes: Option<u64>) {
-        self.memory
-            .set_capacity(more_bytes.map(|more| self.memory.bytes_used() + more));
+    /// The next write fails after so many bytes, as on a disk that is full for a moment.
+    pub(crate) fn fail_next_write(&self, after_bytes: usize) {
+        self.memory.tear_next_write(after_bytes);
     }
 
     /// The next syncs fail, until the node has been stopped.
@@ -162,16 +172,16 @@ impl Disk {
         }
         self.memory.stop_after(None);
         self.memory.fail_syncs(false);
-        self.memory.set_capacity(None);
     }
 
     /// Rot of a node that is down: one bit, where something was synced long ago. `false`: there is no such place.
     pub(crate) fn rot(&mut self, random: &mut Random) -> bool {
         let names = |folder: &str| self.memory.list(folder).expect("a disk in memory can be listed");
         let mut files: Vec<String> = names("layers").iter().map(|name| format!("layers/{name}")).collect();
-        // The newest file's last entries may be taken for a torn end, which nobody ever acknowledged.
+        // The last entries of the newest files may be taken for a torn end, which nobody ever acknowledged.
         let journal = names("journal");
-        let older = journal.iter().rev().skip(1);
+        let used = journal.iter().filter(|name| !name.starts_with("spare"));
+        let older = used.rev().skip(2);
         files.extend(older.map(|name| format!("journal/{name}")));
         if files.is_empty() {
             return false;
@@ -182,11 +192,7 @@ impl Disk {
             return false;
         }
         self.memory.flip_bit(file, random.below(length));
-        if file.starts_with("layers") {
-            self.lost_pages = true;
-        } else {
-            self.lost_something = true;
-        }
+        self.rots = true;
         true
     }
 

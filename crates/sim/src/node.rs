@@ -5,6 +5,7 @@
 
 use page_store::{Horizon, JournalEntry, ReadError};
 use segment::{Effect, Read, Segment};
+use units::{Epoch, Position};
 use wire_format::message::{Refusal, Request, Response};
 
 use crate::checker::Violation;
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     entries: Vec<JournalEntry>,
     answers: Vec<(ReplyTo, Response)>,
     busy: bool,
+    /// Up to where it was complete, in which reign, when its journal was last synced.
+    synced_complete: (Epoch, Position),
 }
 
 impl Node {
@@ -58,24 +61,39 @@ impl Node {
             entries: Vec::new(),
             answers: Vec::new(),
             busy: false,
+            synced_complete: (Epoch::ZERO, Position::ZERO),
         }
     }
 }
 
 impl World {
     /// The node starts: it reads its journal back.
-    pub(crate) fn start_node(&mut self, at: usize) {
+    pub(crate) fn start_node(&mut self, at: usize) -> Result<(), Violation> {
         let now = self.now();
         let node = &mut self.nodes[at];
         if node.up {
-            return;
+            return Ok(());
         }
         node.up = true;
         node.boot += 1;
         node.segment = node.disk.start();
         let boot = node.boot;
+        let (reign, complete) = node.synced_complete;
+        if let Some(segment) = &node.segment
+            && segment.horizon().path.epoch() == reign
+            && segment.complete().lsn < complete.lsn
+            && !self.lost_nodes.contains(&at)
+        {
+            let found = segment.complete();
+            let what = format!(
+                "storage-{} was synced up to {complete}, and started with {found}",
+                at + 1
+            );
+            return Err(Promise::QuorumKeeps.broken(what));
+        }
         self.schedule(now, Event::NodeTick { node: at, boot });
         self.schedule(now, Event::Maintain { node: at, boot });
+        Ok(())
     }
 
     /// The node's process ends, and perhaps its power goes, and with it everything that was not synced.
@@ -120,17 +138,16 @@ impl World {
             self.decide(at, arrival);
         }
         let full = self.faulty() && self.random.chance(5);
-        let room = self.random.below(300);
+        let room = self.random.below(300) as usize;
         let node = &mut self.nodes[at];
-        if full {
-            node.disk.limit(Some(room));
-        }
         let appended = if node.entries.is_empty() {
             Ok(())
         } else {
+            if full {
+                node.disk.fail_next_write(room);
+            }
             node.disk.append(&node.entries)
         };
-        node.disk.limit(None);
         if let Err(error) = appended
             && self.broken != Some(Broken::FullDiskIgnored)
         {
@@ -241,6 +258,7 @@ impl World {
             }
             if let Some(segment) = &mut node.segment {
                 segment.synced();
+                node.synced_complete = (segment.horizon().path.epoch(), segment.complete());
             }
         }
         let more = !node.arrivals.is_empty();

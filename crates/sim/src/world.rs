@@ -183,7 +183,7 @@ impl World {
             let mut disk = Disk::new(segment_id(at), &mut world.random);
             disk.bear(&world.births[at]);
             world.nodes.push(Node::new(disk));
-            world.start_node(at);
+            world.start_node(at).expect("a segment that was just born is complete");
         }
         world.add_writer(first);
         world.schedule(FAULTS_FROM, Event::Fault);
@@ -280,7 +280,7 @@ impl World {
             // What an earlier life of the node was about to do.
             Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } => {}
             Event::NodeTick { .. } | Event::Maintain { .. } | Event::Read { .. } => {}
-            Event::StartNode { node } => self.start_node(node),
+            Event::StartNode { node } => self.start_node(node)?,
             Event::Connect { writer, node } => self.connect(writer, node)?,
             Event::Response {
                 writer,

@@ -392,7 +392,7 @@ fn hole_28_what_a_restarted_node_answers_with_is_synced_first() {
     drop(store);
     let found = |opened: page_store::Opened| -> BTreeSet<Position> {
         let batches = opened.segments.iter().flat_map(|one| &one.batches);
-        batches.map(|batch| batch.position()).collect()
+        batches.map(|batch| batch.end).collect()
     };
     let answered_with = found(start());
     disk.cut_power(0);
