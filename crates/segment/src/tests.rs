@@ -317,6 +317,49 @@ fn a_branch_takes_back_what_it_left_and_lsns_are_used_again() {
     );
 }
 
+/// How a volume whose first import broke off is begun anew: another root, which sees nothing of the reign before.
+#[test]
+fn a_reign_at_the_root_begins_with_nothing_and_ends_the_one_before() {
+    let mut copy = Copy::new();
+    copy.flushes(1, Position::ZERO, &[10, 20, 30]);
+    copy.ask(&Request::Announce {
+        segment: id(1),
+        epoch: Epoch::from_raw(1),
+        durable: position(1, 30),
+        floor: Position::ZERO,
+        all_complete: position(1, 30),
+    });
+    let root = path(&[(3, 0)]);
+    let expected = Response::Installed {
+        segment: id(1),
+        complete: Position::ZERO,
+    };
+    assert_eq!(copy.install(root.clone()), expected);
+    assert_eq!(copy.append(1, batch(1, 40, position(1, 30))), stale(1, 3));
+    copy.flushes(3, Position::ZERO, &[5, 25]);
+    let mut effects = Vec::new();
+    let fetch = Request::FetchBatches {
+        segment: id(1),
+        path: root,
+        after: Position::ZERO,
+        through: position(3, 100),
+        bytes_max: 1000,
+    };
+    copy.segment.request(&fetch, &mut effects);
+    let [Effect::Read(Read::Batches { positions, .. })] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(positions, &[position(3, 5), position(3, 25)]);
+    let mut effects = Vec::new();
+    copy.segment.request(&read_pages(3, 25, position(3, 25)), &mut effects);
+    assert!(matches!(effects[..], [Effect::Read(Read::Pages { .. })]), "{effects:?}");
+    let mut copy = copy.restarted();
+    assert_eq!(
+        copy.append(3, batch(3, 35, position(3, 25))),
+        appended(3, position(3, 35))
+    );
+}
+
 /// protocol.md, hole 21: a segment that slept through an opening learns of it from the next opener.
 #[test]
 fn a_segment_that_slept_through_an_opening_takes_copies_of_the_reign_it_missed() {
