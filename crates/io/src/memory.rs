@@ -174,7 +174,7 @@ impl MemoryDisk {
         self.state().capacity = bytes;
     }
 
-    /// Whether syncs fail from now on.
+    /// Whether syncs fail from now on. What a failed sync did not make durable, no other one will: it has to be written again.
     pub fn fail_syncs(&self, fail: bool) {
         self.state().syncs_fail = fail;
     }
@@ -274,10 +274,14 @@ impl Disk for MemoryDisk {
     fn sync(&self, file: &str) -> io::Result<()> {
         let mut state = self.state();
         state.change()?;
-        if state.syncs_fail {
+        let fails = state.syncs_fail;
+        let file = state.file_mut(file)?;
+        if fails {
+            // As Linux does: it is read as it was written, but no later sync will write it.
+            file.changed = 0..0;
             return Err(io::Error::other("the disk failed to sync"));
         }
-        state.file_mut(file)?.sync();
+        file.sync();
         Ok(())
     }
 
@@ -356,6 +360,20 @@ mod tests {
         disk.write_at("file", 0, b"tentwo").unwrap();
         assert!(disk.write_at("file", 6, b"!").is_err());
         assert_eq!(disk.read_all("file").unwrap(), b"tentwo");
+    }
+
+    #[test]
+    fn what_a_failed_sync_lost_is_read_until_the_power_goes() {
+        let disk = MemoryDisk::new();
+        disk.write_at("file", 0, b"content").unwrap();
+        disk.sync_names("").unwrap();
+        disk.fail_syncs(true);
+        assert!(disk.sync("file").is_err());
+        disk.fail_syncs(false);
+        disk.sync("file").unwrap();
+        assert_eq!(disk.read_all("file").unwrap(), b"content");
+        disk.cut_power(100);
+        assert_eq!(disk.read_all("file").unwrap(), b"");
     }
 
     #[test]
