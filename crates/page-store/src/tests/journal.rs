@@ -9,7 +9,7 @@ use units::{Lsn, Position, SegmentId};
 use super::damage::written_file;
 use super::toy::*;
 use super::world::*;
-use crate::journal_files::FOLDER;
+use crate::journal_files::{FOLDER, file_name, spare_name};
 use crate::journal_scan::scan;
 use crate::reserve::SPARES_MAX;
 use crate::{AppendError, Horizon, JournalEntry, PageStore};
@@ -300,4 +300,20 @@ fn opening_may_stop_anywhere() {
         }
     }
     assert!(100 < stops, "only {stops} ways to stop");
+}
+
+/// A spare may be a file that was begun in vain under its number: in its next life no offset of that one may come back.
+#[test]
+fn no_file_begins_where_a_spare_may_have_begun() {
+    let mut world = World::new();
+    appended(&mut world, 5);
+    let (number, file_bytes) = (1 << 20, config().journal_file_bytes);
+    let spare = spare_name(number);
+    world.disk.write_at(&spare, 0, &vec![7; file_bytes as usize]).unwrap();
+    world.restart(None);
+    assert!(world.disk.length(&spare).is_err(), "it is the file that is written");
+    assert_eq!(written_file(&world.disk).0, file_name(number + file_bytes));
+    appended(&mut world, 5);
+    world.restart(Some(0));
+    world.check();
 }
