@@ -317,3 +317,28 @@ fn no_file_begins_where_a_spare_may_have_begun() {
     world.restart(Some(0));
     world.check();
 }
+
+/// The states in it are all there is until those in the next file are durable.
+#[test]
+fn a_file_stays_until_the_one_after_it_is_durable() {
+    let mut world = World::new();
+    through_several_files(&mut world);
+    let (file, _) = written_file(&world.disk);
+    let mut filling = 0;
+    while written_file(&world.disk).0 == file {
+        world.sync();
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+        world.append(&[vec![2, 30]], 3);
+        filling += 1;
+    }
+    assert!(1 < filling);
+    world.announce(0, true);
+    world.upkeep();
+    world.restart(Some(0));
+    world.check();
+    appended(&mut world, 5);
+    world.announce(0, true);
+    world.upkeep();
+    assert!(world.disk.length(&file).is_err(), "now it could go");
+}
