@@ -23,7 +23,7 @@ const REST_SAMPLES: usize = 4;
 const REST_LIMIT: Duration = Duration::from_secs(180);
 /// The updates go on beyond their time until enough log went through, but not longer than this many times as long.
 const PATIENCE: u32 = 6;
-/// What the peak of the updates' last third may lie above that of the third before: one journal file.
+/// What the peak of the updates' last third may lie above that of the third before: two journal files.
 const TREND_BYTES_MAX: u64 = 32 << 20;
 
 /// How long and how large.
@@ -228,7 +228,7 @@ impl Soak {
         }
     }
 
-    /// What the node holds on disk beyond the layers it had before the updates.
+    /// What the node's files take beyond the layers it had before the updates.
     fn growth_verdict(&self, name: &str) -> Verdict {
         let before = self
             .in_phase(Phase::Rest)
@@ -239,7 +239,7 @@ impl Soak {
         Verdict {
             holds: growth.is_some_and(|growth| growth <= GROWTH_BYTES_MAX),
             text: format!(
-                "{name}: during the updates journal and layers hold at most {} beyond the {} of layers before them (at most {})",
+                "{name}: during the updates its files take at most {} beyond the {} of layers before them (at most {})",
                 growth.map_or("?".to_owned(), mebibytes),
                 before.map_or("?".to_owned(), mebibytes),
                 mebibytes(GROWTH_BYTES_MAX)
@@ -264,25 +264,27 @@ impl Soak {
         }
     }
 
-    /// Journal and layers of a node during the updates, in order, where it answered.
+    /// What a node's files took during the updates, in order.
     fn disk_bytes(&self, name: &str) -> Vec<u64> {
         let samples = self.in_phase(Phase::Updates);
-        samples.filter_map(|sample| sample.of(name)?.disk_bytes()).collect()
+        samples.filter_map(|sample| sample.of(name)?.file_bytes).collect()
     }
 
     fn curve(&self) -> Result<String> {
-        let mut text = String::from("seconds,phase,name,journal_bytes,layer_bytes,vm_rss_bytes,vm_hwm_bytes\n");
+        let mut text =
+            String::from("seconds,phase,name,journal_bytes,layer_bytes,file_bytes,vm_rss_bytes,vm_hwm_bytes\n");
         let cell = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
         for sample in &self.samples {
             for one in &sample.footprints {
                 writeln!(
                     text,
-                    "{:.1},{},{},{},{},{},{}",
+                    "{:.1},{},{},{},{},{},{},{}",
                     sample.seconds,
                     sample.phase.name(),
                     one.name,
                     cell(one.journal_bytes),
                     cell(one.layer_bytes),
+                    cell(one.file_bytes),
                     one.resident_bytes,
                     cell(one.resident_bytes_max),
                 )?;
@@ -342,7 +344,8 @@ impl Soak {
         }
         writeln!(
             text,
-            "\nThe curve is in the CSV file of the same name. `vm_rss_bytes` of `postgresql` is the sum of its processes' `Pss`, \
+            "\nThe curve is in the CSV file of the same name. `journal_bytes` and `layer_bytes` are what the node says, `file_bytes` is \
+             the room that all its files take, spare journal files included. `vm_rss_bytes` of `postgresql` is the sum of its processes' `Pss`, \
              in which shared memory counts once."
         )?;
         Ok(text)

@@ -1,6 +1,8 @@
 //! What the processes of a cluster hold: memory of each, journal and layers of the storage nodes.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -19,17 +21,12 @@ pub struct Footprint {
     pub journal_bytes: Option<u64>,
     /// Layers of a storage node, likewise.
     pub layer_bytes: Option<u64>,
+    /// Room that all files of a storage node take, spare ones included: as the file system counts, not the node.
+    pub file_bytes: Option<u64>,
     /// `VmRSS`. Of PostgreSQL the sum of its processes' `Pss`, in which shared memory counts once.
     pub resident_bytes: u64,
     /// `VmHWM`, the most that the process ever held. The kernel keeps none for several processes: absent for PostgreSQL.
     pub resident_bytes_max: Option<u64>,
-}
-
-impl Footprint {
-    /// Journal and layers, if it is a storage node that answered.
-    pub fn disk_bytes(&self) -> Option<u64> {
-        Some(self.journal_bytes? + self.layer_bytes?)
-    }
 }
 
 /// The number of KiB after `label` in a file such as `/proc/PID/status`, as bytes.
@@ -71,6 +68,9 @@ impl Cluster {
                 name: word(node, "name")?,
                 journal_bytes: node["journal_bytes"].as_u64(),
                 layer_bytes: node["layer_bytes"].as_u64(),
+                file_bytes: Some(allocated(
+                    &self.storage_setting(node, "directory", |value| value.as_str().map(PathBuf::from))?,
+                )?),
                 resident_bytes,
                 resident_bytes_max: Some(most),
             });
@@ -83,6 +83,7 @@ impl Cluster {
             name,
             journal_bytes: None,
             layer_bytes: None,
+            file_bytes: None,
             resident_bytes,
             resident_bytes_max,
         };
@@ -101,12 +102,23 @@ impl Cluster {
             .as_array()
             .context("status lists no storage")?
         {
-            let name = word(node, "name")?;
-            let path = self.directory().join("config").join(format!("{name}.json"));
-            settings.push((name, memory_setting(&path)?));
+            let memory = self.storage_setting(node, "memory_bytes", |value| match value {
+                Value::Null => Some(MEMORY_BYTES_DEFAULT),
+                value => value.as_u64(),
+            })?;
+            settings.push((word(node, "name")?, memory));
         }
         ensure!(!settings.is_empty(), "the cluster has no storage nodes");
         Ok(settings)
+    }
+
+    /// A setting of a storage node that `status` lists, from its configuration file.
+    fn storage_setting<T>(&self, node: &Value, setting: &str, read: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let name = word(node, "name")?;
+        let path = self.directory().join("config").join(format!("{name}.json"));
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let config: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+        read(&config[setting]).with_context(|| format!("{setting} in {}", path.display()))
     }
 
     /// Bytes of log that the writer has sent to storage nodes in this reign, all copies together.
@@ -116,10 +128,22 @@ impl Cluster {
     }
 }
 
-fn memory_setting(path: &Path) -> Result<u64> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let config: Value = serde_json::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
-    Ok(config["memory_bytes"].as_u64().unwrap_or(MEMORY_BYTES_DEFAULT))
+/// Room that a folder's files take.
+fn allocated(folder: &Path) -> Result<u64> {
+    /// What `st_blocks` counts in.
+    const BLOCK_BYTES: u64 = 512;
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let entry = entry?;
+        // Files come and go meanwhile.
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes += allocated(&entry.path())?,
+            Ok(found) => bytes += found.blocks() * BLOCK_BYTES,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("look at {}", entry.path().display())),
+        }
+    }
+    Ok(bytes)
 }
 
 fn number(value: &Value, name: &str) -> Result<u64> {

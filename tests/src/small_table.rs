@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::Cluster;
 
-/// What journal and layers of one storage node may grow by while nothing but the small table changes: three journal
-/// files of 32 MiB (written, being forgotten, and one that a table still needs), and twice the layers of a small volume,
-/// while they are merged.
-pub const GROWTH_BYTES_MAX: u64 = 160 << 20;
+/// What the files of one storage node may grow by while nothing but the small table changes: the journal that peers may
+/// still ask for (96 MiB), three files of 16 MiB that are made ready or spare, and twice the layers of a small volume, while
+/// they are merged.
+pub const GROWTH_BYTES_MAX: u64 = 208 << 20;
 /// Log that must have gone through each node before its size says anything.
 pub const LOG_BYTES_MIN: u64 = GROWTH_BYTES_MAX + (40 << 20);
 
