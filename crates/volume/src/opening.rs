@@ -69,7 +69,7 @@ pub enum OpeningError {
     /// A copy knows a timeline that the record does not.
     #[error(
         "a storage node knows the timeline of epoch {found}, but the metadata store ends with epoch {recorded}: the store \
-         went back in time, run `borealis repair metadata`"
+         went back in time; put its newest file back (DIR/control/metadata.redb)"
     )]
     RecordOutdated {
         /// What the copy knows.
