@@ -95,6 +95,7 @@ impl Node {
                 floor: horizon.floor,
                 layer_bytes: store.layer_bytes.get(&segment.id()).copied().unwrap_or(0),
                 vouches: segment.vouches(),
+                stranded: segment.is_stranded(),
             }
         };
         NodeStatus {

@@ -9,7 +9,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::message::{Hello, HelloAnswer, Request, Response};
 
 /// Version of the protocol between instances, nodes and peers.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest frame that is taken, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The longest first frame, before the caller has proved that it belongs to the cluster.

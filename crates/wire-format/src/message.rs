@@ -183,6 +183,8 @@ pub struct SegmentStatus {
     pub layer_bytes: u64,
     /// False once it can no longer vouch for what it acknowledged.
     pub vouches: bool,
+    /// It lacks log that its peers no longer have: it stays behind until it is replaced.
+    pub stranded: bool,
 }
 
 /// Health of a node.

@@ -190,6 +190,7 @@ impl NodeStatus {
             out.position(segment.floor);
             out.varint(segment.layer_bytes);
             out.bool(segment.vouches);
+            out.bool(segment.stranded);
         }
         out.varint(self.journal_bytes);
         out.varint(self.memory_table_bytes);
@@ -202,7 +203,7 @@ impl NodeStatus {
 
     fn read(input: &mut Reader) -> Result<NodeStatus, CodecError> {
         Ok(NodeStatus {
-            segments: (0..input.count(42, "segments")?)
+            segments: (0..input.count(43, "segments")?)
                 .map(|_| {
                     Ok(SegmentStatus {
                         segment: input.segment()?,
@@ -214,6 +215,7 @@ impl NodeStatus {
                         floor: input.position("floor")?,
                         layer_bytes: input.varint("layer bytes")?,
                         vouches: input.bool("vote")?,
+                        stranded: input.bool("stranded")?,
                     })
                 })
                 .collect::<Result<_, CodecError>>()?,

@@ -164,6 +164,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "layer_bytes": segment.map(|segment| segment.layer_bytes),
             "pages_read": status.as_ref().map(|status| status.pages_read),
             "damaged": status.as_ref().map(|status| status.segments.iter().any(|segment| !segment.vouches)),
+            "stranded": status.as_ref().map(|status| status.segments.iter().any(|segment| segment.stranded)),
             "stopped_because": status.as_ref().and_then(|status| status.stopped.clone()),
         }));
     }

@@ -177,23 +177,26 @@ fn promised() -> impl Strategy<Value = Promised> {
 fn node_status() -> impl Strategy<Value = NodeStatus> {
     let one = (
         segment(),
-        any::<([u8; 16], u32, u64, bool)>(),
+        any::<([u8; 16], u32, u64, bool, bool)>(),
         epoch(),
         position(),
         position(),
         position(),
     )
         .prop_map(
-            |(segment, (volume, group, layer_bytes, vouches), promised, complete, durable, floor)| SegmentStatus {
-                segment,
-                volume: VolumeId::from_bytes(volume),
-                group: GroupId::from_raw(group),
-                promised,
-                complete,
-                durable,
-                floor,
-                layer_bytes,
-                vouches,
+            |(segment, (volume, group, layer_bytes, vouches, stranded), promised, complete, durable, floor)| {
+                SegmentStatus {
+                    segment,
+                    volume: VolumeId::from_bytes(volume),
+                    group: GroupId::from_raw(group),
+                    promised,
+                    complete,
+                    durable,
+                    floor,
+                    layer_bytes,
+                    vouches,
+                    stranded,
+                }
             },
         );
     (
