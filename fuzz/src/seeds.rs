@@ -365,6 +365,7 @@ fn responses() -> Vec<Response> {
         floor: at(1, 100),
         layer_bytes: 1 << 30,
         vouches: true,
+        stranded: false,
     };
     let entry = CatalogEntry {
         key: CatalogKey::ForkBlocks(FORK),

@@ -106,6 +106,23 @@ fn hole_2c_a_durable_position_of_a_timeline_that_was_left() {
     assert_eq!(six.segment('A').complete(), at(1, 20));
 }
 
+/// The same with the rule broken: a copy says how far the log was ever durable, whatever the reign.
+#[test]
+fn hole_2c_believing_a_stale_reigns_durable_position_is_found() {
+    let (mut store, mut six, mut writer) = begin();
+    for _ in 0..3 {
+        writer.flush();
+    }
+    writer.deliver(&mut six, ALL);
+    store.record = store.record.opened_by(Epoch::from_raw(2), lsn(40));
+    store.record.timelines.last_mut().expect("just opened").branch = lsn(20);
+    store.take();
+    let mut opener = store.take();
+    opener.lies = Some(|promised| promised.durable = Position::new(promised.path.epoch(), lsn(40)));
+    opener.reach(&mut six, ALL).expect("six promises");
+    assert_ne!(opener.candidate(), Some(lsn(20)), "20 is where the log ends");
+}
+
 #[test]
 fn hole_3_a_part_of_a_flush_that_went_elsewhere_is_not_half_recovered() {
     let (mut store, mut six, _) = begin();

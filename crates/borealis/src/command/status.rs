@@ -244,6 +244,18 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// What stands behind a storage node's line, if it does not get well by itself.
+fn trouble(node: &Value) -> &'static str {
+    let is = |what: &str| node[what].as_bool().unwrap_or(false);
+    if is("damaged") {
+        "  damaged: no vote until it is replaced"
+    } else if is("stranded") {
+        "  stranded: no other node has the log that it lacks"
+    } else {
+        ""
+    }
+}
+
 fn table(status: &Value) -> String {
     let volume = &status["volume"];
     let mut out = format!(
@@ -271,13 +283,14 @@ fn table(status: &Value) -> String {
     );
     for node in status["storage"].as_array().into_iter().flatten() {
         out += &format!(
-            "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}\n",
+            "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}{}\n",
             text(&node["name"]),
             text(&node["zone"]),
             text(&node["state"]),
             text(&node["pid"]),
             text(&node["complete_lsn"]),
             text(&node["lag_bytes"]),
+            trouble(node),
         );
     }
     out += &format!(
@@ -327,5 +340,17 @@ mod tests {
         let down = listed(None, false, true, false);
         assert_eq!(state_of(Some(&down), false, "available"), "stopped");
         assert_eq!(state_of(None, false, "available"), "stopped");
+    }
+
+    #[test]
+    fn what_does_not_get_well_by_itself_is_said() {
+        assert_eq!(trouble(&json!({"damaged": false, "stranded": false})), "");
+        assert_eq!(
+            trouble(&json!({"damaged": null, "stranded": null})),
+            "",
+            "nobody answered"
+        );
+        assert!(trouble(&json!({"damaged": false, "stranded": true})).contains("stranded"));
+        assert!(trouble(&json!({"damaged": true, "stranded": true})).contains("damaged"));
     }
 }

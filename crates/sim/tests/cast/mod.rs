@@ -14,7 +14,7 @@ use volume::{
     creation,
 };
 use wire_format::EncodedBatch;
-use wire_format::message::{Refusal, Request, Response};
+use wire_format::message::{Promised, Refusal, Request, Response};
 
 pub const ALL: &str = "ABCDEF";
 
@@ -68,6 +68,7 @@ impl Store {
             opening: Opening::new(self.epoch, self.record.clone()).expect("a record with a path"),
             reached: BTreeSet::new(),
             effects: Vec::new(),
+            lies: None,
             swap: None,
             opened: None,
             now: Duration::ZERO,
@@ -326,6 +327,8 @@ pub struct Opener {
     pub opening: Opening,
     reached: BTreeSet<char>,
     effects: Vec<OpeningEffect>,
+    /// What becomes of every promise on its way, if a rule is broken.
+    pub lies: Option<fn(&mut Promised)>,
     swap: Option<VolumeRecord>,
     opened: Option<Opened>,
     now: Duration,
@@ -363,7 +366,10 @@ impl Opener {
         while !self.effects.is_empty() {
             match self.effects.remove(0) {
                 OpeningEffect::Send { segment, request } if self.reached.contains(&name(segment)) => {
-                    let response = six.ask(name(segment), &request);
+                    let mut response = six.ask(name(segment), &request);
+                    if let (Some(lies), Response::Promised(promised)) = (self.lies, &mut response) {
+                        lies(promised);
+                    }
                     self.opening.response(self.now, segment, response, &mut self.effects)?;
                 }
                 OpeningEffect::Send { .. } => {}
