@@ -23,6 +23,23 @@ fn no_recovery(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// What the running postmaster guards its data directory with: (key, id) of a System V segment, as the system prints them.
+fn guard_of_the_writer(cluster: &Cluster) -> Result<(String, String)> {
+    let lock_file = cluster.directory().join("instances/instance-1/data/postmaster.pid");
+    let text = std::fs::read_to_string(&lock_file).context("postmaster.pid")?;
+    let names = text.lines().nth(6).context("the segment's line")?;
+    let (key, id) = names.trim().split_once(' ').context("key and id")?;
+    Ok((key.to_owned(), id.trim().to_owned()))
+}
+
+fn exists(guard: &(String, String)) -> Result<bool> {
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm")?;
+    Ok(segments.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.next() == Some(&guard.0) && fields.next() == Some(&guard.1)
+    }))
+}
+
 #[test]
 fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<()> {
     let cluster = Cluster::up("restarts", &[])?;
@@ -31,6 +48,8 @@ fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<
     for round in 0..3 {
         for victim in ["writer", "instance-1"] {
             let epoch = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+            let guard = guard_of_the_writer(&cluster)?;
+            ensure!(exists(&guard)?, "{guard:?} is not the segment of the writer");
             let killed = Instant::now();
             cluster.borealis(&["kill", victim])?;
             // The backends of a killed postmaster go on until they are killed, too: what they acknowledge in the meantime
@@ -43,6 +62,7 @@ fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<
             let gap = killed.elapsed();
             eprintln!("round {round}, kill {victim}: the next reign's first fifty commits after {gap:?}");
             ensure!(gap < WRITER_BACK, "kill {victim}: took {gap:?}");
+            ensure!(!exists(&guard)?, "kill {victim}: shared memory {guard:?} stays behind");
         }
     }
     no_recovery(&cluster)?;

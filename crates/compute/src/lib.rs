@@ -34,6 +34,7 @@ mod postgresql;
 mod reign;
 mod replication;
 pub mod settings;
+mod shared_memory;
 mod shipping;
 mod state;
 pub mod status;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitOptions, set_child_subreaper, wait};
 use supervision::{Process, descendants};
 
+use crate::shared_memory;
+
 /// How often a dying process tree is looked at.
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -89,6 +91,9 @@ pub(crate) fn kill_until_gone(
 /// with their instance process, but a dead postmaster that nobody has waited for yet still looks alive to the next one.
 pub fn clear_predecessor(data: &Path, sockets: &Path, limit: Duration) -> io::Result<()> {
     kill_until_gone("an earlier PostgreSQL", limit, || working_in(data))?;
+    if let Err(error) = shared_memory::remove_leftover(data) {
+        tracing::warn!(%error, "postgresql.clear: a segment of shared memory stays behind");
+    }
     for entry in std::fs::read_dir(sockets)? {
         let path = entry?.path();
         let is_postgresql = path

@@ -31,7 +31,7 @@ use crate::settings::StartFacts;
 use crate::shipping::Shipping;
 use crate::state::StateReader;
 use crate::status::SharedStatus;
-use crate::{creation, data_directory, import, open, settings};
+use crate::{creation, data_directory, import, open, settings, shared_memory};
 
 /// How often the shipper is told that time passes, and PostgreSQL is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -78,6 +78,9 @@ pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: 
         return Ended::Unusable(format!(
             "PostgreSQL does not die, so nothing may take its place: {error}"
         ));
+    }
+    if let Err(error) = shared_memory::remove_leftover(&config.data_directory()) {
+        tracing::warn!(%error, "postgresql.end: a segment of shared memory stays behind");
     }
     if let Err(error) = data_directory::keep_settings(config) {
         tracing::warn!(%error, "settings.keep");

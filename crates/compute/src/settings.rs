@@ -120,6 +120,7 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
         ("logging_collector", "off".into()),
         ("log_destination", "stderr".into()),
         ("hot_standby", "on".into()),
+        ("dynamic_shared_memory_type", "mmap".into()),
         ("checkpoint_timeout", "60s".into()),
         ("borealis.broker_socket", config.broker_socket().display().to_string()),
         ("borealis.spill_file", spill.display().to_string()),

@@ -53,6 +53,10 @@ pub const OWNED: &[OwnedSetting] = &[
     owned("archive_mode", "backups are made by the storage"),
     owned("archive_command", "backups are made by the storage"),
     owned("archive_library", "backups are made by the storage"),
+    owned(
+        "dynamic_shared_memory_type",
+        "what a killed server leaves must go with its data directory",
+    ),
     owned("data_directory", "the data directory is made anew at every start"),
     owned("hba_file", "it lives in the cluster's directory"),
     owned("ident_file", "it lives in the cluster's directory"),
