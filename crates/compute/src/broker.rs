@@ -1,11 +1,10 @@
 //! The page broker: one for the instance, asked by every backend over a unix socket.
 //!
-//! A backend asks one question at a time and waits. What a sequential scan will want next is read ahead into a bounded
-//! cache; a page from there is given only if it was read from a copy that was complete up to the LSN the backend needs, so it is
-//! never staler than a fresh read may be.
+//! A backend asks one question at a time and waits. What a sequential scan will want next is read ahead; a page from there is
+//! given only if it was read from a copy that was complete up to the LSN the backend needs, so it is never staler than a
+//! fresh read may be.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -20,9 +19,7 @@ use wire_format::broker::{
 };
 
 use crate::pages::{PageSource, ReadPagesError};
-
-/// The most pages one read-ahead request asks a storage node for.
-const READAHEAD_BATCH_PAGES_MAX: u16 = 64;
+use crate::read_ahead::ReadAhead;
 
 /// What is known of a fork in the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,33 +51,6 @@ pub struct Broker {
     pub pages_read_ahead: Cell<u64>,
 }
 
-/// Pages that were read ahead, oldest first, and those on their way.
-struct ReadAhead {
-    /// Each with the LSN up to which the copy it came from was complete.
-    pages: BTreeMap<PageKey, (Lsn, Page)>,
-    order: VecDeque<PageKey>,
-    pages_max: usize,
-    on_the_way: BTreeSet<PageKey>,
-}
-
-impl ReadAhead {
-    /// The page, if its copy was complete up to `needed`. Leaves the cache either way: a page is asked for once.
-    fn take(&mut self, key: PageKey, needed: Lsn) -> Option<Page> {
-        let (complete, page) = self.pages.remove(&key)?;
-        (needed <= complete).then_some(page)
-    }
-
-    fn put(&mut self, key: PageKey, complete: Lsn, page: Page) {
-        if self.pages.insert(key, (complete, page)).is_none() {
-            self.order.push_back(key);
-        }
-        while self.pages_max < self.pages.len() || 2 * self.pages_max < self.order.len() {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.pages.remove(&oldest);
-        }
-    }
-}
-
 impl Broker {
     /// A broker over `source` and `forks`.
     pub fn new(
@@ -90,16 +60,10 @@ impl Broker {
         backends_max: usize,
         wal_file_bytes: u64,
     ) -> Rc<Broker> {
-        let ahead = ReadAhead {
-            pages: BTreeMap::new(),
-            order: VecDeque::new(),
-            pages_max: readahead_pages_max,
-            on_the_way: BTreeSet::new(),
-        };
         Rc::new(Broker {
             source,
             forks,
-            ahead: RefCell::new(ahead),
+            ahead: RefCell::new(ReadAhead::new(readahead_pages_max)),
             arrived: Notify::new(),
             backends: Cell::new(0),
             backends_max,
@@ -245,7 +209,7 @@ impl Broker {
                 self.read_ahead(key, count);
                 return Ok(page);
             }
-            if !self.ahead.borrow().on_the_way.contains(&key) {
+            if !self.ahead.borrow().is_on_the_way(&key) {
                 break;
             }
             arriving.await;
@@ -258,52 +222,23 @@ impl Broker {
         })
     }
 
-    /// Starts reading the `count - 1` pages after `key`, except those that are here or on their way, once half of a batch
-    /// is missing.
+    /// Starts reading what a sequential scan will want after `key`.
     fn read_ahead(self: &Rc<Broker>, key: PageKey, count: u16) {
-        let count = count.min(READAHEAD_BATCH_PAGES_MAX);
-        let end = self
-            .forks
-            .borrow()
-            .fork(key.fork)
-            .blocks
-            .unwrap_or(0)
-            .min(key.block.saturating_add(u32::from(count)));
-        let first = {
-            let ahead = self.ahead.borrow();
-            let known = |block: &u32| {
-                let key = key.fork.page(*block);
-                ahead.pages.contains_key(&key) || ahead.on_the_way.contains(&key)
-            };
-            (key.block + 1..end).find(|block| !known(block))
-        };
-        let Some(first) = first else { return };
-        let missing = end - first;
-        if count < 2 || missing < u32::from(count / 2) {
+        let fork_blocks = self.forks.borrow().fork(key.fork).blocks.unwrap_or(0);
+        let Some(keys) = self.ahead.borrow_mut().begin(key, count, fork_blocks) else {
             return;
-        }
-        let keys: Vec<PageKey> = (first..end).map(|block| key.fork.page(block)).collect();
-        self.ahead.borrow_mut().on_the_way.extend(keys.iter().copied());
+        };
         let broker = self.clone();
         tokio::task::spawn_local(async move {
             // What the pages will be good for: a copy that has less log would answer with older ones.
             let complete = broker.source.durable();
-            let read = broker.source.read(keys[0], missing, complete).await;
-            {
-                let mut ahead = broker.ahead.borrow_mut();
-                for key in &keys {
-                    ahead.on_the_way.remove(key);
-                }
-                match read {
-                    Ok(pages) => {
-                        keys.iter()
-                            .zip(pages)
-                            .for_each(|(key, page)| ahead.put(*key, complete, page));
-                    }
-                    // Nobody was promised these pages; whoever asks for one gets the error of its own read.
-                    Err(error) => tracing::debug!(%error, "page.read_ahead"),
-                }
-            }
+            let read = broker.source.read(keys[0], keys.len() as u32, complete).await;
+            let pages = read.unwrap_or_else(|error| {
+                // Nobody was promised these pages; whoever asks for one gets the error of its own read.
+                tracing::debug!(%error, "page.read_ahead");
+                Vec::new()
+            });
+            broker.ahead.borrow_mut().arrived(&keys, complete, pages);
             broker.arrived.notify_waiters();
         });
     }
@@ -363,35 +298,6 @@ mod tests {
 
     use super::*;
     use crate::pages::Copy;
-
-    #[test]
-    fn a_page_read_ahead_is_given_once_and_only_if_new_enough() {
-        let fork = units::RelationKey {
-            tablespace: 1663,
-            database: 5,
-            relation: 9,
-        }
-        .fork(0);
-        let mut ahead = ReadAhead {
-            pages: BTreeMap::new(),
-            order: VecDeque::new(),
-            pages_max: 2,
-            on_the_way: BTreeSet::new(),
-        };
-        let at = Lsn::from_raw;
-        ahead.put(fork.page(1), at(100), Page::zeroed());
-        assert!(ahead.take(fork.page(1), at(101)).is_none(), "older than needed");
-        assert!(
-            ahead.take(fork.page(1), at(100)).is_none(),
-            "a stale page must not stay"
-        );
-        for block in 0..10 {
-            ahead.put(fork.page(block), at(100), Page::zeroed());
-        }
-        assert_eq!(ahead.pages.len(), 2, "bounded");
-        assert!(ahead.take(fork.page(9), at(50)).is_some());
-        assert!(ahead.take(fork.page(9), at(50)).is_none());
-    }
 
     /// Every fork has a hundred blocks.
     struct Hundred;

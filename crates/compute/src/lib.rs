@@ -31,6 +31,7 @@ mod last_page;
 mod open;
 pub mod pages;
 mod postgresql;
+mod read_ahead;
 mod reign;
 mod replication;
 pub mod settings;

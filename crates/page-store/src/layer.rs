@@ -19,6 +19,8 @@ const MAGIC: &[u8; 8] = b"BORLAYR1";
 const BLOCK_BYTES: usize = 16 << 10;
 /// A block holds at least one version, and a record can be long.
 const BLOCK_BYTES_MAX: usize = 1 << 30;
+/// The most that LZ4 makes of a byte, about: no memory is taken for a length that cannot be.
+const EXPANSION_MAX: usize = 256;
 /// index offset, index bytes, index checksum, magic.
 const FOOTER_BYTES: usize = 8 + 8 + 4 + 8;
 
@@ -84,6 +86,13 @@ impl Layer {
             return Err(corrupt("its index has another checksum"));
         }
         let (blocks, last_key, newest) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        let is_inside = |block: &BlockEntry| {
+            let end = block.offset.checked_add(u64::from(block.bytes));
+            end.is_some_and(|end| end <= index_at)
+        };
+        if !blocks.iter().all(is_inside) {
+            return Err(corrupt("a block lies beyond its end"));
+        }
         Ok(Layer {
             number,
             file_bytes,
@@ -122,7 +131,7 @@ impl Layer {
         let unpacked = packed
             .first_chunk::<4>()
             .map(|length| u32::from_le_bytes(*length) as usize);
-        if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length) {
+        if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length || EXPANSION_MAX * packed.len() < length) {
             return Err(ReadError::corrupt(&name, "a block has an impossible length"));
         }
         let bytes = lz4_flex::decompress_size_prepended(&packed)

@@ -13,7 +13,7 @@ use wire_format::message::{Hello, Request, Response};
 
 use crate::turns::Work;
 
-/// Questions waiting to be asked.
+/// Questions waiting to be asked, of all peers and of each.
 pub(crate) const QUEUE_MAX: usize = 64;
 /// How long a peer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
@@ -25,15 +25,31 @@ pub(crate) struct Question {
     pub(crate) request: Request,
 }
 
-/// Asks one after the other; connections are kept as long as they work.
+/// Hands every question to the task for its peer: a peer that does not answer keeps nobody from asking the others.
 pub(crate) async fn run(hello: Hello, mut questions: mpsc::Receiver<Question>, work: mpsc::Sender<Work>) {
-    let mut connections: BTreeMap<String, TcpStream> = BTreeMap::new();
+    // Dropped with this future, and their tasks with them. There are as many as a group has members.
+    let mut peers: BTreeMap<String, mpsc::Sender<Question>> = BTreeMap::new();
     while let Some(question) = questions.recv().await {
-        let kept = connections.remove(&question.address);
-        let asked = tokio::time::timeout(ANSWER_LIMIT, ask(&hello, kept, &question));
+        let peer = peers.entry(question.address.clone()).or_insert_with(|| {
+            let (peer, its_questions) = mpsc::channel(QUEUE_MAX);
+            tokio::spawn(ask_all(hello.clone(), its_questions, work.clone()));
+            peer
+        });
+        if let Err(mpsc::error::TrySendError::Full(question)) = peer.try_send(question) {
+            // The segment will find its question lost, and ask somebody else.
+            tracing::debug!(peer = %question.address, "peer.ask: too many questions wait for it");
+        }
+    }
+}
+
+/// Asks one peer one question after the other; the connection is kept as long as it works.
+async fn ask_all(hello: Hello, mut questions: mpsc::Receiver<Question>, work: mpsc::Sender<Work>) {
+    let mut connection = None;
+    while let Some(question) = questions.recv().await {
+        let asked = tokio::time::timeout(ANSWER_LIMIT, ask(&hello, connection.take(), &question));
         let response = match asked.await {
             Ok(Ok((stream, response))) => {
-                connections.insert(question.address, stream);
+                connection = Some(stream);
                 Some(response)
             }
             Ok(Err(error)) => {
