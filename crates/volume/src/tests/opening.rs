@@ -209,7 +209,7 @@ fn a_copy_that_knows_more_than_the_record_stops_the_opening() {
     let error = opener
         .hear(1, Response::Promised(knows_more))
         .expect_err("the store went back in time");
-    assert!(error.to_string().contains("borealis repair"), "{error}");
+    assert!(error.to_string().contains("metadata.redb"), "{error}");
 }
 
 /// A damaged copy may say that anything is durable: the end of the log is where those end that vouch.
