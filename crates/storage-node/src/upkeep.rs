@@ -14,9 +14,16 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 /// Keys merged between two short rests, so that a merge never takes a core for itself.
 const KEYS_PER_REST: u32 = 512;
 const REST: Duration = Duration::from_millis(1);
+/// How much this thread yields to the others (nice level): an acknowledgement that waits for a core waits behind nobody who
+/// merges layers. It keeps a tenth of a busy core.
+const NICE: i32 = 10;
 
 /// Runs until the node stops.
 pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
+    // On Linux this is the calling thread's alone.
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::warn!(%error, "store.maintain: as urgent as everything else");
+    }
     let keys = Cell::new(0u32);
     let pace = || {
         keys.set(keys.get().wrapping_add(1));
