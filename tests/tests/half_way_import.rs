@@ -18,19 +18,20 @@ fn random_below(limit: Duration) -> Result<Duration> {
     Ok(limit.mul_f64(f64::from(mixed) / f64::from(u32::MAX >> 8)))
 }
 
-/// `kill -9` of one daemon, if it runs.
-fn kill(cluster: &Cluster, name: &str) -> Result<()> {
+/// `kill -9` of one daemon; whether it ran.
+fn kill(cluster: &Cluster, name: &str) -> Result<bool> {
     let file = cluster.directory().join("run").join(format!("{name}.pid"));
     let Ok(text) = std::fs::read_to_string(file) else {
-        return Ok(());
+        return Ok(false);
     };
     let pid: u32 = text.split_whitespace().next().context("a pid")?.parse()?;
     if !cluster.processes().contains(&pid) {
-        return Ok(());
+        return Ok(false);
     }
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     match rustix::process::kill_process(pid.context("a pid")?, rustix::process::Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -78,13 +79,19 @@ fn a_first_up_that_is_killed_half_way_is_finished_by_the_next_one() -> Result<()
             std::thread::sleep(moment);
             let victim = ["instance-1", "agent", "everything"][((round + number) % 3) as usize];
             eprintln!("round {round}: kill {victim} after {moment:?} of {undisturbed:?}");
-            match victim {
-                "everything" => cluster.kill_everything(),
+            let hit = match victim {
+                "everything" => {
+                    cluster.kill_everything();
+                    true
+                }
                 name => kill(&cluster, name)?,
-            }
+            };
             let ended = up.wait()?;
-            if victim == "instance-1" {
-                ensure!(ended.success(), "the agent starts it again, and `up` waits for it");
+            if victim == "instance-1" || !hit {
+                ensure!(
+                    ended.success(),
+                    "the agent starts an instance again, and `up` waits for it"
+                );
                 cluster.connect()?;
                 is_whole(&cluster)?;
                 cluster.borealis(&["down"])?;
