@@ -173,6 +173,29 @@ impl PageStore {
         Ok(segment)
     }
 
+    /// Batches in the order of `positions`, until they come to `bytes_max`. One that was recycled meanwhile ends them, too:
+    /// what follows it would leave a hole.
+    pub fn read_batches(
+        &self,
+        segment: SegmentId,
+        positions: &[Position],
+        bytes_max: usize,
+    ) -> Result<Vec<EncodedBatch>, ReadError> {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        for position in positions {
+            if bytes_max <= bytes {
+                break;
+            }
+            let Some(batch) = self.read_batch(segment, *position)? else {
+                break;
+            };
+            bytes += batch.bytes().len();
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
     /// The bytes of a batch that the journal still holds.
     pub fn read_batch(&self, segment: SegmentId, position: Position) -> Result<Option<EncodedBatch>, ReadError> {
         let found = || {

@@ -85,19 +85,7 @@ pub(crate) fn carry_out(store: &PageStore, id: SegmentId, read: Read) -> Result<
             }
         }
         Read::Batches { positions, bytes_max } => {
-            let mut batches = Vec::new();
-            let mut bytes = 0;
-            for position in positions {
-                if bytes_max as usize <= bytes {
-                    break;
-                }
-                let Some(batch) = store.read_batch(id, position)? else {
-                    break;
-                };
-                bytes += batch.bytes().len();
-                batches.push(batch);
-            }
-            Response::Batches(batches)
+            Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
         }
     })
 }

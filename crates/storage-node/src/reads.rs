@@ -97,20 +97,7 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
             }
         }
         Read::Batches { positions, bytes_max } => {
-            let mut batches = Vec::new();
-            let mut bytes = 0;
-            for position in positions {
-                if bytes_max as usize <= bytes {
-                    break;
-                }
-                // One that was recycled meanwhile ends the answer: what follows it would leave a hole.
-                let Some(batch) = store.read_batch(id, position)? else {
-                    break;
-                };
-                bytes += batch.bytes().len();
-                batches.push(batch);
-            }
-            Response::Batches(batches)
+            Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
         }
     })
 }

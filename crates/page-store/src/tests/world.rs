@@ -153,15 +153,28 @@ impl World {
         while self.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
     }
 
+    /// The last batch of the model that the path sees, or where the path begins.
+    fn newest_visible(&self) -> Position {
+        let mut ends = self.model.batches.keys().rev();
+        ends.find(|end| self.path.sees(**end))
+            .copied()
+            .unwrap_or(self.path.start())
+    }
+
+    /// Appends, announces and works in the background until journal files from before are recycled.
+    pub(super) fn recycle(&mut self) {
+        for _ in 0..20 {
+            for _ in 0..50 {
+                self.append(&[vec![1, 50]], 1);
+            }
+            self.sync();
+            self.announce(0, true);
+            self.upkeep();
+        }
+    }
+
     pub(super) fn announce(&mut self, floor_lag: u64, recycle: bool) {
-        let durable = self
-            .model
-            .batches
-            .keys()
-            .rev()
-            .find(|end| self.path.sees(**end))
-            .copied();
-        let durable = durable.unwrap_or(self.path.start());
+        let durable = self.newest_visible();
         self.floor = self
             .floor
             .max(Lsn::from_raw(durable.lsn.raw().saturating_sub(floor_lag)));
@@ -236,15 +249,8 @@ impl World {
             }
         }
         assert!(segments.iter().all(|segment| segment.vouches), "nothing rotted");
-        let visible = self
-            .model
-            .batches
-            .keys()
-            .rev()
-            .find(|end| self.path.sees(**end))
-            .copied();
-        self.last = visible
-            .unwrap_or(self.path.start())
+        self.last = self
+            .newest_visible()
             .max(Position::new(self.path.start().epoch, Lsn::ZERO));
         if self.last.lsn < self.path.start().lsn {
             self.last = self.path.start();
