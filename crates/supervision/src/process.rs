@@ -65,6 +65,12 @@ impl Process {
         stat(self.pid).is_some_and(|(state, _, _)| state == 'T')
     }
 
+    /// Whether it and everything below it was stopped by a signal.
+    pub fn tree_is_stopped(&self) -> io::Result<bool> {
+        // Itself first: once it stands still, nothing new comes right below it.
+        Ok(self.is_stopped() && descendants(self.pid)?.iter().all(Process::is_stopped))
+    }
+
     /// Sends a signal; to a dead process it is no error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         if !self.is_alive() {
@@ -146,11 +152,16 @@ mod tests {
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         };
-        process.signal_tree(Signal::STOP).expect("they are ours");
-        let all_stopped = || tree.iter().chain([&process]).all(Process::is_stopped);
-        while !all_stopped() {
+        process.signal(Signal::STOP).expect("it is ours");
+        while !process.is_stopped() {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
+        assert!(!process.tree_is_stopped().expect("/proc"), "those below it go on");
+        process.signal_tree(Signal::STOP).expect("they are ours");
+        while !process.tree_is_stopped().expect("/proc") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(tree.iter().all(Process::is_stopped));
         process.signal_tree(Signal::KILL).expect("they are ours");
         shell.wait().expect("it is our child");
         while tree.iter().any(Process::is_alive) {

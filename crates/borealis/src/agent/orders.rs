@@ -23,6 +23,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the control process may be away during a failover.
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
+/// How soon it is looked again whether a paused daemon stands still.
+const PAUSE_POLL: Duration = Duration::from_millis(1);
 
 type Shared = Rc<RefCell<Agent>>;
 
@@ -33,7 +35,7 @@ pub(super) async fn carry_out(agent: &Shared, order: &Order) -> Result<Answer> {
         "kill" => kill(agent, name).await,
         "stop" => stop(agent, name).await,
         "start" => start(agent, name),
-        "pause" => pause(agent, name),
+        "pause" => pause(agent, name).await,
         "az-fail" => zone(agent, name, true),
         "az-restore" => zone(agent, name, false),
         "failover" => failover(agent).await,
@@ -169,25 +171,46 @@ fn start(agent: &Shared, name: &str) -> Result<Answer> {
     set_stopped(&mut agent, &name, false);
     if let Some(running) = process(&agent, &name) {
         running.signal_tree(Signal::CONT)?;
-        for component in agent.components.iter_mut().filter(|component| component.name == name) {
-            component.paused = false;
-        }
+        set_paused(&mut agent, &name, false);
         return Ok(Answer::Done(format!("{name} runs")));
     }
     Ok(Answer::Done(format!("{name} is being started")))
 }
 
-fn pause(agent: &Shared, name: &str) -> Result<Answer> {
+/// Freezes a daemon and everything below it, and returns when it stands still: a signal to stop is taken some time after it
+/// was sent, and whoever was forked in the meantime has not got it.
+async fn pause(agent: &Shared, name: &str) -> Result<Answer> {
     let name = resolve(&agent.borrow(), name)?;
-    let mut agent = agent.borrow_mut();
-    let running = process(&agent, &name).with_context(|| not_running(&name))?;
-    running.signal_tree(Signal::STOP)?;
-    // Whatever was forked in the meantime.
-    running.signal_tree(Signal::STOP)?;
-    for component in agent.components.iter_mut().filter(|component| component.name == name) {
-        component.paused = true;
+    let running = process(&agent.borrow(), &name).with_context(|| not_running(&name))?;
+    set_paused(&mut agent.borrow_mut(), &name, true);
+    let deadline = Instant::now() + STOP_LIMIT;
+    while !running.tree_is_stopped()? {
+        if !running.is_alive() || !is_paused(&agent.borrow(), &name) {
+            bail!("{name} was ended or woken while it was being paused");
+        }
+        if Instant::now() >= deadline {
+            bail!(
+                "{name} (pid {}) does not stand still yet: a disk operation keeps it",
+                running.pid()
+            );
+        }
+        running.signal_tree(Signal::STOP)?;
+        tokio::time::sleep(PAUSE_POLL).await;
     }
     Ok(Answer::Done(format!("{name} is paused until `borealis start {name}`")))
+}
+
+fn set_paused(agent: &mut Agent, name: &str, paused: bool) {
+    for component in agent.components.iter_mut().filter(|component| component.name == name) {
+        component.paused = paused;
+    }
+}
+
+fn is_paused(agent: &Agent, name: &str) -> bool {
+    agent
+        .components
+        .iter()
+        .any(|component| component.name == name && component.paused)
 }
 
 fn zone(agent: &Shared, zone: &str, fail: bool) -> Result<Answer> {
