@@ -32,23 +32,27 @@ pub(crate) struct NextFile {
     pub(crate) named: bool,
 }
 
-/// The files that are ready.
-#[derive(Default)]
-struct Ready {
-    /// The start of the file that is named as the journal's next one.
-    next: Option<u64>,
-    /// Each named after the start of an earlier life, or of the life it was made for.
-    spares: Vec<u64>,
+/// What is known of the file that the journal will need next.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+enum Next {
+    /// It is not wanted yet.
+    #[default]
+    Far,
+    /// The journal will need a file that begins here.
+    Wanted(u64),
+    /// The file that begins here is allocated, and its name is durable.
+    Ready(u64),
 }
 
 /// Shared by the journal, which takes files, and upkeep, which provides them.
 pub(crate) struct Reserve {
     disk: Arc<dyn Disk>,
     file_bytes: u64,
-    /// The start of a file that the journal will need soon.
-    wanted: Mutex<Option<u64>>,
-    /// Held over renames and syncs of names, never while a file is filled.
-    ready: Mutex<Ready>,
+    /// Locked for a moment only, if need be while `spares` is.
+    next: Mutex<Next>,
+    /// Each named after the start of an earlier life, or of the life it was made for. Held over renames and syncs of names,
+    /// never while a file is filled.
+    spares: Mutex<Vec<u64>>,
     /// Held while a file is filled.
     filling: Mutex<()>,
 }
@@ -79,38 +83,37 @@ impl Reserve {
         Ok(Reserve {
             disk,
             file_bytes,
-            wanted: Mutex::default(),
-            ready: Mutex::new(Ready {
-                next: None,
-                spares: kept,
-            }),
+            next: Mutex::default(),
+            spares: Mutex::new(kept),
             filling: Mutex::default(),
         })
     }
 
-    /// The journal will soon need a file that begins here.
+    /// The journal will soon need a file that begins here. May be said as often as one likes.
     pub(crate) fn want(&self, start: u64) {
-        *locked(&self.wanted) = Some(start);
+        let mut next = locked(&self.next);
+        if *next != Next::Ready(start) {
+            *next = Next::Wanted(start);
+        }
     }
 
     /// The file that begins here, as far as there is one: the caller allocates what is missing, and makes the name durable.
     pub(crate) fn take(&self, start: u64) -> std_io::Result<NextFile> {
-        let mut ready = locked(&self.ready);
-        *locked(&self.wanted) = None;
-        if ready.next.take() == Some(start) {
+        let mut spares = locked(&self.spares);
+        if std::mem::take(&mut *locked(&self.next)) == Next::Ready(start) {
             return Ok(NextFile {
                 allocated: self.file_bytes,
                 named: true,
             });
         }
-        let Some(spare) = ready.spares.last().copied() else {
+        let Some(spare) = spares.last().copied() else {
             return Ok(NextFile {
                 allocated: 0,
                 named: false,
             });
         };
         self.disk.rename(&spare_name(spare), &file_name(start))?;
-        ready.spares.pop();
+        spares.pop();
         Ok(NextFile {
             allocated: self.file_bytes,
             named: false,
@@ -119,7 +122,7 @@ impl Reserve {
 
     /// Gets the file ready that the journal wants, if it wants one. `pace` is called now and then while it is filled.
     pub(crate) fn prepare(&self, pace: &dyn Fn()) -> std_io::Result<bool> {
-        let Some(start) = *locked(&self.wanted) else {
+        let Next::Wanted(start) = *locked(&self.next) else {
             return Ok(false);
         };
         let _alone = match self.filling.try_lock() {
@@ -127,22 +130,21 @@ impl Reserve {
             Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(false),
         };
-        if locked(&self.ready).spares.is_empty() {
+        if locked(&self.spares).is_empty() {
             self.fill(start, pace)?;
         }
-        let mut ready = locked(&self.ready);
-        if *locked(&self.wanted) != Some(start) {
+        let mut spares = locked(&self.spares);
+        if *locked(&self.next) != Next::Wanted(start) {
             // It has begun the file without us, and may have taken the spare for it.
             return Ok(true);
         }
-        let Some(spare) = ready.spares.last().copied() else {
+        let Some(spare) = spares.last().copied() else {
             return Ok(false);
         };
         self.disk.rename(&spare_name(spare), &file_name(start))?;
-        ready.spares.pop();
+        spares.pop();
         self.disk.sync_names(FOLDER)?;
-        ready.next = Some(start);
-        *locked(&self.wanted) = None;
+        *locked(&self.next) = Next::Ready(start);
         Ok(true)
     }
 
@@ -161,18 +163,18 @@ impl Reserve {
             allocated = through;
             pace();
         }
-        locked(&self.ready).spares.push(number);
+        locked(&self.spares).push(number);
         Ok(())
     }
 
     /// A journal file is no longer needed: it is kept for another life, or removed. Durable when this returns.
     pub(crate) fn give_back(&self, start: u64) -> std_io::Result<()> {
-        let mut ready = locked(&self.ready);
+        let mut spares = locked(&self.spares);
         let name = file_name(start);
         let whole = self.disk.length(&name).is_ok_and(|length| length == self.file_bytes);
-        if whole && ready.spares.len() < SPARES_MAX && !ready.spares.contains(&start) {
+        if whole && spares.len() < SPARES_MAX && !spares.contains(&start) {
             self.disk.rename(&name, &spare_name(start))?;
-            ready.spares.push(start);
+            spares.push(start);
         } else {
             self.disk.remove(&name)?;
         }
@@ -212,4 +214,29 @@ fn write_zeros(disk: &dyn Disk, name: &str, from: u64, through: u64) -> std_io::
         at += bytes as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use io::MemoryDisk;
+
+    use super::*;
+
+    const FILE_BYTES: u64 = 64 << 10;
+
+    #[test]
+    fn a_file_that_is_ready_is_not_made_again() {
+        let disk = Arc::new(MemoryDisk::new());
+        let reserve = Reserve::open(disk.clone(), FILE_BYTES, &[], &[]).unwrap();
+        assert!(!reserve.prepare(&|| ()).unwrap(), "nothing is wanted");
+        reserve.want(FILE_BYTES);
+        assert!(reserve.prepare(&|| ()).unwrap());
+        // The journal says so with every entry.
+        reserve.want(FILE_BYTES);
+        assert!(!reserve.prepare(&|| ()).unwrap(), "it is ready");
+        let taken = reserve.take(FILE_BYTES).unwrap();
+        assert!(taken.named && taken.allocated == FILE_BYTES);
+        reserve.want(2 * FILE_BYTES);
+        assert!(reserve.prepare(&|| ()).unwrap(), "the one after it is another");
+    }
 }
