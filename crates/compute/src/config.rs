@@ -83,7 +83,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             window_bytes_max: 64 << 20,
-            small_flushes_max: 2,
+            small_flushes_max: 1,
             flush_bytes_max: 1 << 20,
             retained_bytes_max: 128 << 20,
             readahead_pages_max: 4096,

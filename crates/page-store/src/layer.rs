@@ -9,6 +9,7 @@ use io::Disk;
 use units::Position;
 use wire_format::codec::{Reader, Writer};
 
+use crate::block::{Block, Entries, entries};
 use crate::cache::Cache;
 use crate::key::{Key, Version};
 use crate::read::ReadError;
@@ -29,7 +30,7 @@ pub(crate) fn file_name(layer: u64) -> String {
 }
 
 /// Decoded blocks by layer and number.
-pub(crate) type BlockCache = Cache<(u64, u32), Bytes>;
+pub(crate) type BlockCache = Cache<(u64, u32), Block>;
 
 struct BlockEntry {
     first_key: Key,
@@ -117,30 +118,36 @@ impl Layer {
             .saturating_sub(1)
     }
 
-    fn block(&self, at: usize, cache: Option<&BlockCache>) -> Result<Bytes, ReadError> {
-        if let Some(bytes) = cache.and_then(|cache| cache.get(&(self.number, at as u32))) {
-            return Ok(bytes);
-        }
+    fn corrupt(&self, what: &str) -> ReadError {
+        ReadError::corrupt(&file_name(self.number), what)
+    }
+
+    /// The bytes of a block, from the file.
+    fn unpack(&self, at: usize) -> Result<Bytes, ReadError> {
         let entry = &self.blocks[at];
-        let name = file_name(self.number);
         let mut packed = vec![0; entry.bytes as usize];
-        read_at(&*self.disk, &name, entry.offset, &mut packed)?;
+        read_at(&*self.disk, &file_name(self.number), entry.offset, &mut packed)?;
         if crc32c::crc32c(&packed) != entry.checksum {
-            return Err(ReadError::corrupt(&name, "a block has another checksum"));
+            return Err(self.corrupt("a block has another checksum"));
         }
         let unpacked = packed
             .first_chunk::<4>()
             .map(|length| u32::from_le_bytes(*length) as usize);
         if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length || EXPANSION_MAX * packed.len() < length) {
-            return Err(ReadError::corrupt(&name, "a block has an impossible length"));
+            return Err(self.corrupt("a block has an impossible length"));
         }
-        let bytes = lz4_flex::decompress_size_prepended(&packed)
-            .map_err(|error| ReadError::corrupt(&name, &error.to_string()))?;
-        let bytes = Bytes::from(bytes);
-        if let Some(cache) = cache {
-            cache.insert((self.number, at as u32), bytes.clone(), bytes.len());
+        let bytes = lz4_flex::decompress_size_prepended(&packed);
+        Ok(Bytes::from(bytes.map_err(|error| self.corrupt(&error.to_string()))?))
+    }
+
+    fn block(&self, at: usize, cache: &BlockCache) -> Result<Block, ReadError> {
+        let key = (self.number, at as u32);
+        if let Some(block) = cache.get(&key) {
+            return Ok(block);
         }
-        Ok(bytes)
+        let block = Block::read(self.unpack(at)?).map_err(|error| self.corrupt(&error.to_string()))?;
+        cache.insert(key, block.clone(), block.memory_bytes());
+        Ok(block)
     }
 
     /// Adds every version of `key` above `after` to `into`.
@@ -158,16 +165,7 @@ impl Layer {
             if *key < self.blocks[at].first_key {
                 break;
             }
-            let mut entries = Entries::new(self.block(at, Some(cache))?, &file_name(self.number));
-            while let Some((found, version)) = entries.next()? {
-                if found == *key {
-                    if after < version.position {
-                        into.push(version);
-                    }
-                } else if *key < found {
-                    break;
-                }
-            }
+            self.block(at, cache)?.collect(key, after, into);
         }
         Ok(())
     }
@@ -206,30 +204,6 @@ fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Position), wire_for
     Ok((blocks, last_key, newest))
 }
 
-struct Entries {
-    input: Reader,
-    file: String,
-}
-
-impl Entries {
-    fn new(bytes: Bytes, file: &str) -> Entries {
-        Entries {
-            input: Reader::new(bytes),
-            file: file.to_owned(),
-        }
-    }
-
-    fn next(&mut self) -> Result<Option<(Key, Version)>, ReadError> {
-        if self.input.remaining() == 0 {
-            return Ok(None);
-        }
-        let entry = Key::read(&mut self.input).and_then(|key| Ok((key, Version::read(&mut self.input)?)));
-        entry
-            .map(Some)
-            .map_err(|error| ReadError::corrupt(&self.file, &error.to_string()))
-    }
-}
-
 /// Walks a layer from the first to the last version.
 pub(crate) struct Scan {
     layer: Arc<Layer>,
@@ -241,9 +215,8 @@ pub(crate) struct Scan {
 impl Scan {
     pub(crate) fn next(&mut self) -> Result<Option<(Key, Version)>, ReadError> {
         loop {
-            if let Some(entries) = &mut self.entries
-                && let Some((key, version)) = entries.next()?
-            {
+            let next = self.entries.as_mut().map_or(Ok(None), Entries::next);
+            if let Some((key, version)) = next.map_err(|error| self.layer.corrupt(&error.to_string()))? {
                 if self.from.as_ref().is_some_and(|from| key < *from) {
                     continue;
                 }
@@ -252,8 +225,7 @@ impl Scan {
             if self.layer.blocks.len() <= self.next_block {
                 return Ok(None);
             }
-            let block = self.layer.block(self.next_block, None)?;
-            self.entries = Some(Entries::new(block, &file_name(self.layer.number)));
+            self.entries = Some(entries(self.layer.unpack(self.next_block)?));
             self.next_block += 1;
         }
     }

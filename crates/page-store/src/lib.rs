@@ -15,6 +15,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod block;
 mod cache;
 mod catalog;
 mod config;

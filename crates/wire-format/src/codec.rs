@@ -1,7 +1,7 @@
 //! Reading and writing the elements of messages and of small records on disk: bounded, total, without copying the large
 //! parts. `of` names the element in an error.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use units::{Epoch, Lsn, PAGE_BYTES, Page, PageKey, RelationKey};
 
 /// Bytes that are no message, or one that exceeds a limit.
@@ -66,7 +66,7 @@ impl Reader {
 
     pub fn array<const COUNT: usize>(&mut self, of: &'static str) -> Result<[u8; COUNT], CodecError> {
         let array = *self.bytes.first_chunk::<COUNT>().ok_or(CodecError::Short(of))?;
-        let _ = self.bytes.split_to(COUNT);
+        self.bytes.advance(COUNT);
         Ok(array)
     }
 
@@ -92,7 +92,7 @@ impl Reader {
             }
             value |= bits << (7 * at);
             if byte & 0x80 == 0 {
-                let _ = self.bytes.split_to(at + 1);
+                self.bytes.advance(at + 1);
                 return Ok(value);
             }
         }
