@@ -111,7 +111,10 @@ impl Segment {
                 promised: installed,
             });
         }
-        self.state.path.up_to(epoch).ok_or(Refusal::UnknownTimeline { epoch })
+        if installed < epoch {
+            return Err(Refusal::UnknownTimeline { epoch });
+        }
+        Ok(self.state.path.clone())
     }
 
     /// What is synced and complete, as far as this history goes.

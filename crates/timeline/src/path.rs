@@ -1,5 +1,7 @@
 //! One root-to-leaf line through the tree of timelines, and what is visible along it.
 
+use std::sync::Arc;
+
 use units::{Epoch, Lsn, Position};
 
 /// One timeline: where it left its parent.
@@ -30,9 +32,11 @@ pub enum InvalidPath {
 
 /// The timelines from the root to one of them, root first: the history of the log as seen from the last.
 ///
+/// A volume that was opened often has a long one, and every page read carries it: clones share the list.
+///
 /// Invariant: epochs rise, each branch names the one before it as its parent, and branch LSNs never fall.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Path(Vec<Branch>);
+pub struct Path(Arc<[Branch]>);
 
 impl Path {
     /// Checks that the branches, root first, form a path.
@@ -58,12 +62,12 @@ impl Path {
             }
             before = *branch;
         }
-        Ok(Path(branches))
+        Ok(Path(branches.into()))
     }
 
     /// The path with one more timeline at its end.
     pub fn extended(&self, branch: Branch) -> Result<Path, InvalidPath> {
-        let mut branches = self.0.clone();
+        let mut branches = self.0.to_vec();
         branches.push(branch);
         Path::new(branches)
     }
@@ -94,10 +98,13 @@ impl Path {
         self.visible_end(position.epoch).is_some_and(|end| position.lsn <= end)
     }
 
-    /// The part of this path that ends with the timeline of `epoch`.
-    pub fn up_to(&self, epoch: Epoch) -> Option<Path> {
-        let at = self.0.binary_search_by_key(&epoch, |branch| branch.epoch).ok()?;
-        Some(Path(self.0[..=at].to_vec()))
+    /// What is left along this history of something that was true of everything up to `position`: up to where the timeline
+    /// of its epoch was left. A timeline that is not on the path leaves nothing.
+    pub fn reach(&self, position: Position) -> Position {
+        let end = self.visible_end(position.epoch);
+        end.map_or(Position::ZERO, |end| {
+            Position::new(position.epoch, position.lsn.min(end))
+        })
     }
 }
 
@@ -127,6 +134,26 @@ mod tests {
         assert!(!path.sees(position(3, 151)));
         assert!(path.sees(position(4, 1_000_000)));
         assert_eq!(path.start(), position(3, 150));
+    }
+
+    #[test]
+    fn what_was_true_of_a_left_timeline_stays_true_up_to_the_branch() {
+        let path = path(&[(1, 0, 0), (3, 1, 100), (4, 3, 150)]).unwrap();
+        assert_eq!(path.reach(position(1, 90)), position(1, 90));
+        assert_eq!(
+            path.reach(position(1, 5000)),
+            position(1, 100),
+            "not 150@3: nobody said so"
+        );
+        assert_eq!(path.reach(position(4, 5000)), position(4, 5000));
+        assert_eq!(path.reach(position(2, 90)), Position::ZERO);
+    }
+
+    /// Every page read carries the path, however many reigns the volume has seen.
+    #[test]
+    fn a_clone_copies_no_branches() {
+        let path = path(&[(1, 0, 0), (3, 1, 100)]).unwrap();
+        assert!(std::ptr::eq(path.branches(), path.clone().branches()));
     }
 
     #[test]
