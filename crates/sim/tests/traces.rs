@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cast::{ALL, Six, Store, Writer, at, id, lsn};
+use timeline::Path;
 use units::{Epoch, Lsn, Position};
 use volume::{Opened, OpeningError};
 use wire_format::message::{Refusal, Request, Response};
@@ -262,6 +263,52 @@ fn hole_13_a_metadata_store_from_an_old_copy() {
         matches!(outcome, Err(OpeningError::RecordOutdated { found, .. }) if found == Epoch::from_raw(2)),
         "{outcome:?}"
     );
+}
+
+/// The store of the old copy counts up again until it hands out an epoch that reigned already.
+#[test]
+fn hole_13_an_old_copy_of_the_store_that_hands_out_an_epoch_again() {
+    let (mut store, mut six, _) = begin();
+    let old_copy = store.record.clone();
+    let mut writer = Writer::after(open(&mut store, &mut six, "ABCD"), &mut six);
+    writer.flush();
+    writer.deliver(&mut six, "ABCD");
+    assert_eq!(writer.shipper.durable(), lsn(20));
+    store.go_back(1, old_copy);
+    let mut again = store.take();
+    let outcome = again.reach(&mut six, "DEF");
+    assert!(
+        matches!(outcome, Err(OpeningError::RecordOutdated { found, .. }) if found == Epoch::from_raw(2)),
+        "{outcome:?}"
+    );
+    assert_eq!(again.candidate(), None);
+}
+
+fn root(path: &Path) -> Path {
+    Path::new(path.branches()[..1].to_vec()).expect("the root is a path")
+}
+
+/// The same with the rule broken: copies say only what the record knows already, in their promises or altogether.
+#[test]
+fn hole_13_not_hearing_of_the_own_epoch_is_found() {
+    let (mut store, mut six, _) = begin();
+    let old_copy = store.record.clone();
+    let mut writer = Writer::after(open(&mut store, &mut six, "ABCD"), &mut six);
+    writer.flush();
+    writer.deliver(&mut six, "ABCD");
+    store.go_back(1, old_copy.clone());
+    let mut again = store.take();
+    again.lies = Some(|promised| promised.path = root(&promised.path));
+    let outcome = again.reach(&mut six, ALL);
+    assert!(
+        matches!(outcome, Err(OpeningError::RecordOutdated { .. })),
+        "their acknowledgements tell: {outcome:?}"
+    );
+    store.go_back(1, old_copy);
+    let mut again = store.take();
+    again.lies = Some(|promised| (promised.path, promised.complete) = (root(&promised.path), at(1, 10)));
+    again.reach(&mut six, ALL).expect("six promises");
+    assert_eq!(again.candidate(), Some(lsn(10)), "20@2 was acknowledged, and is lost");
 }
 
 #[test]

@@ -4,15 +4,21 @@
 //! follow the chain of flushes from the highest durable position to its end; bring a write quorum up to it; record the new
 //! timeline; install it; read the engine's marks. Dying anywhere before the record is changed leaves only a used-up epoch.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod candidate;
+mod copying;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorum::{COPIES_COUNT, Membership};
 use timeline::{Branch, Path};
 use units::{Epoch, GroupId, Lsn, Position, SegmentId};
-use wire_format::message::{HeldFlush, Promised, Refusal, Request, Response};
-use wire_format::{EncodedBatch, Member};
+use wire_format::Member;
+use wire_format::message::{Promised, Refusal, Request, Response};
+
+use candidate::Candidate;
+use copying::{Copy, Fetch};
 
 use crate::record::{RecordError, VolumeRecord};
 
@@ -20,8 +26,9 @@ use crate::record::{RecordError, VolumeRecord};
 const ALL_ANSWERS_PAUSE: Duration = Duration::from_millis(20);
 /// How long a copy that refused something is left alone; others are asked meanwhile.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes of log asked of a source at once.
-const COPY_BYTES_MAX: u32 = 1 << 20;
+/// How long a copy may think about batches or marks before another one is asked: its reading threads may hang although it
+/// promises and acknowledges.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What the shell has to do.
 #[derive(Clone, PartialEq, Debug)]
@@ -107,22 +114,10 @@ enum Phase {
     Installing {
         path: Path,
         record: VolumeRecord,
-        asked: Option<SegmentId>,
+        /// Who was asked for the marks, and when.
+        asked: Option<(SegmentId, Duration)>,
     },
     Done,
-}
-
-#[derive(Debug)]
-struct Copy {
-    member: Member,
-    connected: bool,
-    promised: Option<Promised>,
-    complete: Position,
-    /// Copies on their way to it.
-    incoming: VecDeque<EncodedBatch>,
-    awaiting: bool,
-    /// It is asked again from then on: it refused, or another that was asked instead is gone.
-    again_at: Option<Duration>,
 }
 
 /// One attempt to open the volume.
@@ -134,10 +129,11 @@ pub struct Opening {
     membership: Membership,
     copies: BTreeMap<SegmentId, Copy>,
     phase: Phase,
-    branch: Position,
-    chain: Vec<HeldFlush>,
-    /// Which copy asked for the batches that a source was asked for.
-    fetching: BTreeMap<SegmentId, SegmentId>,
+    candidate: Candidate,
+    /// What sources were asked for.
+    fetching: BTreeMap<SegmentId, Fetch>,
+    /// The time, as of the last tick or answer.
+    now: Duration,
 }
 
 impl Opening {
@@ -146,26 +142,17 @@ impl Opening {
         let path = record.path()?;
         let members = record.members();
         let membership = Membership::new(members.iter().map(|member| member.segment).collect());
-        let copy = |member: Member| Copy {
-            member,
-            connected: false,
-            promised: None,
-            complete: Position::ZERO,
-            incoming: VecDeque::new(),
-            awaiting: false,
-            again_at: None,
-        };
         Ok(Opening {
             epoch,
-            branch: path.start(),
+            candidate: Candidate::start_of(&path),
             membership,
             copies: members
                 .into_iter()
-                .map(|member| (member.segment, copy(member)))
+                .map(|member| (member.segment, Copy::new(member)))
                 .collect(),
             phase: Phase::Promising { enough_since: None },
-            chain: Vec::new(),
             fetching: BTreeMap::new(),
+            now: Duration::ZERO,
             record,
             path,
         })
@@ -195,12 +182,14 @@ impl Opening {
 
     /// A node is connected.
     pub fn connected(&mut self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
-        let known = self.known();
-        let Some(copy) = self.copies.get_mut(&segment) else {
-            return;
-        };
-        copy.connected = true;
-        copy.again_at = None;
+        if let Some(copy) = self.copies.get_mut(&segment) {
+            copy.begin(true);
+            self.greet(segment, effects);
+        }
+    }
+
+    /// Asks for the promise, or once the record is changed tells the path.
+    fn greet(&self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
         let request = match &self.phase {
             Phase::Installing { path, .. } => Request::Install {
                 segment,
@@ -212,7 +201,7 @@ impl Opening {
                 segment,
                 epoch: self.epoch,
                 path: self.path.clone(),
-                above: known,
+                above: self.known(),
             },
         };
         effects.push(OpeningEffect::Send { segment, request });
@@ -221,59 +210,58 @@ impl Opening {
     /// The connection is gone. What the copy promised stays promised.
     pub fn disconnected(&mut self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
         if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.connected = false;
-            copy.incoming.clear();
-            copy.awaiting = false;
+            copy.begin(false);
         }
         self.fetching
-            .retain(|source, target| *source != segment && *target != segment);
-        self.ask_others(segment);
-        if matches!(self.phase, Phase::Copying) {
-            self.copy_on(effects);
-        }
+            .retain(|source, fetch| *source != segment && fetch.target != segment);
+        self.ask_no_longer(segment);
+        self.copy_on(effects);
+        self.ask_marks(effects);
     }
 
-    /// If `segment` was asked for the marks, it will not tell them: whoever else is connected is asked instead.
-    fn ask_others(&mut self, segment: SegmentId) {
-        let Phase::Installing { asked, .. } = &mut self.phase else {
-            return;
-        };
-        if *asked == Some(segment) {
-            *asked = None;
-            for copy in self.copies.values_mut() {
-                copy.again_at.get_or_insert(Duration::ZERO);
-            }
+    /// If `segment` was asked for the marks, it will not tell them.
+    fn ask_no_longer(&mut self, segment: SegmentId) {
+        if let Phase::Installing { asked, .. } = &mut self.phase {
+            asked.take_if(|(of, _)| *of == segment);
         }
     }
 
     /// Time passes.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
-        self.ask_again(now, effects);
+        self.now = now;
+        self.ask_again(effects);
+        match &self.phase {
+            Phase::Promising { .. } => self.decide_candidate()?,
+            Phase::Copying => self.give_up_fetches(),
+            Phase::Installing { .. } => self.give_up_marks(),
+            Phase::Recording | Phase::Done => {}
+        }
+        self.copy_on(effects);
+        self.ask_marks(effects);
+        Ok(())
+    }
+
+    /// Once enough have promised, and the others had a moment to: where the last reign ended.
+    fn decide_candidate(&mut self) -> Result<(), OpeningError> {
         let promised: BTreeSet<SegmentId> = self.promises().map(|promised| promised.segment).collect();
-        let enough_since = match &mut self.phase {
-            Phase::Promising { enough_since } => enough_since,
-            Phase::Copying => {
-                self.copy_on(effects);
-                return Ok(());
-            }
-            _ => return Ok(()),
+        let Phase::Promising { enough_since } = &mut self.phase else {
+            return Ok(());
         };
         if !self.membership.fenced(&promised) {
             return Ok(());
         }
-        let since = *enough_since.get_or_insert(now);
-        if promised.len() < COPIES_COUNT && now < since + ALL_ANSWERS_PAUSE {
+        let since = *enough_since.get_or_insert(self.now);
+        if promised.len() < COPIES_COUNT && self.now < since + ALL_ANSWERS_PAUSE {
             return Ok(());
         }
-        self.find_candidate()?;
+        self.candidate = Candidate::find(&self.path, self.known(), self.promises())?;
         self.phase = Phase::Copying;
-        self.copy_on(effects);
         Ok(())
     }
 
     /// Copies that refused to promise or to take the path are asked once more.
-    fn ask_again(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) {
-        let installing = matches!(self.phase, Phase::Installing { .. });
+    fn ask_again(&mut self, effects: &mut Vec<OpeningEffect>) {
+        let (now, installing) = (self.now, matches!(self.phase, Phase::Installing { .. }));
         let mut rested = Vec::new();
         for copy in self.copies.values_mut() {
             if copy.again_at.is_some_and(|at| at <= now) {
@@ -284,7 +272,7 @@ impl Opening {
             }
         }
         for segment in rested {
-            self.connected(segment, effects);
+            self.greet(segment, effects);
         }
     }
 
@@ -296,31 +284,27 @@ impl Opening {
         response: Response,
         effects: &mut Vec<OpeningEffect>,
     ) -> Result<(), OpeningError> {
+        self.now = now;
         match response {
             Response::Refused(Refusal::StaleEpoch { promised, .. }) if self.epoch < promised => {
                 return Err(OpeningError::Superseded { by: promised });
             }
             Response::Promised(promised) => self.promised(segment, promised)?,
             Response::Batches(batches) => self.fetched(segment, batches, effects),
-            Response::Appended { complete, .. } => {
-                if let Some(copy) = self.copies.get_mut(&segment) {
-                    copy.awaiting = false;
-                    copy.complete = complete;
-                }
-                self.send_next(segment, effects);
-                self.copy_on(effects);
+            // Nothing of this reign is sent yet: it is another one of the same epoch that got there first.
+            Response::Appended { complete, .. } if self.path.epoch() < complete.epoch => {
+                return Err(self.outdated(complete.epoch));
             }
-            Response::Installed { complete, .. } => self.installed(segment, complete, effects),
+            Response::Appended { complete, .. } => self.appended(segment, complete, effects),
+            Response::Installed { complete, .. } => self.installed(segment, complete),
             Response::FlushHeader { end, marks, .. } => self.read_marks(end, marks, effects),
             // Whatever it refuses, somebody else may not; later it may not either.
             Response::Refused(_) => {
                 self.fetching.remove(&segment);
                 if let Some(copy) = self.copies.get_mut(&segment) {
-                    copy.awaiting = false;
-                    copy.incoming.clear();
-                    copy.again_at = Some(now + REFUSAL_PAUSE);
+                    copy.rest(now);
                 }
-                self.ask_others(segment);
+                self.ask_no_longer(segment);
             }
             _ => {}
         }
@@ -328,14 +312,18 @@ impl Opening {
     }
 
     fn promised(&mut self, segment: SegmentId, promised: Promised) -> Result<(), OpeningError> {
-        let recorded = self.path.epoch();
+        let known = promised.path.epoch();
+        // A late answer of a copy that this opening told its path meanwhile. Before that nobody can know it: a store that went
+        // back in time may have handed out an epoch that reigned already.
+        let told = match &self.phase {
+            Phase::Installing { path, .. } => *path == promised.path,
+            Phase::Done => true,
+            _ => false,
+        };
         // What a damaged copy claims to know counts for nothing: if the store did go back, three that vouch include one that
         // knows the same.
-        if promised.vouches && recorded < promised.path.epoch() && promised.path.epoch() != self.epoch {
-            return Err(OpeningError::RecordOutdated {
-                found: promised.path.epoch(),
-                recorded,
-            });
+        if promised.vouches && self.path.epoch() < known && !told {
+            return Err(self.outdated(known));
         }
         if let Some(copy) = self.copies.get_mut(&segment) {
             copy.complete = if self.path.sees(promised.complete) {
@@ -348,6 +336,13 @@ impl Opening {
         Ok(())
     }
 
+    fn outdated(&self, found: Epoch) -> OpeningError {
+        OpeningError::RecordOutdated {
+            found,
+            recorded: self.path.epoch(),
+        }
+    }
+
     /// The answers that count: of copies that vouch for everything they ever acknowledged.
     fn promises(&self) -> impl Iterator<Item = &Promised> {
         let promises = self.copies.values().filter_map(|copy| copy.promised.as_ref());
@@ -356,154 +351,7 @@ impl Opening {
 
     /// The highest position known to be durable on the last opened timeline.
     fn known(&self) -> Position {
-        let announced = self.promises().map(|promised| promised.durable);
-        let on_path = announced.filter(|durable| self.path.sees(*durable));
-        on_path
-            .chain([self.path.start()])
-            .max_by_key(|durable| durable.lsn)
-            .expect("the start is among them")
-    }
-
-    /// Follows the flush headers upward from what is known to be durable. The chain ends at the first flush that nobody
-    /// holds.
-    fn find_candidate(&mut self) -> Result<(), OpeningError> {
-        let known = self.known();
-        let reign = self.path.epoch();
-        // One reign is one stream: no two of its flushes follow the same one.
-        let following: BTreeMap<Lsn, &HeldFlush> = self
-            .promises()
-            .flat_map(|promised| &promised.held)
-            .filter(|flush| flush.end.epoch == reign && known.lsn < flush.end.lsn)
-            // The volume's very first flush follows nothing, which no timeline sees.
-            .filter(|flush| flush.previous == Position::ZERO || self.path.sees(flush.previous))
-            .map(|flush| (flush.previous.lsn, flush))
-            .collect();
-        let (mut at, mut branch) = (known, known);
-        let mut chain = Vec::new();
-        while let Some(next) = following.get(&at.lsn) {
-            if let Some(group) = next.groups.iter().find(|group| **group != GroupId::FIRST) {
-                return Err(OpeningError::Groups {
-                    flush: next.end,
-                    group: *group,
-                });
-            }
-            at = next.end;
-            branch = Position::new(reign, next.boundary.max(branch.lsn));
-            chain.push((*next).clone());
-        }
-        // Pieces of a record whose end never came are beyond the branch.
-        chain.retain(|flush| flush.end.lsn <= branch.lsn);
-        self.chain = chain;
-        self.branch = branch;
-        Ok(())
-    }
-
-    fn complete(&self, copy: &Copy) -> bool {
-        copy.promised.as_ref().is_some_and(|promised| promised.vouches) && self.branch.lsn <= copy.complete.lsn
-    }
-
-    /// Step 4: four complete copies; then the record.
-    fn copy_on(&mut self, effects: &mut Vec<OpeningEffect>) {
-        if !matches!(self.phase, Phase::Copying) {
-            return;
-        }
-        let complete: BTreeSet<SegmentId> = self
-            .copies
-            .values()
-            .filter(|copy| self.complete(copy))
-            .map(|copy| copy.member.segment)
-            .collect();
-        if self.membership.writable(&complete) {
-            self.phase = Phase::Recording;
-            let record = self.record.opened_by(self.epoch, self.branch.lsn);
-            effects.push(OpeningEffect::CompareAndSwap(record));
-            return;
-        }
-        let behind = self.copies.values().filter(|copy| {
-            copy.connected
-                && copy.promised.is_some()
-                && !self.complete(copy)
-                && !copy.awaiting
-                && copy.again_at.is_none()
-                && copy.incoming.is_empty()
-        });
-        let targets: Vec<(SegmentId, Position)> = behind
-            .filter(|copy| !self.fetching.values().any(|target| *target == copy.member.segment))
-            .map(|copy| (copy.member.segment, copy.complete))
-            .collect();
-        for (target, after) in targets {
-            self.fetch(target, after, effects);
-        }
-    }
-
-    /// Asks somebody for what `target` lacks next.
-    fn fetch(&mut self, target: SegmentId, after: Position, effects: &mut Vec<OpeningEffect>) {
-        let idle = |copy: &&Copy| {
-            copy.connected
-                && copy.again_at.is_none()
-                && copy.member.segment != target
-                && !self.fetching.contains_key(&copy.member.segment)
-        };
-        let further = |copy: &&Copy| copy.promised.is_some() && after.lsn < copy.complete.lsn;
-        let next = self.chain.iter().find(|flush| after.lsn < flush.end.lsn);
-        let holds_next = |copy: &&Copy| {
-            let held = copy.promised.as_ref().map(|promised| &promised.held);
-            next.zip(held)
-                .is_some_and(|(next, held)| held.iter().any(|flush| flush.end == next.end))
-        };
-        let sources = || self.copies.values().filter(idle);
-        let source = sources()
-            .filter(further)
-            .max_by_key(|copy| copy.complete.lsn)
-            .or_else(|| sources().find(holds_next))
-            .map(|copy| copy.member.segment);
-        // None is idle, or none has it: another answer or another connection calls again.
-        if let Some(source) = source {
-            self.fetching.insert(source, target);
-            effects.push(OpeningEffect::Send {
-                segment: source,
-                request: Request::FetchBatches {
-                    segment: source,
-                    path: self.path.clone(),
-                    after,
-                    through: self.branch,
-                    bytes_max: COPY_BYTES_MAX,
-                },
-            });
-        }
-    }
-
-    fn fetched(&mut self, source: SegmentId, batches: Vec<EncodedBatch>, effects: &mut Vec<OpeningEffect>) {
-        let Some(target) = self.fetching.remove(&source) else {
-            return;
-        };
-        if let Some(copy) = self.copies.get_mut(&target) {
-            copy.incoming = batches.into();
-        }
-        self.send_next(target, effects);
-        self.copy_on(effects);
-    }
-
-    /// Copies go one after the other: the answer to the last tells how far the target is.
-    fn send_next(&mut self, target: SegmentId, effects: &mut Vec<OpeningEffect>) {
-        let Some(copy) = self.copies.get_mut(&target) else {
-            return;
-        };
-        if copy.awaiting || !copy.connected {
-            return;
-        }
-        if let Some(batch) = copy.incoming.pop_front() {
-            copy.awaiting = true;
-            effects.push(OpeningEffect::Send {
-                segment: target,
-                request: Request::Append {
-                    segment: target,
-                    epoch: self.epoch,
-                    durable: Position::ZERO,
-                    batch,
-                },
-            });
-        }
+        Candidate::known(&self.path, self.promises())
     }
 
     /// The outcome of the compare-and-swap, once it is known.
@@ -514,10 +362,10 @@ impl Opening {
         if !swapped {
             return Err(OpeningError::Conflict);
         }
-        let record = self.record.opened_by(self.epoch, self.branch.lsn);
+        let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
         let branch = Branch {
             epoch: self.epoch,
-            parent: Position::new(self.path.epoch(), self.branch.lsn),
+            parent: Position::new(self.path.epoch(), self.candidate.branch.lsn),
         };
         let path = self.path.extended(branch).map_err(RecordError::from)?;
         self.phase = Phase::Installing {
@@ -532,24 +380,45 @@ impl Opening {
             .map(|copy| copy.member.segment)
             .collect();
         for segment in connected {
-            self.connected(segment, effects);
+            self.greet(segment, effects);
         }
         Ok(())
     }
 
-    fn installed(&mut self, segment: SegmentId, complete: Position, effects: &mut Vec<OpeningEffect>) {
-        let branch = self.branch.lsn;
+    fn installed(&mut self, segment: SegmentId, complete: Position) {
+        let (Phase::Installing { path, .. }, Some(copy)) = (&self.phase, self.copies.get_mut(&segment)) else {
+            return;
+        };
+        copy.installed = path.sees(complete) && self.candidate.branch.lsn <= complete.lsn;
+    }
+
+    /// Whoever does not tell the marks for too long is asked again only after the others.
+    fn give_up_marks(&mut self) {
         let Phase::Installing { asked, .. } = &mut self.phase else {
             return;
         };
-        if asked.is_none() && branch <= complete.lsn {
-            *asked = Some(segment);
+        let late = asked.take_if(|(_, asked_at)| *asked_at + ANSWER_LIMIT <= self.now);
+        if let Some(copy) = late.and_then(|(segment, _)| self.copies.get_mut(&segment)) {
+            copy.unanswered = copy.unanswered.saturating_add(1);
+        }
+    }
+
+    /// Asks a complete copy that knows the path for the marks.
+    fn ask_marks(&mut self, effects: &mut Vec<OpeningEffect>) {
+        let Phase::Installing { asked, .. } = &mut self.phase else {
+            return;
+        };
+        let ready = self.copies.values().filter(|copy| copy.connected && copy.installed);
+        let next = ready.min_by_key(|copy| copy.unanswered);
+        if let (None, Some(copy)) = (&asked, next) {
+            let segment = copy.member.segment;
+            *asked = Some((segment, self.now));
             effects.push(OpeningEffect::Send {
                 segment,
                 request: Request::ReadFlushHeader {
                     segment,
                     epoch: self.epoch,
-                    at: branch,
+                    at: self.candidate.branch.lsn,
                 },
             });
         }
@@ -564,7 +433,7 @@ impl Opening {
                 members: record.members(),
                 record,
                 path,
-                branch: self.branch.lsn,
+                branch: self.candidate.branch.lsn,
                 last: end,
                 marks,
             })));

@@ -16,6 +16,9 @@ use volume::{
 use wire_format::EncodedBatch;
 use wire_format::message::{Promised, Refusal, Request, Response};
 
+/// Messages of an opener without time passing: more are no conversation.
+const MESSAGES_MAX: usize = 10_000;
+
 pub const ALL: &str = "ABCDEF";
 
 pub fn lsn(raw: u64) -> Lsn {
@@ -56,6 +59,13 @@ impl Store {
             revision: 1,
             record: creation::record(VolumeId::from_bytes([7; 16]), ALL.chars().map(member).collect()),
         }
+    }
+
+    /// An old copy of the store is put back: what happened since, epochs included, it never knew.
+    pub fn go_back(&mut self, epoch: u64, record: VolumeRecord) {
+        self.epoch = Epoch::from_raw(epoch);
+        self.revision += 1;
+        self.record = record;
     }
 
     /// Takes the next epoch, and begins to open the volume.
@@ -363,7 +373,10 @@ impl Opener {
     }
 
     fn hear(&mut self, six: &mut Six) -> Result<(), OpeningError> {
-        while !self.effects.is_empty() {
+        for _ in 0..MESSAGES_MAX {
+            if self.effects.is_empty() {
+                return Ok(());
+            }
             match self.effects.remove(0) {
                 OpeningEffect::Send { segment, request } if self.reached.contains(&name(segment)) => {
                     let mut response = six.ask(name(segment), &request);
@@ -377,7 +390,7 @@ impl Opener {
                 OpeningEffect::Opened(opened) => self.opened = Some(*opened),
             }
         }
-        Ok(())
+        panic!("there is no end of messages");
     }
 
     /// Where the new timeline is to begin, once a write quorum has everything up to there.

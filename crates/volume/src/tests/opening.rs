@@ -6,6 +6,7 @@ use bytes::Bytes;
 use timeline::{Branch, Path};
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::message::{HeldFlush, Promised, Refusal, Request, Response};
+use wire_format::{Batch, EncodedBatch};
 
 use crate::record::MemberRecord;
 use crate::{Opening, OpeningEffect, OpeningError, VolumeRecord, creation};
@@ -85,8 +86,31 @@ impl Opener {
             .response(Duration::ZERO, id(copy), response, &mut self.effects)
     }
 
+    fn hear_later(&mut self, copy: SegmentId, response: Response) {
+        let heard = self.opening.response(LATER, copy, response, &mut self.effects);
+        heard.expect("an answer that is no error");
+    }
+
     fn later(&mut self) {
-        self.opening.tick(LATER, &mut self.effects).expect("no error");
+        self.tick(LATER);
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.opening.tick(now, &mut self.effects).expect("no error");
+    }
+
+    /// Who was asked for the marks since the last look.
+    fn asked_for_marks(&mut self) -> Vec<SegmentId> {
+        let sent = self.sent().into_iter();
+        let asked = sent.filter(|(_, request)| matches!(request, Request::ReadFlushHeader { .. }));
+        asked.map(|(segment, _)| segment).collect()
+    }
+
+    /// Who was asked for batches since the last look.
+    fn asked_for_batches(&mut self) -> Vec<SegmentId> {
+        let sent = self.sent().into_iter();
+        let asked = sent.filter(|(_, request)| matches!(request, Request::FetchBatches { .. }));
+        asked.map(|(segment, _)| segment).collect()
     }
 
     fn swapped(&self) -> Option<&VolumeRecord> {
@@ -249,9 +273,8 @@ fn a_copy_that_refused_is_asked_again() {
     );
 }
 
-/// The copy that was asked for the marks is gone: another one tells them.
-#[test]
-fn the_marks_are_asked_of_another_copy() {
+/// An opener of a volume whose record is changed: these copies know the path, and the first was asked for the marks.
+fn recorded(installed: &[u8]) -> Opener {
     let mut opener = Opener::new(4);
     for copy in 1..=4 {
         opener
@@ -261,34 +284,184 @@ fn the_marks_are_asked_of_another_copy() {
     opener.later();
     opener.opening.recorded(true, &mut opener.effects).expect("recorded");
     opener.sent();
-    for copy in 1..=2 {
+    for copy in installed {
         let installed = Response::Installed {
-            segment: id(copy),
+            segment: id(*copy),
             complete: position(1, 30),
         };
-        opener.hear(copy, installed).expect("installed");
+        opener.hear(*copy, installed).expect("installed");
     }
-    let sent = opener.sent();
-    assert!(
-        matches!(&sent[..], [(segment, Request::ReadFlushHeader { .. })] if *segment == id(1)),
-        "{sent:?}"
-    );
-    opener.opening.disconnected(id(1), &mut opener.effects);
-    opener.later();
-    let asked = opener.sent();
-    let again =
-        |(segment, request): &(SegmentId, Request)| *segment == id(2) && matches!(request, Request::Install { .. });
-    assert!(asked.iter().any(again), "{asked:?}");
-    let marks = Response::FlushHeader {
+    assert_eq!(opener.asked_for_marks(), [id(installed[0])]);
+    opener
+}
+
+fn marks() -> Response {
+    Response::FlushHeader {
         end: position(1, 30),
         previous: position(1, 20),
         boundary: lsn(30),
         marks: Bytes::from_static(b"marks"),
-    };
-    opener.hear(2, marks).expect("the marks");
+    }
+}
+
+/// The copy that was asked for the marks is gone: another one tells them.
+#[test]
+fn the_marks_are_asked_of_another_copy() {
+    let mut opener = recorded(&[1, 2]);
+    opener.opening.disconnected(id(1), &mut opener.effects);
+    assert_eq!(opener.asked_for_marks(), [id(2)]);
+    opener.hear(2, marks()).expect("the marks");
     let opened = opener
         .effects
         .iter()
         .any(|effect| matches!(effect, OpeningEffect::Opened(opened) if opened.last == position(1, 30)));
     assert!(opened);
+}
+
+/// A copy whose reading threads hang promises, takes the path, and never tells the marks.
+#[test]
+fn a_copy_that_does_not_tell_the_marks_is_given_up() {
+    let mut opener = recorded(&[1, 2, 3]);
+    opener.tick(Duration::from_millis(900));
+    assert_eq!(opener.asked_for_marks(), []);
+    for (millis, asked) in [(1000, 2), (2000, 3), (3000, 1), (4000, 2)] {
+        opener.tick(Duration::from_millis(millis));
+        assert_eq!(opener.asked_for_marks(), [id(asked)], "after {millis} ms");
+    }
+}
+
+/// The copy with most of the log promises, and never gives any of it.
+#[test]
+fn a_copy_that_does_not_give_its_batches_is_given_up() {
+    let mut opener = Opener::new(4);
+    for (copy, complete) in [(1, 30), (2, 20), (3, 30), (4, 30)] {
+        opener
+            .hear(copy, Response::Promised(promised(copy, 2, complete, 0)))
+            .expect("a promise");
+    }
+    opener.sent();
+    for (millis, asked) in [
+        (1000, Some(1)),
+        (1900, None),
+        (2000, Some(3)),
+        (3000, Some(4)),
+        (4000, Some(1)),
+    ] {
+        opener.tick(Duration::from_millis(millis));
+        let sources: Vec<SegmentId> = opener.asked_for_batches();
+        assert_eq!(
+            sources,
+            asked.map(id).into_iter().collect::<Vec<_>>(),
+            "after {millis} ms"
+        );
+    }
+    let copied = Response::Appended {
+        segment: id(2),
+        epoch: Epoch::from_raw(2),
+        complete: position(1, 30),
+    };
+    opener.hear(2, copied).expect("an acknowledgement");
+    assert!(opener.swapped().is_some());
+}
+
+/// It would never become complete, and keep the sources from those that can.
+#[test]
+fn a_copy_that_does_not_vouch_is_not_brought_up() {
+    let mut opener = Opener::new(4);
+    for (copy, complete) in [(1, 30), (2, 30), (3, 30), (4, 10)] {
+        let promised = Promised {
+            vouches: copy != 4,
+            ..promised(copy, 2, complete, 0)
+        };
+        opener.hear(copy, Response::Promised(promised)).expect("an answer");
+    }
+    opener.later();
+    assert_eq!(opener.asked_for_batches(), []);
+}
+
+/// protocol.md, hole 13: the store counted up again until it handed out an epoch that reigned already.
+#[test]
+fn a_copy_that_knows_the_own_epoch_before_it_was_told_stops_the_opening() {
+    let own = |branch| {
+        let branch = Branch {
+            epoch: Epoch::from_raw(2),
+            parent: position(1, branch),
+        };
+        let path = record().path().expect("a path");
+        path.extended(branch).expect("a path")
+    };
+    let knows = |copy, branch| {
+        Response::Promised(Promised {
+            path: own(branch),
+            ..promised(copy, 2, 30, 0)
+        })
+    };
+    let outdated = |found: u64| {
+        Err(OpeningError::RecordOutdated {
+            found: Epoch::from_raw(found),
+            recorded: Epoch::from_raw(1),
+        })
+    };
+    assert_eq!(Opener::new(6).hear(1, knows(1, 30)), outdated(2));
+    // Told by this opening itself, it may know, but not another history of the same reign.
+    let mut opener = recorded(&[1, 2]);
+    assert_eq!(opener.hear(1, knows(1, 30)), Ok(()));
+    assert_eq!(opener.hear(1, knows(1, 20)), outdated(2));
+}
+
+/// What is complete in another history is not complete in this one: a copy that slept takes the path of a reign of the same
+/// epoch between its promise and its copies.
+#[test]
+fn a_copy_that_is_complete_on_another_path_does_not_count() {
+    let mut opener = Opener::new(4);
+    for (copy, complete) in [(1, 30), (2, 30), (3, 30), (4, 10)] {
+        opener
+            .hear(copy, Response::Promised(promised(copy, 2, complete, 0)))
+            .expect("a promise");
+    }
+    opener.later();
+    let elsewhere = Response::Appended {
+        segment: id(4),
+        epoch: Epoch::from_raw(2),
+        complete: position(2, 40),
+    };
+    let error = opener.hear(4, elsewhere);
+    assert!(matches!(error, Err(OpeningError::RecordOutdated { .. })), "{error:?}");
+    assert_eq!(opener.swapped(), None);
+}
+
+/// It was damaged after its promise, and acknowledges nothing any more.
+#[test]
+fn a_copy_that_what_it_is_sent_does_not_help_is_left_alone_for_a_while() {
+    let mut opener = Opener::new(4);
+    for (copy, complete) in [(1, 30), (2, 30), (3, 30), (4, 10)] {
+        opener
+            .hear(copy, Response::Promised(promised(copy, 2, complete, 0)))
+            .expect("a promise");
+    }
+    opener.later();
+    let nothing = Response::Appended {
+        segment: id(4),
+        epoch: Epoch::from_raw(2),
+        complete: Position::ZERO,
+    };
+    let batch = EncodedBatch::new(Batch {
+        volume: record().volume,
+        group: GroupId::FIRST,
+        epoch: Epoch::from_raw(1),
+        end: lsn(20),
+        previous: position(1, 10),
+        header: None,
+        items: Vec::new(),
+    });
+    let source = opener.asked_for_batches()[0];
+    opener.hear_later(source, Response::Batches(Vec::new()));
+    let other = opener.asked_for_batches()[0];
+    assert_ne!(other, source, "who had nothing to give is not asked again at once");
+    opener.hear_later(other, Response::Batches(vec![batch]));
+    opener.sent();
+    opener.hear_later(id(4), nothing);
+    assert_eq!(opener.asked_for_batches(), []);
+    opener.tick(LATER + Duration::from_millis(60));
+    assert_eq!(opener.asked_for_batches().len(), 1);
 }
