@@ -77,7 +77,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "owned-settings",
         ],
     ),
-    ("proxy", &["control-plane"]),
+    ("proxy", &["control-plane", "wire-format"]),
     ("pg-extension", &["units", "wire-format", "owned-settings"]),
     (
         "borealis",

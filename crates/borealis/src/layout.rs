@@ -191,6 +191,11 @@ impl Layout {
         self.directory.join("run/agent.sock")
     }
 
+    /// Where the cluster endpoint gives its clients to the writer's backends.
+    pub fn endpoint_socket(&self) -> PathBuf {
+        self.directory.join("run/endpoint.sock")
+    }
+
     /// The control process's socket.
     pub fn control_socket(&self) -> PathBuf {
         self.directory.join("run/control.sock")

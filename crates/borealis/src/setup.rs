@@ -227,6 +227,7 @@ pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
             "listen": listen,
             "control_socket": layout.control_socket(),
             "writer_file": layout.directory().join("run/writer"),
+            "handover_socket": layout.endpoint_socket(),
         }))?,
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };

@@ -117,6 +117,11 @@ impl InstanceConfig {
         self.socket_directory().join("broker")
     }
 
+    /// Where the cluster endpoint gives its clients to their backends.
+    pub fn endpoint_socket(&self) -> PathBuf {
+        self.directory.join("run/endpoint.sock")
+    }
+
     /// Where the instance tells its status: one line of JSON a connection.
     pub fn status_socket(&self) -> PathBuf {
         self.directory.join("run").join(format!("{}.status", self.name))

@@ -123,6 +123,10 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
         ("dynamic_shared_memory_type", "mmap".into()),
         ("checkpoint_timeout", "60s".into()),
         ("borealis.broker_socket", config.broker_socket().display().to_string()),
+        (
+            "borealis.endpoint_socket",
+            config.endpoint_socket().display().to_string(),
+        ),
         ("borealis.spill_file", spill.display().to_string()),
         ("borealis.start_lsn", facts.start.to_string()),
         ("borealis.synchronous_name", facts.synchronous_name.to_owned()),

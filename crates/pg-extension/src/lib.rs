@@ -21,6 +21,7 @@ mod sizes;
 mod commit_guard;
 mod copies_of_files;
 mod databases;
+mod handover;
 mod protected_settings;
 mod reserved_name;
 mod statements;
@@ -79,6 +80,7 @@ pub extern "C-unwind" fn _PG_init() {
     protected_settings::install();
     databases::install();
     statements::install();
+    handover::install();
 }
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;

@@ -12,6 +12,7 @@ static mut BROKER_SOCKET: *mut c_char = ptr::null_mut();
 static mut SPILL_FILE: *mut c_char = ptr::null_mut();
 static mut START_LSN: *mut c_char = ptr::null_mut();
 static mut SYNCHRONOUS_NAME: *mut c_char = ptr::null_mut();
+static mut ENDPOINT_SOCKET: *mut c_char = ptr::null_mut();
 static mut OVERLAY_KIB: c_int = 0;
 static mut SPILL_MIB_MAX: c_int = 0;
 static mut RELATION_SIZES: c_int = 0;
@@ -42,6 +43,11 @@ pub fn define() {
         c"borealis.synchronous_name",
         c"Application name that only the instance process may use.",
         &raw mut SYNCHRONOUS_NAME,
+    );
+    text(
+        c"borealis.endpoint_socket",
+        c"Unix socket on which the cluster endpoint gives its clients away; empty: they stay with it.",
+        &raw mut ENDPOINT_SOCKET,
     );
     number(
         c"borealis.overlay_size",
@@ -158,6 +164,12 @@ pub fn is_active() -> bool {
 pub fn broker_socket() -> &'static str {
     // SAFETY: set once before the first fork, read on the only thread; so for every function below.
     text_of(unsafe { BROKER_SOCKET })
+}
+
+/// Where the cluster endpoint gives its clients away.
+pub fn endpoint_socket() -> &'static str {
+    // SAFETY: see `broker_socket`.
+    text_of(unsafe { ENDPOINT_SOCKET })
 }
 
 /// The file for what the overlay has no memory for.

@@ -2,8 +2,11 @@
 //!
 //! A client that connects while there is no writer, or while the writer starts or does not answer, is held until there is
 //! one. Connections of a writer that was replaced or that ended are cut. What passes is not looked at beyond the first
-//! message. Without the control process the last known writer stands, also across a restart of the proxy.
+//! message, and a client that is authenticated is handed to its backend: from then on the endpoint costs nothing. Without
+//! the control process the last known writer stands, also across a restart of the proxy.
 
+mod handover;
+mod passage;
 mod startup;
 
 use std::path::{Path, PathBuf};
@@ -13,11 +16,12 @@ use std::time::Duration;
 use control_plane::Client;
 use control_plane::message::Writer;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use startup::{Server, Startup, StartupError};
+use handover::{Handovers, Wanted};
+use passage::OneWay;
+use startup::{First, Server, Startup, StartupError};
 
 /// How often the control process is asked who the writer is.
 const WRITER_PAUSE: Duration = Duration::from_millis(50);
@@ -26,6 +30,8 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How long a client may take for its first message, as PostgreSQL's `authentication_timeout`.
 const STARTUP_LIMIT: Duration = Duration::from_secs(60);
+/// How long what a backend has sent may take to reach a client before its handover is given up.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// Connections beyond `connections_max` that wait to be told so; any more are closed without a word.
 const REFUSALS_MAX: usize = 100;
 
@@ -46,6 +52,9 @@ pub struct ProxyConfig {
     /// Where the proxy writes down who the writer is, for a start without the control process.
     #[serde(default)]
     pub writer_file: Option<PathBuf>,
+    /// Where the writer's backends ask for their clients' sockets; without it everything passes through the proxy.
+    #[serde(default)]
+    pub handover_socket: Option<PathBuf>,
 }
 
 fn default_connections() -> usize {
@@ -77,6 +86,8 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
     let places = Arc::new(Semaphore::new(config.connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let hold = Duration::from_millis(config.hold_ms_max);
+    let handovers = Arc::new(Handovers::default());
+    let handing = tokio::spawn(hand_over(handovers.clone(), config.handover_socket));
     let serving = async {
         loop {
             let stream = match listener.accept().await {
@@ -88,13 +99,13 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
                 }
             };
             let (writer, place) = (writer.clone(), places.clone().try_acquire_owned().ok());
-            let refusal = refusals.clone();
+            let (refusal, handovers) = (refusals.clone(), handovers.clone());
             tokio::spawn(async move {
                 let has_place = place.is_some();
                 let Some(place) = place.or_else(|| refusal.try_acquire_owned().ok()) else {
                     return;
                 };
-                if let Err(error) = serve(stream, writer, has_place, hold).await {
+                if let Err(error) = serve(stream, writer, handovers, has_place, hold).await {
                     tracing::debug!(%error, "proxy.disconnect");
                 }
                 drop(place);
@@ -106,7 +117,15 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
         _ = stop.wait_for(|stop| *stop) => {}
     }
     asking.abort();
+    handing.abort();
     Ok(())
+}
+
+async fn hand_over(handovers: Arc<Handovers>, socket: Option<PathBuf>) {
+    let Some(socket) = socket else { return };
+    if let Err(error) = handovers.serve(&socket).await {
+        tracing::warn!(%error, socket = %socket.display(), "proxy.handover: everything passes through the proxy");
+    }
 }
 
 /// The writer that an earlier proxy wrote down.
@@ -149,10 +168,13 @@ async fn follow_writer(control: Client, told: watch::Sender<Option<Writer>>, fil
 async fn serve(
     mut client: TcpStream,
     mut writer: watch::Receiver<Option<Writer>>,
+    handovers: Arc<Handovers>,
     has_place: bool,
     hold: Duration,
 ) -> Result<(), StartupError> {
     client.set_nodelay(true)?;
+    // As PostgreSQL does, who may get this very socket.
+    rustix::net::sockopt::set_socket_keepalive(&client, true).map_err(std::io::Error::from)?;
     let startup = tokio::time::timeout(STARTUP_LIMIT, Startup::read(&mut client)).await;
     let startup = startup.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     // A query can be cancelled also when every place is taken.
@@ -165,20 +187,36 @@ async fn serve(
         .await;
     }
     let routed = tokio::select! {
-        routed = tokio::time::timeout(hold, route(&startup, &mut writer)) => routed,
+        routed = tokio::time::timeout(hold, route(&startup, &mut writer, &handovers)) => routed,
         // Nobody is left to be connected: a client says nothing before its first message is answered. Who cancels a query may
         // well leave at once.
         () = gone(&client), if !startup.is_cancel() => return Ok(()),
     };
-    let Ok((writer_then, mut server)) = routed else {
+    let Ok((writer_then, server)) = routed else {
         let text = "there is no writer: a failover takes longer than the endpoint holds connections";
         return startup::refuse(&mut client, "57P03", text).await;
     };
-    client.write_all(&server.answered).await?;
-    tokio::select! {
-        passed = pass(&mut client, &mut server.stream) => passed?,
-        _ = writer.wait_for(|now| *now != writer_then) => {
+    let is_replaced = writer.wait_for(|now| *now != writer_then);
+    tokio::pin!(is_replaced);
+    let (client, wanted) = tokio::select! {
+        passed = pass(client, server, &startup) => match passed? {
+            Some(handed) => handed,
+            None => return Ok(()),
+        },
+        _ = &mut is_replaced => {
             tracing::info!("proxy.cut: the writer was replaced");
+            return Ok(());
+        }
+    };
+    // No longer watched for what the client says: that is the backend's now.
+    let client = client.into_std()?;
+    let given = wanted.give(&client).await?;
+    tokio::select! {
+        () = given.ended() => {}
+        _ = is_replaced => {
+            tracing::info!("proxy.cut: the writer was replaced");
+            // The backend has it, too: closing our end would cut nothing.
+            client.shutdown(std::net::Shutdown::Both)?;
         }
     }
     Ok(())
@@ -186,13 +224,17 @@ async fn serve(
 
 /// Hands the client's first message to whoever is the writer, as often as it takes. A writer that accepts but does not
 /// answer is left as soon as another one is named.
-async fn route(startup: &Startup, writer: &mut watch::Receiver<Option<Writer>>) -> (Option<Writer>, Server) {
+async fn route(
+    startup: &Startup,
+    writer: &mut watch::Receiver<Option<Writer>>,
+    handovers: &Arc<Handovers>,
+) -> (Option<Writer>, Server) {
     let mut pause = RETRY_PAUSE_MIN;
     loop {
         let known = writer.borrow_and_update().clone();
         if let Some(known) = &known {
             tokio::select! {
-                forwarded = startup.forward(&known.address) => match forwarded {
+                forwarded = startup.forward(&known.address, handovers) => match forwarded {
                     Ok(server) => return (Some(known.clone()), server),
                     Err(error) => tracing::debug!(%error, writer = %known.name, "proxy.hold"),
                 },
@@ -214,22 +256,46 @@ async fn gone(client: &TcpStream) {
     }
 }
 
-/// Passes bytes both ways until the server ends. A client that only ended its own side still gets the answers.
-async fn pass(client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let requests = async {
-        tokio::io::copy(&mut from_client, &mut to_server).await?;
-        to_server.shutdown().await?;
-        std::future::pending::<std::io::Result<()>>().await
+/// Passes bytes both ways until the server ends, or wants the client for itself. A client that only ended its own side still
+/// gets the answers.
+async fn pass(
+    mut client: TcpStream,
+    mut server: Server,
+    startup: &Startup,
+) -> std::io::Result<Option<(TcpStream, Wanted)>> {
+    let mut requests = OneWay::new(startup.bytes(), &[]);
+    let (mut answers, mut first) = match server.first {
+        First::Answered(answered) => (OneWay::new(0, &answered), None),
+        First::Wanted(wanted) => (OneWay::new(0, &[]), Some(wanted)),
     };
-    let answers = async {
-        tokio::io::copy(&mut from_server, &mut to_client).await?;
-        to_client.shutdown().await
-    };
-    tokio::select! {
-        failed = requests => failed,
-        ended = answers => ended,
+    loop {
+        let wanted = match first.take() {
+            Some(wanted) => wanted,
+            None => {
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_server, mut to_server) = server.stream.split();
+                let requests = async {
+                    requests.run(&mut from_client, &mut to_server).await?;
+                    std::future::pending::<std::io::Result<()>>().await
+                };
+                tokio::select! {
+                    failed = requests => return failed.map(|()| None),
+                    ended = answers.run(&mut from_server, &mut to_client) => return ended.map(|()| None),
+                    wanted = server.session.wanted() => wanted,
+                }
+            }
+        };
+        // Nothing is lost by what was just dropped: see `OneWay`.
+        let (sent, received) = (wanted.handover.sent, wanted.handover.received);
+        let settled = async {
+            while answers.passed() < sent && answers.step(&mut server.stream, &mut client).await? {}
+            Ok::<_, std::io::Error>(answers.passed() == sent)
+        };
+        let settled = tokio::time::timeout(SETTLE_LIMIT, settled).await.unwrap_or(Ok(false))?;
+        if settled && requests.read() == received {
+            return Ok(Some((client, wanted)));
+        }
+        wanted.refuse().await;
     }
 }
 

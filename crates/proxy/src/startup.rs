@@ -1,7 +1,11 @@
 //! The first message of a client, which is kept until a writer takes it.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::handover::{Handovers, Session, Wanted};
 
 /// `MAX_STARTUP_PACKET_LENGTH`.
 const STARTUP_BYTES_MAX: usize = 10_000;
@@ -30,16 +34,30 @@ pub(crate) struct Startup {
     is_cancel: bool,
 }
 
-/// A writer that took a client's first message, and what it answered at first.
+/// A writer that took a client's first message.
 pub(crate) struct Server {
     pub(crate) stream: TcpStream,
-    pub(crate) answered: Vec<u8>,
+    pub(crate) session: Session,
+    pub(crate) first: First,
+}
+
+/// What it did first.
+pub(crate) enum First {
+    /// It answered this.
+    Answered(Vec<u8>),
+    /// It let the client in without a word, and wants its socket.
+    Wanted(Wanted),
 }
 
 impl Startup {
     /// Whether it asks to cancel another connection's query. PostgreSQL answers by closing the connection.
     pub(crate) fn is_cancel(&self) -> bool {
         self.is_cancel
+    }
+
+    /// Its length.
+    pub(crate) fn bytes(&self) -> usize {
+        self.message.len()
     }
 }
 
@@ -68,18 +86,26 @@ impl Startup {
 
     /// Hands it to the server at `address`. An error if that is not there or still starting. A cancel request is answered
     /// with nothing but the end of the connection, which tells the client that it was taken note of.
-    pub(crate) async fn forward(&self, address: &str) -> Result<Server, StartupError> {
+    pub(crate) async fn forward(&self, address: &str, handovers: &Arc<Handovers>) -> Result<Server, StartupError> {
         let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        let mut session = handovers.register(stream.local_addr()?);
         stream.write_all(&self.message).await?;
         let mut answered = vec![0; ANSWER_BYTES_MAX];
-        let count = stream.read(&mut answered).await?;
+        let count = tokio::select! {
+            count = stream.read(&mut answered) => count?,
+            wanted = session.wanted() => {
+                let first = First::Wanted(wanted);
+                return Ok(Server { stream, session, first });
+            }
+        };
         answered.truncate(count);
         let starting = answered.first() == Some(&b'E') && answered.windows(STARTING.len()).any(|part| part == STARTING);
         if starting || (answered.is_empty() && !self.is_cancel) {
             return Err(StartupError::Starting);
         }
-        Ok(Server { stream, answered })
+        let first = First::Answered(answered);
+        Ok(Server { stream, session, first })
     }
 }
 

@@ -1,3 +1,6 @@
+mod handover;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use control_plane::message::Writer;
@@ -41,7 +44,13 @@ async fn answer(listener: &TcpListener, text: &[u8]) -> TcpStream {
 async fn a_client_is_held_until_the_writer_is_there_and_ready() {
     let (mut client, accepted) = pair().await;
     let (told, known) = watch::channel(None);
-    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    let serving = tokio::spawn(super::serve(
+        accepted,
+        known,
+        Arc::default(),
+        true,
+        Duration::from_secs(10),
+    ));
     client.write_all(&startup()).await.expect("the proxy listens");
     tokio::time::sleep(Duration::from_millis(50)).await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -69,7 +78,13 @@ async fn who_finds_no_place_or_no_writer_is_told_so() {
     for (has_place, code) in [(false, "53300"), (true, "57P03")] {
         let (mut client, accepted) = pair().await;
         let (_told, known) = watch::channel(None);
-        let serving = tokio::spawn(super::serve(accepted, known, has_place, Duration::from_millis(30)));
+        let serving = tokio::spawn(super::serve(
+            accepted,
+            known,
+            Arc::default(),
+            has_place,
+            Duration::from_millis(30),
+        ));
         client.write_all(&startup()).await.expect("the proxy listens");
         let mut error = Vec::new();
         client.read_to_end(&mut error).await.expect("an answer");
@@ -84,7 +99,13 @@ async fn a_client_held_by_a_frozen_writer_goes_to_the_next_one() {
     let (mut client, accepted) = pair().await;
     let frozen = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (told, known) = watch::channel(writer("instance-1", &frozen));
-    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    let serving = tokio::spawn(super::serve(
+        accepted,
+        known,
+        Arc::default(),
+        true,
+        Duration::from_secs(10),
+    ));
     client.write_all(&startup()).await.expect("the proxy listens");
     let (_silent, _) = frozen.accept().await.expect("the proxy tries it");
     let next = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -101,7 +122,13 @@ async fn a_client_that_ended_its_own_side_still_gets_the_answer() {
     let (mut client, accepted) = pair().await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (_told, known) = watch::channel(writer("instance-1", &server));
-    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    let serving = tokio::spawn(super::serve(
+        accepted,
+        known,
+        Arc::default(),
+        true,
+        Duration::from_secs(10),
+    ));
     client.write_all(&startup()).await.expect("the proxy listens");
     let mut stream = answer(&server, b"ready").await;
     let mut got = [0; 5];
@@ -125,7 +152,13 @@ async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
     let (mut client, accepted) = pair().await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (_told, known) = watch::channel(writer("instance-1", &server));
-    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(10)));
+    let serving = tokio::spawn(super::serve(
+        accepted,
+        known,
+        Arc::default(),
+        true,
+        Duration::from_secs(10),
+    ));
     client.write_all(&startup()).await.expect("the proxy listens");
     drop(answer(&server, b"ready").await);
     let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
@@ -136,7 +169,13 @@ async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
 async fn a_held_client_that_leaves_gives_its_place_back() {
     let (mut client, accepted) = pair().await;
     let (_told, known) = watch::channel(None);
-    let serving = tokio::spawn(super::serve(accepted, known, true, Duration::from_secs(60)));
+    let serving = tokio::spawn(super::serve(
+        accepted,
+        known,
+        Arc::default(),
+        true,
+        Duration::from_secs(60),
+    ));
     client.write_all(&startup()).await.expect("the proxy listens");
     drop(client);
     let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
@@ -160,6 +199,7 @@ async fn the_last_known_writer_stands_without_the_control_process() {
         connections_max: 1,
         hold_ms_max: 10_000,
         writer_file: Some(file),
+        handover_socket: None,
     };
     let running = tokio::spawn(super::run(config, stopping));
     let connect = async || loop {

@@ -12,6 +12,7 @@ pub mod broker;
 pub mod catalog;
 pub mod codec;
 pub mod frame;
+pub mod handover;
 pub mod message;
 mod message_codec;
 mod response_codec;
