@@ -4,7 +4,6 @@
 //! machine does meanwhile falls on all of them:
 //!
 //! - `ours`: Borealis, six storage nodes, through its cluster endpoint;
-//! - `ours-direct`: the same cluster, connected to without the proxy, as the peers are;
 //! - `local` (a): stock PostgreSQL on the local disk, no copy anywhere;
 //! - `receivers` (b): stock PostgreSQL with six `pg_receivewal --synchronous`, `ANY 4`;
 //! - `standbys` (c), but for tmpfs, where they do not fit: stock PostgreSQL with six synchronous hot standbys, `ANY 4`: as
@@ -93,9 +92,7 @@ fn again_on_tmpfs() -> Result<()> {
 
 fn compare(plan: &Plan) -> Result<()> {
     let (started, machine) = (Instant::now(), Machine::observe()?);
-    let ours = System::ours()?;
-    let direct = ours.direct()?;
-    let mut systems = vec![ours, direct, System::local()?, System::receivers()?];
+    let mut systems = vec![System::ours()?, System::local()?, System::receivers()?];
     if plan.with_standbys {
         systems.push(System::standbys()?);
     }

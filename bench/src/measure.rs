@@ -38,7 +38,7 @@ impl Plan {
             scale: 20,
             rounds: 5,
             select_rounds: 7,
-            seconds: 2,
+            seconds: 3,
             load_scale: 5,
             log_transactions: 20_000,
             rounds_until: Duration::from_secs(8 * 60),
@@ -207,8 +207,7 @@ fn turns<T>(systems: &[T], round: usize) -> impl Iterator<Item = &T> {
 pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
     let mut results = Results::default();
     let started = Instant::now();
-    let owners = || systems.iter().filter(|system| !system.is_another_way());
-    for system in owners() {
+    for system in systems {
         results.settings.push((system.name(), system.settings()?));
         system.sql("CREATE EXTENSION pg_prewarm")?;
         system.sql(&format!("CREATE DATABASE {LOAD_DATABASE}"))?;
@@ -217,7 +216,7 @@ pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
         load(plan.scale, "postgres", &name, system, &mut results)?;
         warm(system)?;
     }
-    for system in owners() {
+    for system in systems {
         log_bytes(plan, system, &mut results)?;
     }
     select_only(plan, systems, &mut results)?;
@@ -235,12 +234,12 @@ pub fn run(plan: &Plan, systems: &[System]) -> Result<Results> {
         for system in turns(systems, round) {
             commit_latency(plan, system, &mut results)?;
         }
-        for system in turns(systems, round).filter(|system| !system.is_another_way()) {
+        for system in turns(systems, round) {
             load(plan.load_scale, LOAD_DATABASE, &name, system, &mut results)?;
         }
     }
     // What the rounds left to the next checkpoint is their work, too.
-    for system in owners() {
+    for system in systems {
         let before = processor::used(system.directory());
         results.checkpoint(system)?;
         results.charge(system, &before);

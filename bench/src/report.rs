@@ -9,12 +9,11 @@ use anyhow::Result;
 use crate::latency;
 use crate::machine::{self, Machine};
 use crate::measure::{Better, CLIENTS, Measurement, Plan, Results};
-use crate::system::{DIRECT, LOCAL, OURS, RECEIVERS, STANDBYS};
+use crate::system::{LOCAL, OURS, RECEIVERS, STANDBYS};
 
 /// The columns: the systems, with what the table calls them.
-const COLUMNS: [(&str, &str); 5] = [
+const COLUMNS: [(&str, &str); 4] = [
     (OURS, "ours, through the endpoint"),
-    (DIRECT, "ours, direct"),
     (LOCAL, "(a) local"),
     (RECEIVERS, "(b) receivers"),
     (STANDBYS, "(c) standbys"),
@@ -86,10 +85,8 @@ fn row(measurement: &Measurement) -> String {
 
 fn ratio_row(measurement: &Measurement) -> String {
     let mut cells = vec![measurement.name.clone()];
-    for ours in [OURS, DIRECT] {
-        let peers = [LOCAL, RECEIVERS, STANDBYS];
-        cells.extend(peers.map(|peer| ratio(of(measurement, ours), of(measurement, peer))));
-    }
+    let peers = [LOCAL, RECEIVERS, STANDBYS];
+    cells.extend(peers.map(|peer| ratio(of(measurement, OURS), of(measurement, peer))));
     format!("| {} |", cells.join(" | "))
 }
 
@@ -123,8 +120,7 @@ pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration, 
     writeln!(
         text,
         "\n## Ratios\n\nMedian (least to most) of the rounds' own ratios, ours to the peer's.\n\n\
-         | measurement | ours / (a) | ours / (b) | ours / (c) | direct / (a) | direct / (b) | direct / (c) |\n|---|{}",
-        "---|".repeat(6),
+         | measurement | ours / (a) | ours / (b) | ours / (c) |\n|---|---|---|---|",
     )?;
     for measurement in &results.measurements {
         writeln!(text, "{}", ratio_row(measurement))?;
@@ -145,8 +141,7 @@ pub fn write(plan: &Plan, machine: &Machine, results: &Results, took: Duration, 
 fn write_method(text: &mut String, plan: &Plan) -> Result<()> {
     writeln!(
         text,
-        "Ours is Borealis with six storage nodes: through its cluster endpoint, which is a proxy, and *direct*, on the port of \
-         the writer's own PostgreSQL, as the peers are connected to. (a) is stock PostgreSQL on the local disk, no copies; (b) \
+        "Ours is Borealis with six storage nodes, through its cluster endpoint. (a) is stock PostgreSQL on the local disk, no copies; (b) \
          stock with six `pg_receivewal --synchronous` and `ANY 4`; (c) stock with six synchronous hot standbys and `ANY 4`, as \
          many page copies as ours. Every process of every system runs on this machine; who is not measured is idle.\n"
     )?;

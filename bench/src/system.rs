@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 use system_tests::{Cluster, POSTGRESQL_BIN};
@@ -14,10 +13,8 @@ const COMMON: [(&str, &str); 2] = [("shared_buffers", "1GB"), ("max_wal_size", "
 /// Checkpoints of the peers come when the bench asks for them: one by the clock would fall on a neighbour's round.
 const PEERS: (&str, &str) = ("checkpoint_timeout", "1d");
 
-/// What the report calls ours, through the cluster endpoint.
+/// What the report calls ours.
 pub const OURS: &str = "ours";
-/// What the report calls ours, without the proxy.
-pub const DIRECT: &str = "ours-direct";
 /// What the report calls (a).
 pub const LOCAL: &str = "local";
 /// What the report calls (b).
@@ -26,13 +23,8 @@ pub const RECEIVERS: &str = "receivers";
 pub const STANDBYS: &str = "standbys";
 
 enum Kind {
-    /// Through the cluster endpoint.
-    Endpoint(Rc<Cluster>),
-    /// The same cluster, on the port of the writer's own PostgreSQL.
-    Direct {
-        cluster: Rc<Cluster>,
-        port: u16,
-    },
+    /// Borealis, through its cluster endpoint.
+    Ours(Cluster),
     Stock(Stock),
 }
 
@@ -49,24 +41,7 @@ impl System {
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         Ok(System {
             name: OURS,
-            kind: Kind::Endpoint(Rc::new(Cluster::up("bench", &settings)?)),
-        })
-    }
-
-    /// The same cluster without the proxy: clients connect to the writer's own PostgreSQL, as they do to the peers'.
-    pub fn direct(&self) -> Result<System> {
-        let Kind::Endpoint(cluster) = &self.kind else {
-            bail!("{} has no endpoint to go around", self.name);
-        };
-        let writer = cluster.writer()?;
-        let port = writer["address"].as_str().and_then(|address| address.rsplit_once(':'));
-        let port = port.and_then(|(_, port)| port.parse().ok());
-        Ok(System {
-            name: DIRECT,
-            kind: Kind::Direct {
-                cluster: cluster.clone(),
-                port: port.with_context(|| format!("status names no address of the writer: {writer}"))?,
-            },
+            kind: Kind::Ours(Cluster::up("bench", &settings)?),
         })
     }
 
@@ -92,15 +67,9 @@ impl System {
         })
     }
 
-    /// Whether it is only another way to a system that is measured already: its data and its background work are that
-    /// one's.
-    pub fn is_another_way(&self) -> bool {
-        matches!(self.kind, Kind::Direct { .. })
-    }
-
-    /// Whether it is Borealis, whichever way.
+    /// Whether it is Borealis.
     pub fn is_ours(&self) -> bool {
-        !matches!(self.kind, Kind::Stock(_))
+        matches!(self.kind, Kind::Ours(_))
     }
 
     /// What the report calls it.
@@ -111,7 +80,7 @@ impl System {
     /// Its processes name this directory on their command lines.
     pub fn directory(&self) -> &Path {
         match &self.kind {
-            Kind::Endpoint(cluster) | Kind::Direct { cluster, .. } => cluster.directory(),
+            Kind::Ours(cluster) => cluster.directory(),
             Kind::Stock(stock) => stock.directory(),
         }
     }
@@ -119,12 +88,7 @@ impl System {
     /// A program of PostgreSQL that connects to this system.
     pub fn client(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let mut command = match &self.kind {
-            Kind::Endpoint(cluster) => cluster.client_command(program),
-            Kind::Direct { cluster, port } => {
-                let mut command = cluster.client_command(program);
-                command.env("PGPORT", port.to_string());
-                command
-            }
+            Kind::Ours(cluster) => cluster.client_command(program),
             Kind::Stock(stock) => {
                 let mut command = Command::new(Path::new(POSTGRESQL_BIN).join(program));
                 command
@@ -174,7 +138,7 @@ impl System {
     pub fn tidy(&self) -> Result<()> {
         match &self.kind {
             Kind::Stock(stock) => stock.remove_received(),
-            _ => Ok(()),
+            Kind::Ours(_) => Ok(()),
         }
     }
 
@@ -197,7 +161,7 @@ impl System {
     /// written for the receivers; others are not counted.
     pub fn log_bytes(&self) -> Result<Option<u64>> {
         let bytes = match &self.kind {
-            Kind::Endpoint(cluster) | Kind::Direct { cluster, .. } => Some(cluster.log_bytes_shipped()?),
+            Kind::Ours(cluster) => Some(cluster.log_bytes_shipped()?),
             Kind::Stock(_) if self.name == RECEIVERS => {
                 let bytes = self.sql("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint * 6")?;
                 bytes.parse().ok()
