@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -290,14 +291,10 @@ fn without_page_header(lsn: Lsn, wal_file_bytes: u64) -> Lsn {
 
 #[cfg(test)]
 mod tests {
-    use node_link::{NodeLink, handshake};
     use units::Epoch;
-    use wire_format::frame::{PROTOCOL_VERSION, encode_response};
-    use wire_format::message::Hello;
-    use wire_format::{Request, Response};
 
     use super::*;
-    use crate::pages::Copy;
+    use crate::fake_node::{Node, copy, on_one_thread};
 
     /// Every fork has a hundred blocks.
     struct Hundred;
@@ -315,40 +312,6 @@ mod tests {
         }
     }
 
-    /// A storage node that answers every read with zeroed pages and reports what each asked for.
-    async fn node_that_tells(listener: tokio::net::TcpListener, asked: tokio::sync::mpsc::UnboundedSender<(u32, Lsn)>) {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        handshake::welcome(&mut stream, &hello()).await.unwrap();
-        let mut buffer = bytes::BytesMut::new();
-        loop {
-            while let Some((number, request)) = handshake::take_request(&mut buffer).unwrap() {
-                let Request::ReadPages {
-                    first, count, needed, ..
-                } = request
-                else {
-                    panic!("not a read: {request:?}");
-                };
-                asked.send((first.block, needed.lsn)).unwrap();
-                let pages = Response::Pages(vec![Page::zeroed(); count as usize]);
-                for part in encode_response(number, &pages) {
-                    stream.write_all(&part).await.unwrap();
-                }
-            }
-            if stream.read_buf(&mut buffer).await.unwrap() == 0 {
-                return;
-            }
-        }
-    }
-
-    fn hello() -> Hello {
-        Hello {
-            version: PROTOCOL_VERSION,
-            cluster: units::ClusterId::from_bytes([1; 16]),
-            secret: [2; 32],
-            name: "test".to_owned(),
-        }
-    }
-
     #[test]
     fn what_is_read_ahead_comes_from_a_copy_that_has_all_log() {
         let durable = Lsn::from_raw(5000);
@@ -358,28 +321,12 @@ mod tests {
             relation: 9,
         }
         .fork(0);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap().to_string();
+        on_one_thread(async {
             let (tell, mut asked) = tokio::sync::mpsc::unbounded_channel();
-            tokio::task::spawn_local(node_that_tells(listener, tell));
-            let connected = Rc::new(Notify::new());
-            let notify = connected.clone();
-            let link = NodeLink::start(address, hello(), Rc::default(), move |_| notify.notify_one());
-            connected.notified().await;
-            let copy = Copy {
-                segment: units::SegmentId::from_bytes([3; 16]),
-                node: "storage-1".to_owned(),
-                link,
-                complete: Cell::new(units::Position::ZERO),
-            };
-            let limit = std::time::Duration::from_secs(10);
+            let copy = copy("storage-1", Node::Tells(tell)).await;
+            let limit = Duration::from_secs(10);
             let (_keep, durable_now) = tokio::sync::watch::channel(durable);
-            let source = PageSource::new(Epoch::from_raw(7), vec![Rc::new(copy)], durable_now, limit, limit);
+            let source = PageSource::new(Epoch::from_raw(7), vec![copy], durable_now, limit, limit);
             let broker = Broker::new(Rc::new(source), Rc::new(RefCell::new(Hundred)), 64, 1, 16 << 20);
             broker
                 .page(fork.page(0), Lsn::from_raw(300), 8)

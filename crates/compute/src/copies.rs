@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use node_link::{LinkEvent, NodeLink};
 use tokio::sync::mpsc;
-use units::{Position, SegmentId};
+use units::{Position, SegmentId, Zone};
 use wire_format::frame::encode_request;
 use wire_format::message::Hello;
 use wire_format::{Member, Request};
@@ -34,7 +34,7 @@ impl Copies {
         let (sender, events) = mpsc::unbounded_channel();
         let mut log = BTreeMap::new();
         let mut reads = Vec::new();
-        for member in members {
+        for member in ring(members) {
             let segment = member.segment;
             let sender = sender.clone();
             let heard = move |event| {
@@ -70,5 +70,49 @@ impl Copies {
     pub(crate) fn connected(&self) -> Vec<SegmentId> {
         let up = self.log.iter().filter(|(_, link)| link.is_connected());
         up.map(|(segment, _)| *segment).collect()
+    }
+}
+
+/// The members in an order in which neighbours stand in different zones: whoever turns from one copy to the next leaves the
+/// zone that has failed.
+fn ring(members: &[Member]) -> Vec<&Member> {
+    let mut counts: BTreeMap<Zone, usize> = BTreeMap::new();
+    let mut ring: Vec<(usize, Zone, &Member)> = Vec::new();
+    for member in members {
+        let count = counts.entry(member.zone).or_default();
+        ring.push((*count, member.zone, member));
+        *count += 1;
+    }
+    ring.sort_by_key(|(count, zone, _)| (*count, *zone));
+    ring.into_iter().map(|(_, _, member)| member).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_stand_in_different_zones() {
+        let member = |(number, zone): (u8, Zone)| Member {
+            segment: SegmentId::from_bytes([number; 16]),
+            node: format!("storage-{number}"),
+            address: String::new(),
+            zone,
+        };
+        let zones = [Zone::A, Zone::A, Zone::B, Zone::B, Zone::C, Zone::C];
+        let members: Vec<Member> = (1..).zip(zones).map(member).collect();
+        let ring = ring(&members);
+        let nodes: Vec<&str> = ring.iter().map(|member| member.node.as_str()).collect();
+        assert_eq!(
+            nodes,
+            [
+                "storage-1",
+                "storage-3",
+                "storage-5",
+                "storage-2",
+                "storage-4",
+                "storage-6"
+            ]
+        );
     }
 }

@@ -25,6 +25,8 @@ pub mod config;
 mod copies;
 mod creation;
 mod data_directory;
+#[cfg(test)]
+mod fake_node;
 mod flush;
 pub mod import;
 mod last_page;

@@ -1,8 +1,14 @@
 //! Pages from the volume: which copy is asked, and what happens when it does not answer.
+//!
+//! Invariant: no read waits for one copy, or for two. A copy that takes long is listened to while further ones are asked, and
+//! when all were asked, all are asked again, until one answers or the read's limit is over.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use node_link::NodeLink;
@@ -15,6 +21,9 @@ use wire_format::{Refusal, Request, Response};
 const AFFINITY_BLOCKS: u32 = 128;
 /// Pause before all copies are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// How long the copies that were asked may take before one more is asked, once two were. Doubles with every round, up to a
+/// quarter of the read's limit: where all are slow, asking more often would make them slower.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why pages could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -131,68 +140,68 @@ impl PageSource {
                 });
             }
         };
-        *self.under_way.borrow_mut().entry(read_point).or_default() += 1;
-        let answer = self.read_at(first, count, needed, read_point, deadline).await;
-        let mut under_way = self.under_way.borrow_mut();
-        if let Some(readers) = under_way.get_mut(&read_point) {
-            *readers -= 1;
-            if *readers == 0 {
-                under_way.remove(&read_point);
-            }
-        }
-        answer
-    }
-
-    async fn read_at(
-        &self,
-        first: PageKey,
-        count: u32,
-        needed: Lsn,
-        read_point: Lsn,
-        deadline: Instant,
-    ) -> Result<Vec<Page>, ReadPagesError> {
+        let _under_way = UnderWay::begin(&self.under_way, read_point);
+        let mut patience = PATIENCE;
         loop {
-            let candidates = self.candidates(first, needed);
-            let mut said = if candidates.is_empty() {
-                "no copy is connected".to_owned()
-            } else {
-                String::new()
+            let round = Round {
+                first,
+                count,
+                needed,
+                read_point,
+                patience,
+                deadline,
             };
-            let mut at = 0;
-            while let Some(copy) = candidates.get(at) {
-                let ask = |copy: &Rc<Copy>| self.ask(copy.clone(), first, count, needed, read_point);
-                let answer = match candidates.get(at + 1) {
-                    Some(second) => {
-                        let (answer, asked) = hedged(self.hedge, ask(copy), || ask(second)).await;
-                        at += asked;
-                        answer
-                    }
-                    None => {
-                        at += 1;
-                        let limit = deadline.min(Instant::now() + self.read_limit / 4);
-                        timeout_at(limit, ask(copy))
-                            .await
-                            .unwrap_or(Err(Failure::Other("no answer in time".into())))
-                    }
-                };
-                match answer {
-                    Ok(pages) => {
-                        self.pages_read.set(self.pages_read.get() + pages.len() as u64);
-                        return Ok(pages);
-                    }
-                    Err(Failure::Fenced(promised)) => return Err(ReadPagesError::Fenced { promised }),
-                    Err(Failure::Wrong(what)) => return Err(ReadPagesError::Wrong { key: first, what }),
-                    Err(Failure::Other(what)) => said = format!("{}: {what}", copy.node),
+            let what = match self.read_once(&round).await {
+                Ok(pages) => {
+                    self.pages_read.set(self.pages_read.get() + pages.len() as u64);
+                    return Ok(pages);
                 }
-            }
+                Err(Failure::Fenced(promised)) => return Err(ReadPagesError::Fenced { promised }),
+                Err(Failure::Wrong(what)) => return Err(ReadPagesError::Wrong { key: first, what }),
+                Err(Failure::Other(what)) => what,
+            };
             if deadline < Instant::now() + RETRY_PAUSE {
                 return Err(ReadPagesError::Unreachable {
                     key: first,
                     needed,
-                    what: said,
+                    what,
                 });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+            patience = (2 * patience).min(self.read_limit / 4);
+        }
+    }
+
+    /// Asks one copy after the other: the next as soon as one refuses, or when those that were asked take long. The first that
+    /// has the pages counts.
+    async fn read_once(&self, round: &Round) -> Result<Vec<Page>, Failure> {
+        let mut said = "no copy is connected".to_owned();
+        let mut asked = Asked::default();
+        let mut candidates = self.candidates(round.first, round.needed).into_iter();
+        let mut pause = self.hedge;
+        loop {
+            match candidates.next() {
+                Some(copy) => {
+                    let answer = self.ask(copy.clone(), round);
+                    asked.add(copy, answer);
+                }
+                // Every copy was asked. After a last pause they are asked anew: one that refused may be ready by now.
+                None if asked.is_empty() => return Err(Failure::Other(said)),
+                None => {}
+            }
+            let limit = round.deadline.min(Instant::now() + pause);
+            match timeout_at(limit, asked.answer()).await {
+                Ok((copy, Err(Failure::Other(what)))) => said = format!("{}: {what}", copy.node),
+                Ok((_, answer)) => return answer,
+                Err(_) => {
+                    let silent = asked.nodes().join(", ");
+                    said = format!("{silent}: no answer in time");
+                    if candidates.len() == 0 || round.deadline <= Instant::now() {
+                        return Err(Failure::Other(said));
+                    }
+                    pause = round.patience;
+                }
+            }
         }
     }
 
@@ -208,21 +217,14 @@ impl PageSource {
         connected
     }
 
-    async fn ask(
-        &self,
-        copy: Rc<Copy>,
-        first: PageKey,
-        count: u32,
-        needed: Lsn,
-        read_point: Lsn,
-    ) -> Result<Vec<Page>, Failure> {
-        let needed = Position::new(self.epoch, needed);
+    async fn ask(&self, copy: Rc<Copy>, round: &Round) -> Result<Vec<Page>, Failure> {
+        let count = round.count;
         let request = Request::ReadPages {
             segment: copy.segment,
             epoch: self.epoch,
-            read_point,
-            needed,
-            first,
+            read_point: round.read_point,
+            needed: Position::new(self.epoch, round.needed),
+            first: round.first,
             count,
         };
         match copy.link.call(request).await {
@@ -242,27 +244,83 @@ enum Failure {
     Other(String),
 }
 
-/// The first answer of `first`, or, if it takes longer than `pause`, the better of it and a second try; with how many
-/// were asked.
-async fn hedged<T, F: Future<Output = Result<T, Failure>>>(
-    pause: Duration,
-    first: F,
-    second: impl FnOnce() -> F,
-) -> (Result<T, Failure>, usize) {
-    tokio::pin!(first);
-    if let Ok(answer) = tokio::time::timeout(pause, &mut first).await {
-        return (answer, 1);
-    }
-    let second = second();
-    tokio::pin!(second);
-    tokio::select! {
-        answer = &mut first => match answer {
-            Ok(pages) => (Ok(pages), 2),
-            Err(_) => (second.await, 2),
-        },
-        answer = &mut second => match answer {
-            Ok(pages) => (Ok(pages), 2),
-            Err(_) => (first.await, 2),
-        },
+/// What one round over the copies is about.
+struct Round {
+    first: PageKey,
+    count: u32,
+    needed: Lsn,
+    read_point: Lsn,
+    patience: Duration,
+    deadline: Instant,
+}
+
+/// A read under way at its read point.
+struct UnderWay<'a> {
+    points: &'a RefCell<BTreeMap<Lsn, usize>>,
+    read_point: Lsn,
+}
+
+impl UnderWay<'_> {
+    fn begin(points: &RefCell<BTreeMap<Lsn, usize>>, read_point: Lsn) -> UnderWay<'_> {
+        *points.borrow_mut().entry(read_point).or_default() += 1;
+        UnderWay { points, read_point }
     }
 }
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut points = self.points.borrow_mut();
+        if let Some(readers) = points.get_mut(&self.read_point) {
+            *readers -= 1;
+            if *readers == 0 {
+                points.remove(&self.read_point);
+            }
+        }
+    }
+}
+
+/// Copies that were asked and have not answered.
+struct Asked<F> {
+    waiting: Vec<(Rc<Copy>, Pin<Box<F>>)>,
+}
+
+impl<F> Default for Asked<F> {
+    fn default() -> Asked<F> {
+        Asked { waiting: Vec::new() }
+    }
+}
+
+impl<F: Future> Asked<F> {
+    fn add(&mut self, copy: Rc<Copy>, answer: F) {
+        self.waiting.push((copy, Box::pin(answer)));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn nodes(&self) -> Vec<&str> {
+        self.waiting.iter().map(|(copy, _)| copy.node.as_str()).collect()
+    }
+
+    /// The next answer of any of them; never, if there are none. Cancel-safe.
+    async fn answer(&mut self) -> (Rc<Copy>, F::Output) {
+        poll_fn(|context| {
+            let polled = self.waiting.iter_mut().enumerate();
+            let ready = polled
+                .filter_map(|(at, (_, answer))| match answer.as_mut().poll(context) {
+                    Poll::Ready(answer) => Some((at, answer)),
+                    Poll::Pending => None,
+                })
+                .next();
+            match ready {
+                Some((at, answer)) => Poll::Ready((self.waiting.swap_remove(at).0, answer)),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use wire_format::message::Hello;
 use wire_format::{Request, Response};
 
@@ -48,34 +48,37 @@ pub enum CallError {
 }
 
 enum Outgoing {
-    Call {
-        request: Box<Request>,
-        reply: oneshot::Sender<Response>,
-    },
-    Post {
-        frame: [Bytes; 2],
-    },
+    Call { request: Box<Request>, reply: Reply },
+    Post { frame: [Bytes; 2] },
 }
 
-/// A handle to the link. Dropping the last one closes it.
+/// A handle to the link. Dropping the last one closes it, also if the node takes nothing.
 #[derive(Clone)]
 pub struct NodeLink {
     outgoing: mpsc::Sender<Outgoing>,
     connected: Rc<Cell<bool>>,
     in_flight: Rc<Cell<usize>>,
+    _open: watch::Sender<()>,
 }
 
-/// One call under way, also if whoever waits for it gives up.
-struct InFlight<'a>(&'a Cell<usize>);
+/// Where the answer to a call goes.
+struct Reply {
+    answer: oneshot::Sender<Response>,
+    _in_flight: InFlight,
+}
 
-impl InFlight<'_> {
-    fn begin(calls: &Cell<usize>) -> InFlight<'_> {
+/// One call until it is answered or its connection ends, also if whoever waits for it gives up: a node that answers nothing
+/// must not look idle.
+struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    fn begin(calls: &Rc<Cell<usize>>) -> InFlight {
         calls.set(calls.get() + 1);
-        InFlight(calls)
+        InFlight(calls.clone())
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -94,10 +97,12 @@ impl NodeLink {
     ) -> NodeLink {
         let (outgoing, queue) = mpsc::channel(QUEUE_MESSAGES_MAX);
         let connected = Rc::new(Cell::new(false));
+        let (open, mut closed) = watch::channel(());
         let link = NodeLink {
             outgoing,
             connected: connected.clone(),
             in_flight: Rc::default(),
+            _open: open,
         };
         let task = LinkTask {
             address,
@@ -107,7 +112,13 @@ impl NodeLink {
             bytes_sent,
             on_event: Box::new(on_event),
         };
-        tokio::task::spawn_local(task.run());
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                () = task.run() => {}
+                // An error: every handle is gone.
+                _ = closed.changed() => {}
+            }
+        });
         link
     }
 
@@ -116,18 +127,22 @@ impl NodeLink {
         self.connected.get()
     }
 
-    /// Calls that wait for their answer.
+    /// Calls without an answer so far.
     pub fn in_flight(&self) -> usize {
         self.in_flight.get()
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer, as long as the connection lasts: a node that hangs never answers, so the caller sets
+    /// the limit.
     pub async fn call(&self, request: Request) -> Result<Response, CallError> {
         if !self.connected.get() {
             return Err(CallError::Disconnected);
         }
-        let (reply, answer) = oneshot::channel();
-        let _in_flight = InFlight::begin(&self.in_flight);
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply {
+            answer: sender,
+            _in_flight: InFlight::begin(&self.in_flight),
+        };
         let sent = self
             .outgoing
             .send(Outgoing::Call {
@@ -156,12 +171,13 @@ struct LinkTask {
     on_event: Box<dyn Fn(LinkEvent)>,
 }
 
-type Waiting = Rc<RefCell<BTreeMap<u64, oneshot::Sender<Response>>>>;
+type Waiting = Rc<RefCell<BTreeMap<u64, Reply>>>;
 
 impl LinkTask {
+    /// Keeps the connection up until the last handle is dropped.
     async fn run(mut self) {
         let mut pause = RECONNECT_PAUSE_MIN;
-        while !self.queue.is_closed() {
+        loop {
             match tokio::time::timeout(CONNECT_LIMIT, self.connect()).await {
                 Ok(Ok(stream)) => {
                     pause = RECONNECT_PAUSE_MIN;
@@ -205,9 +221,10 @@ impl LinkTask {
             let mut buffer = BytesMut::new();
             loop {
                 while let Some((number, response)) = take_response(&mut buffer)? {
-                    match waiting.borrow_mut().remove(&number) {
+                    let reply = waiting.borrow_mut().remove(&number);
+                    match reply {
                         // A caller that gave up has dropped its receiver; its answer is of no use to anyone.
-                        Some(reply) => drop(reply.send(response)),
+                        Some(reply) => drop(reply.answer.send(response)),
                         None => on_event(LinkEvent::Response(response)),
                     }
                 }
