@@ -21,7 +21,7 @@ use control_plane::message::StoredVolume;
 use control_plane::{Client, ControlError};
 use skeleton::import::{ImportedFile, classify};
 use skeleton::{ControlFile, blob};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use units::{Epoch, ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
 use volume::record::MemberRecord;
 use volume::{FlushParts, Shipper, ShipperLimits, VolumeRecord, creation};
@@ -41,7 +41,7 @@ use crate::status::SharedStatus;
 
 /// Pages in one flush of the import.
 const PAGES_PER_FLUSH: usize = 128;
-/// How long the storage nodes may take to be there.
+/// How long the storage nodes may take to be there, and then to take any more of the import.
 const NODES_LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -122,14 +122,15 @@ fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
     Ok(creation::record(VolumeId::from_bytes(random()?), members))
 }
 
-/// One question to one copy, until it is connected.
+/// One question to one copy, as soon as it is connected.
 async fn ask(copy: &Copy, request: &Request, deadline: Instant) -> Result<Response, Ended> {
     loop {
-        match copy.link.call(request.clone()).await {
-            Ok(Response::Refused(refusal)) => return Err(broken(&copy.node, &refusal)),
-            Ok(response) => return Ok(response),
-            Err(error) if deadline < Instant::now() => return Err(broken(&copy.node, &error)),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+        match timeout_at(deadline, copy.link.call(request.clone())).await {
+            Ok(Ok(Response::Refused(refusal))) => return Err(broken(&copy.node, &refusal)),
+            Ok(Ok(response)) => return Ok(response),
+            Ok(Err(error)) if deadline < Instant::now() => return Err(broken(&copy.node, &error)),
+            Ok(Err(_)) => tokio::time::sleep(PAUSE).await,
+            Err(_) => return Err(broken(&copy.node, &"no answer in time")),
         }
     }
 }
@@ -325,6 +326,7 @@ async fn ship(record: &VolumeRecord, copies: Copies, contents: Contents, status:
     let mut ticks = tokio::time::interval(PAUSE);
     let count = parts.len();
     let mut parts = parts.into_iter().enumerate().peekable();
+    let (mut complete, mut moved) = (shipping.shipper.all_complete(), Instant::now());
     // Every copy, not only four: a new volume begins with all it can have.
     while shipping.shipper.all_complete() < marks.end {
         while shipping.shipper.can_submit()
@@ -340,6 +342,14 @@ async fn ship(record: &VolumeRecord, copies: Copies, contents: Contents, status:
                 shipping.event(event)?;
             }
             _ = ticks.tick() => shipping.tick()?,
+        }
+        let now_complete = shipping.shipper.all_complete();
+        if complete != now_complete {
+            (complete, moved) = (now_complete, Instant::now());
+        } else if NODES_LIMIT < moved.elapsed() {
+            return Err(Ended::Broken(
+                "a storage node takes nothing of the first pages".to_owned(),
+            ));
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use skeleton::blob::Blob;
 use skeleton::status_files::{self, StatusRange};
 use skeleton::{ControlFile, SkeletonInputs, blob};
 use timeline::Path;
+use tokio::time::{Instant, timeout_at};
 use units::{Epoch, Lsn, Page, PageKey, Position, RelationKey, fork};
 use wal::{Marks, WAL_PAGE_BYTES};
 use wire_format::{CatalogKey, Refusal, Request, Response};
@@ -19,11 +20,13 @@ use crate::pages::Copy;
 
 /// Pages asked for at once.
 const PAGES_AT_ONCE: u32 = 64;
-/// Catalog entries asked for at once.
+/// Catalog entries asked for at once. A node answers fewer where they are large.
 const ENTRIES_AT_ONCE: u32 = 5000;
 /// Log before the end that is looked at to make its last page again.
 const TAIL_BYTES: u64 = 64 << 10;
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// How long one copy may take for an answer before the next is asked; doubles once all were asked, because all may be slow.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the state could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -61,21 +64,27 @@ impl StateReader {
         request: impl Fn(&Copy) -> Request,
         useful: impl Fn(Response) -> Result<T, String>,
     ) -> Result<T, StateError> {
-        let deadline = tokio::time::Instant::now() + self.limit;
+        let deadline = Instant::now() + self.limit;
+        let mut patience = PATIENCE;
         let mut why = "no copy is connected".to_owned();
-        while tokio::time::Instant::now() < deadline {
-            for copy in self.copies.iter().filter(|copy| copy.link.is_connected()) {
-                match copy
-                    .link
-                    .call(request(copy))
-                    .await
-                    .map_err(|error| error.to_string())
-                    .and_then(&useful)
-                {
+        while Instant::now() < deadline {
+            let connected = self.copies.iter().filter(|copy| copy.link.is_connected());
+            let mut connected: Vec<&Rc<Copy>> = connected.collect();
+            // A copy that left a question open comes last.
+            connected.sort_by_key(|copy| copy.link.in_flight());
+            for copy in connected {
+                let limit = deadline.min(Instant::now() + patience);
+                let answer = match timeout_at(limit, copy.link.call(request(copy))).await {
+                    Ok(Ok(response)) => useful(response),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err("no answer in time".to_owned()),
+                };
+                match answer {
                     Ok(answer) => return Ok(answer),
                     Err(said) => why = format!("{}: {said}", copy.node),
                 }
             }
+            patience *= 2;
             tokio::time::sleep(RETRY_PAUSE).await;
         }
         Err(StateError::Unreachable { what, why })
@@ -100,12 +109,13 @@ impl StateReader {
                     other => Err(said(other)),
                 })
                 .await?;
+            // Answers are bounded in bytes, too: a short one is not the last one.
+            let Some(last) = entries.last() else {
+                return Ok(catalog);
+            };
+            after = Some(last.key.clone());
             for entry in &entries {
                 catalog.take(&entry.key, entry.value.as_ref());
-            }
-            after = entries.last().map(|entry| entry.key.clone());
-            if entries.len() < ENTRIES_AT_ONCE as usize {
-                return Ok(catalog);
             }
         }
     }
