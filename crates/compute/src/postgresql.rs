@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, set_child_subreaper, wait};
 use supervision::{Process, descendants};
 
@@ -58,10 +59,19 @@ impl Postmaster {
     /// A killed postmaster leaves backends that still answer their clients, so "gone" means the whole tree.
     pub fn kill_all(&mut self, limit: Duration) -> io::Result<()> {
         kill_until_gone("PostgreSQL", limit, || {
-            let _ = self.child.try_wait()?;
+            self.collect()?;
             reap_orphans();
             descendants(std::process::id())
         })
+    }
+
+    /// Collects the postmaster if it has ended.
+    fn collect(&mut self) -> io::Result<()> {
+        match self.child.try_wait() {
+            // It was collected among the orphans.
+            Err(error) if error.raw_os_error() == Some(Errno::CHILD.raw_os_error()) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 }
 
@@ -150,10 +160,30 @@ fn reap_orphans() {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
     use super::*;
+
+    /// These tests kill every process below this one: one at a time.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[test]
+    fn a_postmaster_that_was_collected_among_the_orphans_is_gone() {
+        let _alone = alone();
+        let (mut postmaster, _stderr) = Postmaster::start(Command::new("true")).unwrap();
+        while !descendants(std::process::id()).unwrap().is_empty() {
+            std::thread::sleep(REAP_INTERVAL);
+        }
+        reap_orphans();
+        postmaster.kill_all(Duration::from_secs(5)).unwrap();
+    }
 
     #[test]
     fn killing_reaches_the_grandchildren() {
+        let _alone = alone();
         become_reaper().unwrap();
         let mut command = Command::new("sh");
         command.arg("-c").arg("sleep 1000 & sleep 1000 & wait");
