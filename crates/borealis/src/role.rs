@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use supervision::Process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
     if let Err(error) = telemetry::log_to(&layout.log_file(name)) {
         eprintln!("error: {}: {error}", layout.log_file(name).display());
         return ExitCode::FAILURE;
+    }
+    if let Err(error) = raise_files_limit() {
+        tracing::warn!(%error, "limits.files: few clients or relations may be too many");
     }
     if let Err(error) = own_name(layout, name) {
         tracing::error!("{error:#}");
@@ -40,6 +44,16 @@ pub fn run(layout: &Layout, kind: &str, name: &str) -> ExitCode {
 fn leave_session() {
     // The leader of a group cannot leave it: a person started it by hand, and a person's terminal may end it.
     let _ = rustix::process::setsid();
+}
+
+/// As many open files as the system permits: the usual limit of 1024 is less than the connections that a daemon may have.
+fn raise_files_limit() -> std::io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
 }
 
 /// Writes the pid file, unless another process lives under this name.

@@ -22,6 +22,9 @@ use wire_format::broker::{
 use crate::pages::{PageSource, ReadPagesError};
 use crate::read_ahead::ReadAhead;
 
+/// Pause after a backend could not be let in, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What is known of a fork in the volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ForkInfo {
@@ -81,7 +84,14 @@ impl Broker {
         }
         let listener = UnixListener::bind(socket)?;
         loop {
-            let (stream, _) = listener.accept().await?;
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "broker.accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
             if self.backends_max <= self.backends.get() {
                 tracing::warn!(
                     limit = self.backends_max,

@@ -4,10 +4,14 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
+
+/// Pause after nobody could be let in, such as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the instance stands. Numbers are counts since the start of the process unless they say otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -68,7 +72,14 @@ pub async fn serve(socket: &Path, status: SharedStatus) -> io::Result<()> {
     }
     let listener = UnixListener::bind(socket)?;
     loop {
-        let (mut stream, _) = listener.accept().await?;
+        let mut stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "status.accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
         let mut line = serde_json::to_vec(&*status.borrow())?;
         line.push(b'\n');
         // Whoever asked may have gone; that is its own business.
