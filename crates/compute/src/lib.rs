@@ -13,10 +13,11 @@
 //! | `creation`, [`import`] | a new volume |
 //! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
 //! | `data_directory` | the skeleton on disk |
-//! | `postgresql` | the process tree |
+//! | `postgresql`, `postgresql_log`, `shared_memory` | the process tree, what it writes, and what it leaves behind |
 //! | `replication` | the connection to the walsender |
 //! | `flush`, `catalog` | from WAL to flushes, and what it does to the catalog |
-//! | [`broker`], [`pages`] | pages for backends |
+//! | `shipping` | the log's shipper, carried out |
+//! | [`broker`], `read_ahead`, [`pages`] | pages for backends |
 //! | [`status`] | what the instance tells about itself |
 
 pub mod broker;
@@ -33,6 +34,7 @@ mod last_page;
 mod open;
 pub mod pages;
 mod postgresql;
+mod postgresql_log;
 mod read_ahead;
 mod reign;
 mod replication;

@@ -1,7 +1,6 @@
 //! One reign: from its epoch to its end.
 
 use std::cell::{Cell, RefCell};
-use std::process::ChildStderr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,9 +12,8 @@ use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use units::{Epoch, Lsn};
-use volume::{FlushParts, Opening, Shipper, ShipperLimits, VolumeRecord};
-use wal::{DecodedRecord, Marks};
-use wire_format::Item;
+use volume::{Opening, Shipper, ShipperLimits, VolumeRecord};
+use wal::Marks;
 use wire_format::frame::PROTOCOL_VERSION;
 use wire_format::message::Hello;
 
@@ -31,12 +29,10 @@ use crate::settings::StartFacts;
 use crate::shipping::Shipping;
 use crate::state::StateReader;
 use crate::status::SharedStatus;
-use crate::{creation, data_directory, import, open, settings, shared_memory};
+use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
 /// How often the shipper is told that time passes, and PostgreSQL is looked at.
 const TICK: Duration = Duration::from_millis(10);
-/// How often the durable LSN is reported to the control process.
-const REPORT_PAUSE: Duration = Duration::from_secs(1);
 const CONTROL_PAUSE: Duration = Duration::from_millis(100);
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -91,24 +87,25 @@ pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: 
 struct Reign<'a> {
     config: &'a InstanceConfig,
     status: &'a SharedStatus,
-    control: Client,
     shipping: Shipping,
     postmaster: Postmaster,
     flushes: FlushBuilder,
     catalog: Rc<RefCell<Catalog>>,
     source: Rc<PageSource>,
     broker: Rc<Broker>,
-    serving: tokio::task::JoinHandle<()>,
+    _serving: Serving,
     start: Lsn,
     timeline: u32,
     synchronous_name: String,
     bytes_received: u64,
-    reported_at: Instant,
 }
 
-impl Drop for Reign<'_> {
+/// The page broker's task: it ends with its reign, also with one that never came to start PostgreSQL.
+struct Serving(tokio::task::JoinHandle<()>);
+
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.0.abort();
     }
 }
 
@@ -221,7 +218,7 @@ impl<'a> Reign<'a> {
         };
         let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
         let mut shipping = Shipping::new(shipper, copies)?;
-        let marks = ship_checkpoint(&mut shipping, &skeleton, marks, limit).await?;
+        let marks = shipping.ship_checkpoint(&skeleton, marks, limit).await?;
 
         let catalog = Rc::new(RefCell::new(catalog));
         let source = Rc::new(PageSource::new(
@@ -238,14 +235,14 @@ impl<'a> Reign<'a> {
             config.limits.backends_max,
             wal_file_bytes,
         );
-        let serving = tokio::task::spawn_local({
+        let serving = Serving(tokio::task::spawn_local({
             let (broker, socket) = (broker.clone(), config.broker_socket());
             async move {
                 if let Err(error) = broker.serve(&socket).await {
                     tracing::error!(%error, "broker.serve");
                 }
             }
-        });
+        }));
         let mut name = [0; 8];
         getrandom::fill(&mut name).map_err(|error| broken("random bytes", &error))?;
         let synchronous_name = format!("borealis_{:016x}", u64::from_le_bytes(name));
@@ -257,7 +254,7 @@ impl<'a> Reign<'a> {
         };
         let command = settings::command(config, &facts);
         let (postmaster, log) = Postmaster::start(command).map_err(|error| broken("start PostgreSQL", &error))?;
-        forward_log(log);
+        postgresql_log::forward(log);
         tracing::info!(pid = postmaster.pid(), took = ?began.elapsed(), "postgresql.start");
         {
             let mut status = status.borrow_mut();
@@ -270,18 +267,16 @@ impl<'a> Reign<'a> {
             flushes: FlushBuilder::new(marks, catalog.clone(), wal_file_bytes, config.limits.flush_bytes_max),
             config,
             status,
-            control,
             shipping,
             postmaster,
             catalog,
             source,
             broker,
-            serving,
+            _serving: serving,
             start: marks.end,
             timeline: marks.state.timeline,
             synchronous_name,
             bytes_received: 0,
-            reported_at: Instant::now(),
         })
     }
 
@@ -440,25 +435,6 @@ impl<'a> Reign<'a> {
         let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
         status.quorum.write = word(shipper.writable());
         status.quorum.read = word(quorum_of_reads(&standing, shipper.durable()));
-        drop(status);
-        self.report();
-    }
-
-    /// Tells the control process, about once a second, how far the log is durable. It is advice to openers; nothing depends
-    /// on it.
-    fn report(&mut self) {
-        if self.reported_at.elapsed() < REPORT_PAUSE {
-            return;
-        }
-        self.reported_at = Instant::now();
-        let shipper = &self.shipping.shipper;
-        let (epoch, durable) = (shipper.epoch().raw(), shipper.durable().to_string());
-        let control = self.control.clone();
-        tokio::task::spawn_local(async move {
-            if let Err(error) = control.report_durable(epoch, durable).await {
-                tracing::debug!(%error, "control.report");
-            }
-        });
     }
 }
 
@@ -474,61 +450,4 @@ async fn next_event(replication: &mut Option<Replication>) -> Result<Event, Repl
         Some(replication) => replication.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// The shutdown checkpoint is shipped like any record, and durable before PostgreSQL writes behind it.
-async fn ship_checkpoint(
-    shipping: &mut Shipping,
-    skeleton: &Skeleton,
-    mut marks: Marks,
-    limit: Duration,
-) -> Result<Marks, Ended> {
-    let record = &skeleton.checkpoint;
-    let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| broken("the shutdown checkpoint", &error))?;
-    let advanced = marks.advance(&decoded, record.start, record.end);
-    advanced.map_err(|error| broken("the shutdown checkpoint", &error))?;
-    let mut encoded = Vec::new();
-    marks.encode(&mut encoded);
-    shipping.submit(FlushParts {
-        end: record.end,
-        boundary: record.end,
-        items: vec![Item::Record {
-            end: record.end,
-            bytes: record.bytes.clone().into(),
-        }],
-        marks: encoded.into(),
-        catalog: Vec::new(),
-        page_flags: Vec::new(),
-        written_at_us: now_us().unsigned_abs(),
-    })?;
-    let began = Instant::now();
-    let mut ticks = tokio::time::interval(TICK);
-    while shipping.shipper.durable() < record.end {
-        tokio::select! {
-            event = shipping.copies.events.recv() => {
-                let event = event.ok_or_else(|| Ended::Broken("every connection was closed".to_owned()))?;
-                shipping.event(event)?;
-            }
-            _ = ticks.tick() => shipping.tick()?,
-        }
-        if limit < began.elapsed() {
-            return Err(Ended::Broken(
-                "no write quorum took the first record of the reign".to_owned(),
-            ));
-        }
-    }
-    Ok(marks)
-}
-
-/// PostgreSQL's log goes where this process's log goes.
-fn forward_log(log: ChildStderr) {
-    use std::io::{BufRead, BufReader};
-    std::thread::spawn(move || {
-        for line in BufReader::new(log).lines() {
-            match line {
-                Ok(line) => tracing::info!(target: "postgresql", "{line}"),
-                Err(_) => return,
-            }
-        }
-    });
 }

@@ -4,13 +4,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use node_link::LinkEvent;
+use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use units::{Epoch, Lsn, Position, SegmentId};
 use volume::{FlushParts, Shipper, ShipperEffect};
+use wal::{DecodedRecord, Marks};
+use wire_format::Item;
 
 use crate::copies::{Copies, LogEvent};
-use crate::reign::Ended;
+use crate::reign::{Ended, broken};
+use crate::replication::now_us;
+
+/// How often the shipper is told that time passes while it ships the checkpoint.
+const TICK: Duration = Duration::from_millis(10);
 
 /// A shipper with its connections.
 pub(crate) struct Shipping {
@@ -88,6 +95,52 @@ impl Shipping {
             }
         }
         Ok(())
+    }
+
+    /// Ships the shutdown checkpoint like any record, and waits until it is durable: before PostgreSQL writes behind it. `marks`
+    /// are as of its beginning; the answer's are as of its end.
+    pub(crate) async fn ship_checkpoint(
+        &mut self,
+        skeleton: &Skeleton,
+        mut marks: Marks,
+        limit: Duration,
+    ) -> Result<Marks, Ended> {
+        let unreadable = |error: &dyn std::fmt::Display| broken("the shutdown checkpoint", error);
+        let record = &skeleton.checkpoint;
+        let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| unreadable(&error))?;
+        let advanced = marks.advance(&decoded, record.start, record.end);
+        advanced.map_err(|error| unreadable(&error))?;
+        let mut encoded = Vec::new();
+        marks.encode(&mut encoded);
+        self.submit(FlushParts {
+            end: record.end,
+            boundary: record.end,
+            items: vec![Item::Record {
+                end: record.end,
+                bytes: record.bytes.clone().into(),
+            }],
+            marks: encoded.into(),
+            catalog: Vec::new(),
+            page_flags: Vec::new(),
+            written_at_us: now_us().unsigned_abs(),
+        })?;
+        let began = Instant::now();
+        let mut ticks = tokio::time::interval(TICK);
+        while self.shipper.durable() < record.end {
+            tokio::select! {
+                event = self.copies.events.recv() => {
+                    let event = event.ok_or_else(|| Ended::Broken("every connection was closed".to_owned()))?;
+                    self.event(event)?;
+                }
+                _ = ticks.tick() => self.tick()?,
+            }
+            if limit < began.elapsed() {
+                return Err(Ended::Broken(
+                    "no write quorum took the first record of the reign".to_owned(),
+                ));
+            }
+        }
+        Ok(marks)
     }
 
     fn perform(&mut self) -> Result<(), Ended> {
