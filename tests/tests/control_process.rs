@@ -24,7 +24,7 @@ fn a_control_process_without_memory_loses_no_acknowledged_row() -> Result<()> {
     let cluster = Cluster::up("forgetful", &[])?;
     let ledger = Ledger::start(&cluster, 4)?;
     ledger.wait_for_more(100, SOON)?;
-    // Both die at once, so what the writer reported to it is gone when the next reign begins.
+    // Both die at once: nobody is left who knew how far the log is durable.
     for _ in 0..2 {
         let before = epoch(&cluster)?;
         cluster.borealis(&["kill", "control"])?;

@@ -132,16 +132,4 @@ impl Client {
     pub async fn set_writer(&self, name: String, address: String) -> Result<(), ControlError> {
         self.ask(&ControlRequest::SetWriter { name, address }).await.map(|_| ())
     }
-
-    /// Reports the durable position; [`ControlError::Refused`] if the reign is over.
-    pub async fn report_durable(&self, epoch: u64, lsn: String) -> Result<(), ControlError> {
-        self.ask(&ControlRequest::ReportDurable { epoch, lsn })
-            .await
-            .map(|_| ())
-    }
-
-    /// Makes the process forget what was only reported.
-    pub async fn forget(&self) -> Result<(), ControlError> {
-        self.ask(&ControlRequest::Forget).await.map(|_| ())
-    }
 }

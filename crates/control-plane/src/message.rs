@@ -41,16 +41,6 @@ pub enum ControlRequest {
     },
     /// Who is the writer?
     Writer,
-    /// An instance reports the durable position, for whoever is curious. Kept in memory only. A reign that is over is refused,
-    /// and what is lower than what was reported changes nothing.
-    ReportDurable {
-        /// Its epoch.
-        epoch: u64,
-        /// The LSN.
-        lsn: String,
-    },
-    /// Forget everything that was only reported.
-    Forget,
 }
 
 /// The volume in the store.
@@ -65,8 +55,6 @@ pub struct StoredVolume {
     /// What the volume is to be, while it is being made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
-    /// The durable position that was last reported: advisory.
-    pub reported_durable: Option<(u64, String)>,
 }
 
 /// The designated writer.

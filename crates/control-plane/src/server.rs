@@ -1,6 +1,5 @@
 //! The control process: the store behind a unix socket.
 
-use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,7 +9,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use units::Lsn;
 
 use crate::message::{ControlAnswer, ControlRequest};
 use crate::store::{Store, StoreError};
@@ -48,11 +46,6 @@ pub enum ServeError {
     },
 }
 
-struct Control {
-    store: Store,
-    reported_durable: RefCell<Option<(u64, Lsn)>>,
-}
-
 /// Serves the store in `file` on `socket` until `stop` says so.
 pub async fn run(file: &Path, socket: &Path, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
     serve(file, socket, stop, LIMITS).await
@@ -64,10 +57,7 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
     limits: Limits,
 ) -> Result<(), ServeError> {
-    let control = Rc::new(Control {
-        store: Store::open(file)?,
-        reported_durable: RefCell::default(),
-    });
+    let store = Rc::new(Store::open(file)?);
     let failed = |error| ServeError::Socket {
         socket: socket.display().to_string(),
         error,
@@ -85,9 +75,9 @@ pub(crate) async fn serve(
             let place = places.clone().acquire_owned().await.expect("it is never closed");
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let control = control.clone();
+                    let store = store.clone();
                     tokio::task::spawn_local(async move {
-                        if let Err(error) = converse(stream, &control, limits.silence_max).await {
+                        if let Err(error) = converse(stream, &store, limits.silence_max).await {
                             tracing::debug!(%error, "control.disconnect");
                         }
                         drop(place);
@@ -106,7 +96,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn converse(stream: UnixStream, control: &Control, silence_max: Duration) -> std::io::Result<()> {
+async fn converse(stream: UnixStream, store: &Store, silence_max: Duration) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(reader, LINE_BYTES_MAX));
     let mut line = String::new();
@@ -117,7 +107,7 @@ async fn converse(stream: UnixStream, control: &Control, silence_max: Duration) 
             return Ok(());
         }
         let answer = match serde_json::from_str::<ControlRequest>(&line) {
-            Ok(request) => control.answer(request).unwrap_or_else(|error| {
+            Ok(request) => answer(store, request).unwrap_or_else(|error| {
                 tracing::error!(%error, "control.store");
                 ControlAnswer::Failed(error.to_string())
             }),
@@ -129,61 +119,37 @@ async fn converse(stream: UnixStream, control: &Control, silence_max: Duration) 
     }
 }
 
-impl Control {
-    fn answer(&self, request: ControlRequest) -> Result<ControlAnswer, StoreError> {
-        let outcome = |done: bool| -> Result<ControlAnswer, StoreError> {
-            let mut volume = self.store.read()?;
-            volume.reported_durable = self
-                .reported_durable
-                .borrow()
-                .map(|(epoch, lsn)| (epoch, lsn.to_string()));
-            Ok(if done {
-                ControlAnswer::Volume(volume)
-            } else {
-                ControlAnswer::Refused(volume)
-            })
-        };
-        match request {
-            ControlRequest::Read => outcome(true),
-            ControlRequest::Plan { plan } => outcome(self.store.plan(&plan)?),
-            ControlRequest::Create { epoch, record } => outcome(self.store.create(epoch, &record)?),
-            ControlRequest::TakeEpoch => {
-                self.store.take_epoch()?;
-                let answer = outcome(true)?;
-                if let ControlAnswer::Volume(volume) = &answer {
-                    tracing::info!(epoch = volume.epoch, "epoch.take");
-                }
-                Ok(answer)
+fn answer(store: &Store, request: ControlRequest) -> Result<ControlAnswer, StoreError> {
+    let outcome = |done: bool| -> Result<ControlAnswer, StoreError> {
+        let volume = store.read()?;
+        Ok(if done {
+            ControlAnswer::Volume(volume)
+        } else {
+            ControlAnswer::Refused(volume)
+        })
+    };
+    match request {
+        ControlRequest::Read => outcome(true),
+        ControlRequest::Plan { plan } => outcome(store.plan(&plan)?),
+        ControlRequest::Create { epoch, record } => outcome(store.create(epoch, &record)?),
+        ControlRequest::TakeEpoch => {
+            store.take_epoch()?;
+            let answer = outcome(true)?;
+            if let ControlAnswer::Volume(volume) = &answer {
+                tracing::info!(epoch = volume.epoch, "epoch.take");
             }
-            ControlRequest::CompareAndSwap {
-                epoch,
-                revision,
-                record,
-            } => outcome(self.store.compare_and_swap(epoch, revision, &record)?),
-            ControlRequest::SetWriter { name, address } => {
-                self.store.set_writer(&name, &address)?;
-                tracing::info!(%name, %address, "writer.set");
-                Ok(ControlAnswer::Done)
-            }
-            ControlRequest::Writer => Ok(ControlAnswer::Writer(self.store.writer()?)),
-            ControlRequest::ReportDurable { epoch, lsn } => {
-                let Ok(durable) = lsn.parse::<Lsn>() else {
-                    return Ok(ControlAnswer::Failed(format!("{lsn} is no LSN")));
-                };
-                if self.store.read()?.epoch != epoch {
-                    return outcome(false);
-                }
-                // Reports have a connection each, so one may overtake another.
-                let mut reported = self.reported_durable.borrow_mut();
-                if reported.is_none_or(|known| known <= (epoch, durable)) {
-                    *reported = Some((epoch, durable));
-                }
-                Ok(ControlAnswer::Done)
-            }
-            ControlRequest::Forget => {
-                *self.reported_durable.borrow_mut() = None;
-                Ok(ControlAnswer::Done)
-            }
+            Ok(answer)
         }
+        ControlRequest::CompareAndSwap {
+            epoch,
+            revision,
+            record,
+        } => outcome(store.compare_and_swap(epoch, revision, &record)?),
+        ControlRequest::SetWriter { name, address } => {
+            store.set_writer(&name, &address)?;
+            tracing::info!(%name, %address, "writer.set");
+            Ok(ControlAnswer::Done)
+        }
+        ControlRequest::Writer => Ok(ControlAnswer::Writer(store.writer()?)),
     }
 }

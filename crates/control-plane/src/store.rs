@@ -87,7 +87,8 @@ impl Store {
     /// Opens the file, or makes it. It is made under another name first: a crash leaves a whole file or none. When this
     /// returns, the file and its name are durable.
     pub(crate) fn open(file: &Path) -> Result<Store, StoreError> {
-        if !file.exists() {
+        // An error is not an absence: no empty store takes the place of one that cannot be looked at just now.
+        if !file.try_exists().map_err(io(file))? {
             make(file)?;
         }
         // Again for one that was there: whoever made it may not have come so far.
@@ -143,7 +144,6 @@ impl Store {
             epoch: self.number(EPOCH)?.unwrap_or(0),
             record: self.text(RECORD)?,
             plan: self.text(PLAN)?,
-            reported_durable: None,
         })
     }
 

@@ -75,7 +75,7 @@ async fn only_the_holder_of_the_taken_epoch_changes_the_record() {
 }
 
 #[tokio::test]
-async fn what_it_answered_is_there_after_a_restart_and_what_was_reported_is_not() {
+async fn what_it_answered_is_there_after_a_restart() {
     let folder = folder("restart");
     with_server(&folder, async |client: Client| {
         make_volume(&client).await;
@@ -84,16 +84,11 @@ async fn what_it_answered_is_there_after_a_restart_and_what_was_reported_is_not(
             .set_writer("instance-1".to_owned(), "127.0.0.1:5500".to_owned())
             .await
             .expect("a writer");
-        client.report_durable(2, "0/100".to_owned()).await.expect("a report");
-        assert!(client.read().await.expect("the volume").reported_durable.is_some());
     })
     .await;
     with_server(&folder, async |client: Client| {
         let volume = client.read().await.expect("the volume");
-        assert_eq!(
-            (volume.epoch, volume.record.as_deref(), volume.reported_durable),
-            (2, Some("first"), None)
-        );
+        assert_eq!((volume.epoch, volume.record.as_deref()), (2, Some("first")));
         assert_eq!(
             client.writer().await.expect("an answer").expect("a writer").name,
             "instance-1"
@@ -133,33 +128,6 @@ async fn a_volume_is_made_by_one_plan_and_by_the_holder_of_the_taken_epoch() {
 }
 
 #[tokio::test]
-async fn a_reign_that_is_over_reports_nothing_and_reports_never_go_back() {
-    let folder = folder("reports");
-    with_server(&folder, async |client: Client| {
-        make_volume(&client).await;
-        client.take_epoch().await.expect("an epoch");
-        let reported = async || client.read().await.expect("the volume").reported_durable;
-        client.report_durable(2, "0/9".to_owned()).await.expect("the holder");
-        client.report_durable(2, "0/10".to_owned()).await.expect("the holder");
-        client
-            .report_durable(2, "0/A".to_owned())
-            .await
-            .expect("one that was overtaken");
-        assert_eq!(reported().await, Some((2, "0/10".to_owned())));
-        let late = client.report_durable(1, "0/FF".to_owned()).await;
-        assert!(matches!(late, Err(ControlError::Refused(volume)) if volume.epoch == 2));
-        let early = client.report_durable(3, "0/FF".to_owned()).await;
-        assert!(matches!(early, Err(ControlError::Refused(_))), "nobody has taken it");
-        assert!(client.report_durable(2, "far".to_owned()).await.is_err());
-        assert_eq!(reported().await, Some((2, "0/10".to_owned())));
-        client.take_epoch().await.expect("an epoch");
-        client.report_durable(3, "0/8".to_owned()).await.expect("the holder");
-        assert_eq!(reported().await, Some((3, "0/8".to_owned())), "another timeline");
-    })
-    .await;
-}
-
-#[tokio::test]
 async fn beyond_the_limit_connections_wait_and_silent_ones_are_closed() {
     let folder = folder("connections");
     with_server(&folder, async |client: Client| {
@@ -189,4 +157,14 @@ fn what_a_crash_left_of_the_making_is_made_anew() {
     assert!(!file.with_extension("new").exists());
     let again = crate::store::Store::open(&file).expect("the same store");
     assert_eq!(again.read().expect("readable").epoch, 0);
+}
+
+#[test]
+fn no_store_is_made_where_it_is_not_known_whether_there_is_one() {
+    let folder = folder("hidden");
+    // Asking for a file below one that is no folder is an error, not an absence.
+    let file = folder.0.join("file");
+    std::fs::write(&file, "no folder").expect("a file");
+    let opened = crate::store::Store::open(&file.join("metadata.redb"));
+    assert!(matches!(opened, Err(crate::StoreError::Io { path, .. }) if path.ends_with("metadata.redb")));
 }

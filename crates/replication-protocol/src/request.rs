@@ -63,8 +63,3 @@ pub fn status_update(durable: Lsn, now_us: i64) -> Vec<u8> {
     body.push(0);
     message(b'd', &body)
 }
-
-/// Ends the stream; the walsender answers with its end, and takes commands again.
-pub fn copy_done() -> Vec<u8> {
-    message(b'c', &[])
-}

@@ -155,7 +155,8 @@ fn a_commit_waits_until_it_is_reported_durable() {
     let from = (start.raw() % (16 << 20)) as usize;
     assert_eq!(log, written[from..from + log.len()], "the stream is the file");
 
-    connection.send(&request::copy_done());
+    // CopyDone: the walsender answers with its own end, and takes commands again.
+    connection.send(&[b'c', 0, 0, 0, 4]);
     let deadline = Instant::now() + SILENCE_MAX;
     while connection.next().expect("no error") != Event::StreamEnded {
         assert!(Instant::now() < deadline, "the stream does not end");
