@@ -60,8 +60,22 @@ impl Catalog {
         forks.map(|(key, blocks)| (key.relation, *blocks))
     }
 
-    /// Carries out what a record does, and appends the entries that say so.
-    pub(crate) fn apply(&mut self, change: &StateChange<'_>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+    /// Carries out what a record does, and appends the entries that say so: one of each key, because a storage node keeps one
+    /// value of a key at a position. A record that extends a fork by several blocks changes its size as often.
+    pub(crate) fn apply_all(&mut self, changes: &[StateChange<'_>], lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        let before = entries.len();
+        for change in changes {
+            self.apply(change, lsn, entries);
+        }
+        if before + 1 < entries.len() {
+            let changed = entries.drain(before..).map(|entry| (entry.key, entry.value));
+            // The last value of each.
+            let changed: BTreeMap<CatalogKey, Option<Bytes>> = changed.collect();
+            entries.extend(changed.into_iter().map(|(key, value)| CatalogEntry { key, lsn, value }));
+        }
+    }
+
+    fn apply(&mut self, change: &StateChange<'_>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
         match change {
             StateChange::ForkCreated { fork } if !self.forks.contains_key(fork) => {
                 self.set_fork(*fork, Some(0), lsn, entries)
@@ -178,7 +192,7 @@ mod tests {
         let mut catalog = Catalog::default();
         let mut entries = Vec::new();
         let lsn = Lsn::from_raw(100);
-        for change in [
+        let changes = [
             StateChange::ForkCreated { fork: main },
             StateChange::ForkExtended {
                 fork: main,
@@ -196,12 +210,17 @@ mod tests {
                 if_exists: true,
             },
             StateChange::ForkCreated { fork: main },
-        ] {
-            catalog.apply(&change, lsn, &mut entries);
-        }
+        ];
+        catalog.apply_all(&changes, lsn, &mut entries);
         assert_eq!(catalog.fork(main).blocks, Some(7));
         assert_eq!(catalog.fork(map).blocks, None, "clearing bits makes no map");
-        assert_eq!((entries.len(), catalog.size_bytes()), (2, 7 * 8192));
+        assert_eq!(catalog.size_bytes(), 7 * 8192);
+        let told: Vec<Option<&[u8]>> = entries.iter().map(|entry| entry.value.as_deref()).collect();
+        assert_eq!(
+            told,
+            [Some(&7_u32.to_le_bytes()[..])],
+            "one entry of a key at one position: the last"
+        );
         let list = |database, after, count_max| {
             let listed = catalog.list(None, Some(database), after, count_max);
             listed.iter().map(|size| size.fork).collect::<Vec<_>>()
@@ -219,7 +238,10 @@ mod tests {
             tablespace: 1663,
             database: 5,
         };
-        catalog.apply(&dropped, lsn, &mut entries);
+        catalog.apply_all(&[dropped], Lsn::from_raw(200), &mut entries);
         assert_eq!((catalog.fork(main).blocks, catalog.size_bytes()), (None, 0));
+        let of_main = entries.iter().filter(|entry| entry.key == CatalogKey::ForkBlocks(main));
+        let positions: Vec<u64> = of_main.map(|entry| entry.lsn.raw()).collect();
+        assert_eq!(positions, [100, 200], "another record has an entry of its own");
     }
 }

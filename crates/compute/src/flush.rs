@@ -103,10 +103,7 @@ impl FlushBuilder {
         let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| unreadable(error.to_string()))?;
         let mut changes = Vec::new();
         wal::state_changes(&decoded, &mut changes).map_err(|error| unreadable(error.to_string()))?;
-        let mut catalog = self.catalog.borrow_mut();
-        for change in &changes {
-            catalog.apply(change, end, &mut self.entries);
-        }
+        self.catalog.borrow_mut().apply_all(&changes, end, &mut self.entries);
         let passed = self.marks.advance(&decoded, record.start, end);
         passed.map_err(|error| unreadable(error.to_string()))
     }
