@@ -160,7 +160,7 @@ fn succeeded(program: &'static str, output: &std::process::Output) -> Result<(),
     })
 }
 
-/// Every file below `data`, as (path relative to it, bytes), in name order, so that an import is repeatable.
+/// Every file below `data`, as a path relative to it, in name order, so that an import is repeatable.
 pub fn files(data: &Path) -> Result<Vec<String>, ImportError> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];

@@ -13,7 +13,7 @@ use crate::InstanceConfig;
 
 /// What only this start knows.
 pub struct StartFacts<'a> {
-    /// Where the log of this reign begins: the end of the shutdown checkpoint's predecessor.
+    /// Where PostgreSQL's log of this reign begins: the end of the shutdown checkpoint that it starts from.
     pub start: Lsn,
     /// Name of the one synchronous standby, made at each start.
     pub synchronous_name: &'a str,

@@ -229,7 +229,8 @@ impl StateReader {
         }))
     }
 
-    /// Hands over the records at the end of the log, oldest first, as far as copies still have them.
+    /// Hands over the records at the end of the log, oldest first, as far as the first copy that answers still has them: one
+    /// that has collected its log ends the search.
     async fn last_records(&self, page: &mut LastPage) -> Result<(), StateError> {
         let mut from = Lsn::from_raw(self.at.raw().saturating_sub(TAIL_BYTES));
         while from < self.at {

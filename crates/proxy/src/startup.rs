@@ -59,9 +59,7 @@ impl Startup {
     pub(crate) fn bytes(&self) -> usize {
         self.message.len()
     }
-}
 
-impl Startup {
     /// Reads it. Encryption is declined: the endpoint is a loopback address.
     pub(crate) async fn read(client: &mut TcpStream) -> Result<Startup, StartupError> {
         loop {
