@@ -6,8 +6,8 @@
 //!
 //! | module | job |
 //! |---|---|
-//! | [`config`], [`settings`] | what it is told, and what PostgreSQL is told |
-//! | `reign` | one reign from its epoch to its end |
+//! | [`config`], [`settings`], `user_settings` | what it is told, and what PostgreSQL is told |
+//! | `reign`, `pauses` | one reign from its epoch to its end, and when the next one begins |
 //! | `copies` | connections to the six copies |
 //! | `open` | the volume's opening, carried out |
 //! | `creation`, [`import`] | a new volume |
@@ -33,6 +33,7 @@ pub mod import;
 mod last_page;
 mod open;
 pub mod pages;
+mod pauses;
 mod postgresql;
 mod postgresql_log;
 mod read_ahead;
@@ -43,23 +44,18 @@ mod shared_memory;
 mod shipping;
 mod state;
 pub mod status;
+mod user_settings;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use config::InstanceConfig;
+use pauses::{Pauses, Stage};
 use reign::Ended;
 use status::{InstanceStatus, SharedStatus};
-
-/// The first pause after a reign that broke young; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A reign that lasted so long was sound: the next begins at once.
-const SOUND_AFTER: Duration = Duration::from_secs(5);
 
 /// Why an instance process ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -105,17 +101,18 @@ async fn reigns(
     status: &SharedStatus,
     stop: watch::Receiver<bool>,
 ) -> Result<(), InstanceError> {
-    let mut pause = Duration::ZERO;
+    let mut pauses = Pauses::default();
     loop {
         let began = Instant::now();
-        let ended = reign::reign(config, status, stop.clone()).await;
+        let stage = Cell::new(Stage::Opening);
+        let ended = reign::reign(config, status, &stage, stop.clone()).await;
         {
             let mut status = status.borrow_mut();
             status.state = "starting".to_owned();
             status.role = None;
             status.postmaster_pid = None;
         }
-        match ended {
+        let pause = match ended {
             Ended::Stopped => return Ok(()),
             Ended::Replaced(why) => {
                 tracing::error!(%why, "instance.replaced");
@@ -123,15 +120,15 @@ async fn reigns(
             }
             Ended::Unusable(why) => return Err(InstanceError::Fatal(why)),
             Ended::Broken(why) => {
-                pause = if SOUND_AFTER <= began.elapsed() {
-                    Duration::ZERO
-                } else {
-                    (2 * pause).clamp(PAUSE_MIN, PAUSE_MAX)
-                };
+                let pause = pauses.after(stage.get(), began.elapsed());
                 tracing::error!(%why, again_in = ?pause, "reign.end");
-                status.borrow_mut().activity = format!("starting again: {why}");
+                status.borrow_mut().activity = match pause.as_secs() {
+                    0 => format!("starting again: {why}"),
+                    seconds => format!("starting again in {seconds} s: {why}"),
+                };
+                pause
             }
-        }
+        };
         let mut stopping = stop.clone();
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

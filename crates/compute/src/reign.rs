@@ -23,12 +23,14 @@ use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::flush::FlushBuilder;
 use crate::pages::PageSource;
+use crate::pauses::Stage;
 use crate::postgresql::{self, Postmaster};
 use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
 use crate::shipping::Shipping;
 use crate::state::StateReader;
 use crate::status::SharedStatus;
+use crate::user_settings::{self, UserSettings};
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
 /// How often the shipper is told that time passes, and PostgreSQL is looked at.
@@ -55,11 +57,16 @@ pub(crate) fn broken(what: &str, error: &dyn std::fmt::Display) -> Ended {
     Ended::Broken(format!("{what}: {error}"))
 }
 
-/// Runs one reign to its end. When it returns, every process of its PostgreSQL is gone.
-pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: watch::Receiver<bool>) -> Ended {
+/// Runs one reign to its end, and tells in `stage` how far it came. When it returns, every process of its PostgreSQL is gone.
+pub(crate) async fn reign(
+    config: &InstanceConfig,
+    status: &SharedStatus,
+    stage: &Cell<Stage>,
+    stop: watch::Receiver<bool>,
+) -> Ended {
     let mut stopping = stop.clone();
     let begun = tokio::select! {
-        begun = Reign::begin(config, status) => begun,
+        begun = Reign::begin(config, status, stage) => begun,
         _ = stopping.wait_for(|stop| *stop) => return Ended::Stopped,
     };
     let mut reign = match begun {
@@ -78,7 +85,7 @@ pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: 
     if let Err(error) = shared_memory::remove_leftover(&config.data_directory()) {
         tracing::warn!(%error, "postgresql.end: a segment of shared memory stays behind");
     }
-    if let Err(error) = data_directory::keep_settings(config) {
+    if let Err(error) = user_settings::keep_settings(config) {
         tracing::warn!(%error, "settings.keep");
     }
     ended
@@ -87,6 +94,7 @@ pub(crate) async fn reign(config: &InstanceConfig, status: &SharedStatus, stop: 
 struct Reign<'a> {
     config: &'a InstanceConfig,
     status: &'a SharedStatus,
+    stage: &'a Cell<Stage>,
     shipping: Shipping,
     postmaster: Postmaster,
     flushes: FlushBuilder,
@@ -136,6 +144,14 @@ async fn take_epoch(config: &InstanceConfig, control: &Client, status: &SharedSt
     }
 }
 
+fn user_settings(config: &InstanceConfig) -> Result<UserSettings, Ended> {
+    UserSettings::read(config).map_err(|error| broken("PostgreSQL's settings", &error))
+}
+
+fn preload_libraries(config: &InstanceConfig, settings: &UserSettings) -> Result<String, Ended> {
+    settings::user_preload_libraries(config, settings).map_err(|error| Ended::Broken(error.to_string()))
+}
+
 fn hello(config: &InstanceConfig) -> Result<Hello, Ended> {
     Ok(Hello {
         version: PROTOCOL_VERSION,
@@ -150,7 +166,11 @@ fn hello(config: &InstanceConfig) -> Result<Hello, Ended> {
 
 impl<'a> Reign<'a> {
     /// Everything up to the moment at which PostgreSQL is started.
-    async fn begin(config: &'a InstanceConfig, status: &'a SharedStatus) -> Result<Reign<'a>, Ended> {
+    async fn begin(
+        config: &'a InstanceConfig,
+        status: &'a SharedStatus,
+        stage: &'a Cell<Stage>,
+    ) -> Result<Reign<'a>, Ended> {
         let began = Instant::now();
         let control = Client::new(&config.control_socket);
         let hello = hello(config)?;
@@ -167,6 +187,9 @@ impl<'a> Reign<'a> {
                 .await?
             }
         }
+        // Settings that PostgreSQL does not understand cost neither an epoch nor a timeline.
+        let checked = user_settings(config)?;
+        let mut libraries = preload_libraries(config, &checked)?;
         let mut taken = take_epoch(config, &control, status).await?;
         if taken.record.is_none() {
             creation::create(config, &hello, &control, status, &taken).await?;
@@ -184,6 +207,7 @@ impl<'a> Reign<'a> {
         let opening = Opening::new(epoch, record).map_err(|error| Ended::Unusable(error.to_string()))?;
         let limit = Duration::from_millis(config.limits.opening_ms_max);
         let opened = open::open(opening, epoch, taken.revision, &mut copies, &control, limit, status).await?;
+        stage.set(Stage::Opened);
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
 
         status.borrow_mut().activity = "making the data directory".to_owned();
@@ -209,7 +233,13 @@ impl<'a> Reign<'a> {
         let inputs = reader.skeleton_inputs(&catalog, marks, time).await.map_err(state)?;
         let wal_file_bytes = inputs.control.wal_file_bytes();
         let skeleton = Skeleton::build(inputs).map_err(|error| broken("the skeleton", &error))?;
-        data_directory::write(config, &skeleton).map_err(|error| broken("write the data directory", &error))?;
+        // Again: a writer before this one could change them until now.
+        let settings_now = user_settings(config)?;
+        if settings_now != checked {
+            libraries = preload_libraries(config, &settings_now)?;
+        }
+        data_directory::write(config, &skeleton, &settings_now)
+            .map_err(|error| broken("write the data directory", &error))?;
 
         let limits = ShipperLimits {
             window_bytes_max: config.limits.window_bytes_max,
@@ -246,7 +276,6 @@ impl<'a> Reign<'a> {
         let mut name = [0; 8];
         getrandom::fill(&mut name).map_err(|error| broken("random bytes", &error))?;
         let synchronous_name = format!("borealis_{:016x}", u64::from_le_bytes(name));
-        let libraries = settings::user_preload_libraries(config).map_err(|error| Ended::Broken(error.to_string()))?;
         let facts = StartFacts {
             start: marks.end,
             synchronous_name: &synchronous_name,
@@ -267,6 +296,7 @@ impl<'a> Reign<'a> {
             flushes: FlushBuilder::new(marks, catalog.clone(), wal_file_bytes, config.limits.flush_bytes_max),
             config,
             status,
+            stage,
             shipping,
             postmaster,
             catalog,
@@ -308,6 +338,7 @@ impl<'a> Reign<'a> {
                     replication = Some(connected.map_err(|error| broken("replication", &error))?);
                     self.status.borrow_mut().activity = String::new();
                     self.status.borrow_mut().state = "available".to_owned();
+                    self.stage.set(Stage::Available);
                     tracing::info!("instance.available");
                 }
                 event = self.shipping.copies.events.recv() => {

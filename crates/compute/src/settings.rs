@@ -10,6 +10,8 @@ pub use owned_settings::{LIBRARY_SETTINGS, OWNED, OwnedSetting, refusal};
 use units::Lsn;
 
 use crate::InstanceConfig;
+use crate::data_directory::DirectoryError;
+use crate::user_settings::UserSettings;
 
 /// What only this start knows.
 pub struct StartFacts<'a> {
@@ -17,7 +19,7 @@ pub struct StartFacts<'a> {
     pub start: Lsn,
     /// Name of the one synchronous standby, made at each start.
     pub synchronous_name: &'a str,
-    /// Libraries that users preload beside ours: [`user_preload_libraries`].
+    /// Libraries that users preload beside ours, as PostgreSQL names them.
     pub user_preload_libraries: &'a str,
 }
 
@@ -28,10 +30,13 @@ const LIBRARY: &str = "borealis";
 
 /// Why it is not known which libraries users preload.
 #[derive(Debug, thiserror::Error)]
-pub enum PreloadError {
-    /// PostgreSQL or a settings file could not be used.
+pub(crate) enum PreloadError {
+    /// PostgreSQL could not be asked.
     #[error("which libraries to preload: {0}")]
     Io(#[from] io::Error),
+    /// The settings could not be written down for it.
+    #[error("which libraries to preload: {0}")]
+    Directory(#[from] DirectoryError),
     /// PostgreSQL does not understand its settings.
     #[error(
         "PostgreSQL does not understand its settings; correct DIR/postgresql.conf or DIR/postgresql.auto.conf:\n{0}"
@@ -39,22 +44,18 @@ pub enum PreloadError {
     Settings(String),
 }
 
-/// The libraries that users name in `postgresql.conf`, in the environment of `up` or with `ALTER SYSTEM`, as PostgreSQL itself
-/// reads the settings of the data directory. It is asked only if a file may say something.
-pub fn user_preload_libraries(config: &InstanceConfig) -> Result<String, PreloadError> {
-    let data = config.data_directory();
-    let mut may_be_named = false;
-    for file in ["postgresql.conf", "postgresql.auto.conf"] {
-        let text = std::fs::read(data.join(file))?;
-        let text = String::from_utf8_lossy(&text).to_ascii_lowercase();
-        may_be_named |= text.contains(PRELOAD) || text.contains("include");
-    }
-    if !may_be_named {
+/// The libraries that users name, as PostgreSQL itself reads the settings: it is asked with a folder that holds nothing else,
+/// so whether it understands them is known before a reign begins. It is not asked if nothing is set.
+pub(crate) fn user_preload_libraries(config: &InstanceConfig, settings: &UserSettings) -> Result<String, PreloadError> {
+    if settings.is_empty() {
         return Ok(String::new());
     }
+    let folder = config.instance_directory().join("settings");
+    std::fs::create_dir_all(&folder)?;
+    settings.write(&folder)?;
     let output = Command::new(config.postgresql_bin.join("postgres"))
         .args(["-C", PRELOAD, "-D"])
-        .arg(&data)
+        .arg(&folder)
         .stdin(Stdio::null())
         .output()?;
     if !output.status.success() {
