@@ -1,6 +1,6 @@
 //! Storage nodes and zones are lost under load: nothing fails while four of six are left.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use system_tests::{Cluster, Ledger};
@@ -87,5 +87,32 @@ fn without_a_write_quorum_writes_wait_and_pages_are_still_read() -> Result<()> {
         Ok(nodes.iter().all(|node| node["state"] == "available"))
     })?;
     ledger.settle(&cluster)?;
+    Ok(())
+}
+
+/// A node that hangs keeps its connections, so nothing says that it is gone.
+#[test]
+fn a_zone_that_stands_still_stops_no_read() -> Result<()> {
+    let cluster = Cluster::up("standstill", &["shared_buffers=1MB", "borealis.overlay_size=1MB"])?;
+    cluster.pgbench(&["-i", "-q", "-s", "2"])?;
+    let names = ["storage-1", "storage-2"];
+    for name in names {
+        cluster.borealis(&["pause", name])?;
+    }
+    let began = Instant::now();
+    let rows = cluster.sql("SELECT count(*) FROM pgbench_accounts")?;
+    ensure!(rows == "200000", "{rows}");
+    // Single pages all over the table, which nothing reads ahead.
+    let balance = "SELECT count(abalance) FROM generate_series(1, 200000, 500) number JOIN LATERAL \
+                   (SELECT abalance FROM pgbench_accounts WHERE aid = number) account ON true";
+    let rows = cluster.sql(&format!("SET enable_seqscan = off; {balance}"))?;
+    ensure!(rows == "400", "{rows}");
+    let took = began.elapsed();
+    eprintln!("read with a zone that stands still in {took:?}");
+    ensure!(took < SOON, "reads took {took:?}");
+    for name in names {
+        cluster.borealis(&["start", name])?;
+    }
+    cluster.wait_for("both to be back", SOON, all_available)?;
     Ok(())
 }
