@@ -106,3 +106,31 @@ fn what_borealis_owns_cannot_be_set() -> Result<()> {
     cluster.sql("ALTER SYSTEM RESET fsync")?;
     Ok(())
 }
+
+/// What would lose data or a restart by its very existence: files outside of the volume, and positions in other servers' logs.
+#[test]
+fn tablespaces_and_subscriptions_are_refused() -> Result<()> {
+    let cluster = Cluster::up("outside", &[])?;
+    for statement in [
+        "CREATE TABLESPACE elsewhere LOCATION '/tmp'",
+        "SET allow_in_place_tablespaces = on; CREATE TABLESPACE inside LOCATION ''",
+        "CREATE SUBSCRIPTION s CONNECTION 'dbname=postgres' PUBLICATION p WITH (connect = false)",
+        "SELECT pg_replication_origin_create('mine')",
+    ] {
+        let commands = statement.split("; ").flat_map(|command| ["-c", command]);
+        let arguments: Vec<&str> = ["-X", "-v", "VERBOSITY=verbose"].into_iter().chain(commands).collect();
+        let output = cluster.client_output("psql", &arguments)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{statement}: not refused");
+        ensure!(
+            said.contains(FEATURE_NOT_SUPPORTED) && said.contains("not supported by this version of Borealis yet"),
+            "{statement}: the message does not say why: {said}"
+        );
+    }
+    let left = cluster.sql(
+        "SELECT (SELECT count(*) FROM pg_tablespace WHERE oid >= 16384), (SELECT count(*) FROM pg_subscription),
+                (SELECT count(*) FROM pg_replication_origin)",
+    )?;
+    ensure!(left == "0|0|0", "something refused stands in the catalog: {left}");
+    Ok(())
+}

@@ -25,6 +25,7 @@ mod handover;
 mod protected_settings;
 mod reserved_name;
 mod statements;
+mod subscriptions;
 
 mod functions;
 mod relation_bytes;
@@ -81,6 +82,7 @@ pub extern "C-unwind" fn _PG_init() {
     databases::install();
     statements::install();
     handover::install();
+    subscriptions::install();
 }
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;

@@ -1,14 +1,14 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
-//! Refused until it works: tablespaces with a location, and indexes other than btrees (but on temporary tables). Refused
-//! for good: setting what Borealis owns (`protected_settings`).
+//! Refused until it works: tablespaces, subscriptions (`subscriptions`), and indexes other than btrees (but on temporary
+//! tables). Refused for good: setting what Borealis owns (`protected_settings`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, databases, errors, protected_settings};
+use crate::{commit_guard, databases, errors, protected_settings, subscriptions};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -72,15 +72,12 @@ unsafe extern "C-unwind" fn utility(
     // SAFETY: PostgreSQL gives a planned utility statement; each cast below follows the node's tag.
     unsafe {
         match (*(*planned).utilityStmt).type_ {
-            NodeTag::T_CreateTableSpaceStmt => {
-                let statement = (*planned).utilityStmt.cast::<pg_sys::CreateTableSpaceStmt>();
-                if !text((*statement).location).is_empty() {
-                    refuse(
-                        "a tablespace with a location",
-                        "All data lives in the volume; use the default tablespace.",
-                    );
-                }
-            }
+            // Also one without a location (`allow_in_place_tablespaces`).
+            NodeTag::T_CreateTableSpaceStmt => refuse(
+                "a tablespace",
+                "All data lives in the volume; use the default tablespace.",
+            ),
+            NodeTag::T_CreateSubscriptionStmt => subscriptions::refuse(),
             NodeTag::T_AlterDatabaseStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseStmt>();
                 if options((*statement).options)
