@@ -135,9 +135,9 @@ fn lay_out(arena: &mut Arena, locks: *mut pg_sys::LWLockPadded) -> Shared {
     }
 }
 
-/// How many locks there are: the size table's first, then the overlay's.
+/// How many locks there are: the size table's first, then the overlay's, then the one of who moves a fork.
 fn locks_count() -> i32 {
-    (SIZES_PARTITIONS + overlay_partitions()) as i32
+    (SIZES_PARTITIONS + overlay_partitions() + 1) as i32
 }
 
 /// Asks for memory and locks; called when PostgreSQL collects such wishes.
@@ -253,12 +253,25 @@ fn with_overlay_at<R>(index: usize, lock: bool, body: impl FnOnce(&mut Partition
     })
 }
 
-/// A lock that is held.
+/// Runs `body`, which may use partitions, while no other process is in here. It may raise errors: PostgreSQL, which cleans
+/// up after one, releases all locks (`LWLockReleaseAll`).
+pub fn while_nobody_else_moves<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: `create` got this many locks, and `body` does not come here again.
+    unsafe {
+        let lock = &raw mut (*shared().locks.add(SIZES_PARTITIONS + shared().overlay.len())).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let result = body();
+        pg_sys::LWLockRelease(lock);
+        result
+    }
+}
+
+/// A lock of a partition that is held.
 struct Held(*mut pg_sys::LWLock);
 
 impl Held {
     fn new(index: usize) -> Held {
-        // SAFETY: `create` got this many locks; a lock is only held during one of the functions above, which do not nest.
+        // SAFETY: `create` got this many locks; a partition's is only held during one of the functions above, which do not nest.
         unsafe {
             let lock = &raw mut (*shared().locks.add(index)).lock;
             pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);

@@ -149,8 +149,10 @@ fn is_local(relation: SMgrRelation, fork: ForkKey, page: *const c_char) -> bool 
         Some(true) => false,
         Some(false) => {
             // `CREATE DATABASE` extends a copy of an unlogged relation before any of its buffers shows what it is.
-            move_to_files(relation, fork);
-            sizes::set_local(fork);
+            if !is_known_local(fork) {
+                move_to_files(relation, fork);
+                sizes::set_local(fork);
+            }
             true
         }
         None => known(relation, fork).local,
@@ -195,30 +197,35 @@ unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::T
 
 /// A relation turns out to be unlogged (an index gets its INIT fork after it was built): its pages move to md's file. Does
 /// nothing for a fork that lies there already.
+///
+/// Several processes may find out at once. Nobody writes a page to the file before all of them were moved: it would be
+/// overwritten with what had been there before.
 fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
-    let Some(SizeEntry {
-        blocks: Some(blocks),
-        local: false,
-        ..
-    }) = sizes::get(fork)
-    else {
-        return;
-    };
-    let number = ForkNumber::Type::from(fork.fork);
-    let mut page: PageBytes = [0; PAGE_BYTES];
-    let in_file = md!(blocks(relation, number));
-    for block in 0..blocks {
-        if !overlay::read(&fork.page(block), &mut page) {
-            page.fill(0);
+    shared_memory::while_nobody_else_moves(|| {
+        let Some(SizeEntry {
+            blocks: Some(blocks),
+            local: false,
+            ..
+        }) = sizes::get(fork)
+        else {
+            return;
+        };
+        let number = ForkNumber::Type::from(fork.fork);
+        let mut page: PageBytes = [0; PAGE_BYTES];
+        let in_file = md!(blocks(relation, number));
+        for block in 0..blocks {
+            if !overlay::read(&fork.page(block), &mut page) {
+                page.fill(0);
+            }
+            let bytes = page.as_mut_ptr().cast();
+            match block < in_file {
+                true => md!(write(relation, number, block, bytes, true)),
+                false => md!(extend(relation, number, block, bytes, true)),
+            }
         }
-        let bytes = page.as_mut_ptr().cast();
-        match block < in_file {
-            true => md!(write(relation, number, block, bytes, true)),
-            false => md!(extend(relation, number, block, bytes, true)),
-        }
-    }
-    overlay::remove_blocks(fork, 0, Some(blocks));
-    sizes::set_local(fork);
+        overlay::remove_blocks(fork, 0, Some(blocks));
+        sizes::set_local(fork);
+    });
 }
 
 #[pg_guard]
