@@ -7,7 +7,7 @@
 //! Invariants:
 //! - A page is in the overlay before the size says that it exists.
 //! - Its last-written LSN is noted before the overlay may forget it.
-//! - `truncate` (critical section) and `unlink` (after commit) ask nobody.
+//! - `truncate` (critical section) and what drops a relation (after the commit) ask nobody.
 
 use std::cell::RefCell;
 use std::ffi::c_char;
@@ -230,12 +230,27 @@ fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn exists(relation: SMgrRelation, number: ForkNumber::Type) -> bool {
-    match fork_of(relation, number).map(|fork| known(relation, fork)) {
+    let fork = fork_of(relation, number);
+    if let Some(fork) = fork
+        && is_asked_by_drop(fork)
+    {
+        return true;
+    }
+    match fork.map(|fork| known(relation, fork)) {
         Some(SizeEntry {
             local: false, blocks, ..
         }) => blocks.is_some(),
         _ => md!(exists(relation, number)),
     }
+}
+
+/// Whether it is `DropRelFileNodesAllBuffers` that wants to know whether an unknown fork exists. It only saves itself a look
+/// at every buffer by that, and runs after the commit, where an error of the broker's would end the server. Nobody else
+/// asks about a MAIN fork while interrupts are held off.
+fn is_asked_by_drop(fork: ForkKey) -> bool {
+    // SAFETY: a plain counter of this process.
+    let interrupts_held = unsafe { pg_sys::InterruptHoldoffCount != 0 };
+    fork.fork == fork::MAIN && interrupts_held && sizes::get(fork).is_none()
 }
 
 #[pg_guard]
