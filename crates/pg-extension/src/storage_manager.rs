@@ -190,7 +190,8 @@ unsafe extern "C-unwind" fn create(relation: SMgrRelation, number: ForkNumber::T
         }
     }
     // An empty file: `smgrimmedsync` goes to md directly, and PostgreSQL looks for free file numbers among the files.
-    md!(create(relation, number, is_redo));
+    // A map's may be there already: left by an attempt that failed right below, which costs nobody the relation.
+    md!(create(relation, number, is_redo || fork.fork != fork::MAIN));
     last_written::note_fork(fork, log_position::inserted());
     sizes::create(fork, settings::compare());
 }
