@@ -37,6 +37,8 @@ counters! {
     maps_forgotten,
     /// Questions about the size of a fork.
     size_questions,
+    /// Times that the size of a fork was evicted from the full table, or not noted there.
+    sizes_left_out,
     /// Connections made to the instance process.
     broker_connections,
     /// Pages compared with the cluster's files.

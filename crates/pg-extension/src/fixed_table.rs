@@ -31,6 +31,7 @@ pub struct TableHeader {
     hand: u32,
     /// Places from here on were never used: nobody looks there.
     used_end: u32,
+    removals_count: u64,
 }
 
 /// One place of a table.
@@ -54,6 +55,7 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
         used_count: 0,
         hand: 0,
         used_end: 0,
+        removals_count: 0,
     };
     /// A place to begin with.
     pub const PLACE: Place<K, V> = Place {
@@ -83,15 +85,18 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
         }
         *self.header = TableHeader {
             free: 0,
-            used_count: 0,
-            hand: 0,
-            used_end: 0,
+            ..Self::HEADER
         };
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.header.used_count as usize
+    }
+
+    /// How many entries were ever taken out.
+    pub fn removals(&self) -> u64 {
+        self.header.removals_count
     }
 
     /// Where the entry of `key` stands.
@@ -158,6 +163,7 @@ impl<'a, K: Hashed + Copy + Eq, V: Copy> FixedTable<'a, K, V> {
                     };
                     self.header.free = at;
                     self.header.used_count -= 1;
+                    self.header.removals_count += 1;
                     return Some(value);
                 }
                 _ => (before, at) = (at, next),

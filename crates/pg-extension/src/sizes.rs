@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use pgrx::PgSqlErrorCode;
 use units::{ForkKey, Lsn, fork};
 
+use crate::counters::count;
 use crate::fixed_table::{FixedTable, Hashed, mix};
 use crate::{broker_client, errors, log_position, shared_memory};
 
@@ -75,13 +76,29 @@ pub fn get(fork: ForkKey) -> Option<SizeEntry> {
     shared_memory::with_sizes(fork.hashed(), |table| table.get(&fork).copied())
 }
 
-/// Notes what the volume said, unless something is known already; gives what is known now.
-pub fn note_from_volume(fork: ForkKey, entry: SizeEntry) -> SizeEntry {
-    let (known, is_noted) = shared_memory::with_sizes(fork.hashed(), |table| match table.get(&fork) {
-        Some(known) => (*known, true),
+/// What is known about the fork; if nothing is, how many entries of its partition were removed so far.
+pub fn get_or_removals(fork: ForkKey) -> Result<SizeEntry, u64> {
+    shared_memory::with_sizes(fork.hashed(), |table| match table.get(&fork) {
+        Some(entry) => Ok(*entry),
+        None => Err(table.removals()),
+    })
+}
+
+/// Notes what the volume said, unless something is known already; gives what is known now. It was asked after so many
+/// `removals`.
+///
+/// If there were more since, another process may have noted, changed and evicted the fork's size. Then the answer is given
+/// and not noted: it was right when it was asked for, like any size, which only a lock on the relation keeps right.
+pub fn note_from_volume(fork: ForkKey, entry: SizeEntry, removals: u64) -> SizeEntry {
+    let (known, has_room) = shared_memory::with_sizes(fork.hashed(), |table| match table.get(&fork).copied() {
+        Some(known) => (known, true),
+        None if table.removals() != removals => {
+            count(&shared_memory::counters().sizes_left_out);
+            (entry, true)
+        }
         None => (entry, insert(table, fork, entry)),
     });
-    if !is_noted {
+    if !has_room {
         // The volume is asked again next time; perhaps there is room by then.
         make_room(fork, READERS_QUESTIONS_MAX, log_position::durable());
     }

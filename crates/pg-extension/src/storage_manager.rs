@@ -104,7 +104,7 @@ fn fork_of(relation: SMgrRelation, number: ForkNumber::Type) -> Option<ForkKey> 
 
 /// What is known about the fork; asks the volume if nothing is.
 fn known(relation: SMgrRelation, fork: ForkKey) -> SizeEntry {
-    sizes::get(fork).unwrap_or_else(|| {
+    sizes::get_or_removals(fork).unwrap_or_else(|removals| {
         let needed = sizes::needed();
         if needed > log_position::flushed() {
             log_position::flush(needed);
@@ -114,7 +114,7 @@ fn known(relation: SMgrRelation, fork: ForkKey) -> SizeEntry {
             let number = ForkNumber::Type::from(fork.fork);
             entry.in_files = md!(exists(relation, number)) && Some(md!(blocks(relation, number))) == entry.blocks;
         }
-        sizes::note_from_volume(fork, entry)
+        sizes::note_from_volume(fork, entry, removals)
     })
 }
 

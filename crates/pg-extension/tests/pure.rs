@@ -184,7 +184,12 @@ proptest! {
                         model.insert(number.0, value);
                     }
                 }
-                1 => prop_assert_eq!(table.remove(&number), model.remove(&number.0)),
+                1 => {
+                    let removals = table.removals();
+                    let removed = table.remove(&number);
+                    prop_assert_eq!(removed, model.remove(&number.0));
+                    prop_assert_eq!(table.removals(), removals + u64::from(removed.is_some()));
+                }
                 _ => {}
             }
             prop_assert_eq!(table.get(&number).copied(), model.get(&number.0).copied());
