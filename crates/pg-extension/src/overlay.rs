@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pgrx::PgSqlErrorCode;
-use units::{ByteCount, ForkKey, Lsn, PAGE_BYTES, PageKey};
+use units::{ByteCount, ForkKey, Lsn, PAGE_BYTES, PageKey, RelationKey};
 
 use crate::counters::count;
 use crate::fixed_table::Hashed;
@@ -155,16 +155,22 @@ pub fn remove(key: &PageKey) {
     shared_memory::with_overlay(key.hashed(), |partition| partition.remove(key));
 }
 
-/// Forgets the blocks of a fork from `first` on, up to `end` if its size is known.
-pub fn remove_blocks(fork: ForkKey, first: u32, end: Option<u32>) {
-    match end {
-        Some(end) if end.saturating_sub(first) <= BLOCKS_PURGED_SINGLY_MAX => {
-            (first..end).for_each(|block| remove(&fork.page(block)));
-        }
-        _ => shared_memory::for_all_overlay(|partition| {
+/// Forgets the blocks of a fork from `first` on; it has blocks up to `end`.
+pub fn remove_blocks(fork: ForkKey, first: u32, end: u32) {
+    if end.saturating_sub(first) <= BLOCKS_PURGED_SINGLY_MAX {
+        (first..end).for_each(|block| remove(&fork.page(block)));
+    } else {
+        shared_memory::for_all_overlay(|partition| {
             partition.remove_all(&|key| key.fork == fork && key.block >= first);
-        }),
+        });
     }
+}
+
+/// Forgets all pages of a relation.
+pub fn remove_relation(relation: RelationKey) {
+    shared_memory::for_all_overlay(|partition| {
+        partition.remove_all(&|key| key.fork.relation == relation);
+    });
 }
 
 /// Forgets all pages of a database.

@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! - A size shrinks by truncation only.
-//! - An entry that differs from what the volume knows is never evicted.
+//! - An entry that differs from what the volume knows is never evicted, nor is one of a fork in a file.
+//! - Of a fork that is not known nothing is in the overlay, unless `sizes_left_out` counted something.
+//! - An answer of the volume is not noted over a newer size, even if that one was evicted meanwhile.
 //! - A truncation (critical section) needs no room: if nothing is known of the fork, the volume is only asked again once it
 //!   knows of the truncation.
 
@@ -192,7 +194,10 @@ fn note(fork: ForkKey, change_entry: impl Fn(&mut SizeEntry)) {
     if !change(fork, &change_entry) {
         errors::raise(
             PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
-            format!("the table of relation sizes has no room for {fork}: it is full of what the volume does not know"),
+            format!(
+                "the table of relation sizes has no room for {fork}: it is full of what the volume does not know, and of \
+                 unlogged relations"
+            ),
             "Raise borealis.relation_sizes and restart the instance.",
         );
     }
@@ -248,7 +253,9 @@ fn insert(table: &mut SizesTable<'_>, fork: ForkKey, entry: SizeEntry) -> bool {
     if table.insert(fork, entry).is_some() {
         return true;
     }
-    let Some(unchanged) = table.sweep(|_, entry| !entry.changed) else {
+    count(&shared_memory::counters().sizes_left_out);
+    // Of a fork in a file, a truncation that did not know so would cut nothing.
+    let Some(unchanged) = table.sweep(|_, entry| !entry.changed && !entry.local) else {
         return false;
     };
     table.remove(&unchanged);

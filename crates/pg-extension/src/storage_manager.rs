@@ -224,7 +224,7 @@ fn move_to_files(relation: SMgrRelation, fork: ForkKey) {
                 false => md!(extend(relation, number, block, bytes, true)),
             }
         }
-        overlay::remove_blocks(fork, 0, Some(blocks));
+        overlay::remove_blocks(fork, 0, blocks);
         sizes::set_local(fork);
     });
 }
@@ -263,13 +263,34 @@ unsafe extern "C-unwind" fn unlink(node: RelFileNodeBackend, number: ForkNumber:
         number..=number
     };
     for fork in numbers.filter_map(|number| fork_key(node, number)) {
-        let entry = sizes::get(fork);
-        if entry.is_none_or(|entry| !entry.local) {
-            overlay::remove_blocks(fork, 0, entry.map(|entry| entry.blocks.unwrap_or(0)));
+        if fork.fork == fork::MAIN {
+            remove_unknown(fork.relation);
+        }
+        if let Some(SizeEntry {
+            local: false,
+            blocks: Some(blocks),
+            ..
+        }) = sizes::get(fork)
+        {
+            overlay::remove_blocks(fork, 0, blocks);
         }
         sizes::forget(fork);
     }
     md!(unlink(node, number, is_redo));
+}
+
+/// Removes the pages of forks of which not even the size is known. That takes a look at everything in the overlay, so it is
+/// done once for all forks of a relation, and only if the size of any fork was ever left out. An INIT fork alone is no
+/// reason: its few pages are logged, so they go when there is no room, and whoever makes a new fork of that name writes it
+/// before it is read.
+fn remove_unknown(relation: RelationKey) {
+    let is_unknown = |number: u8| sizes::get(relation.fork(number)).is_none();
+    let any_unknown = [fork::MAIN, fork::FREE_SPACE, fork::VISIBILITY]
+        .into_iter()
+        .any(is_unknown);
+    if any_unknown && shared_memory::counters().sizes_left_out.load(Ordering::Acquire) != 0 {
+        overlay::remove_relation(relation);
+    }
 }
 
 #[pg_guard]
@@ -466,7 +487,7 @@ unsafe extern "C-unwind" fn truncate(
     last_written::note_fork(fork, log_position::inserted());
     let in_files = sizes::get(fork).map_or_else(settings::compare, |entry| entry.in_files);
     sizes::truncate(fork, new_blocks, in_files);
-    overlay::remove_blocks(fork, new_blocks, Some(old_blocks));
+    overlay::remove_blocks(fork, new_blocks, old_blocks);
     if in_files {
         md!(truncate(relation, number, old_blocks, new_blocks));
     }
