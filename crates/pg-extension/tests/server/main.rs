@@ -1,5 +1,6 @@
 //! The library in a stock server.
 
+mod answers;
 mod guard;
 mod real;
 mod support;

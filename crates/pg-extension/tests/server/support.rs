@@ -229,6 +229,7 @@ fn answer_all(mut stream: UnixStream, data: &Path) {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let (status, value, payload) = answer(&request.question, data);
+        wait_if_late(&request.question, data);
         let header = AnswerHeader {
             number: request.number,
             status,
@@ -245,8 +246,25 @@ fn answer_all(mut stream: UnixStream, data: &Path) {
     }
 }
 
+/// Holds the first answer about the size of the relation whose number stands in the file `late` until `late.held` is gone.
+fn wait_if_late(question: &BrokerQuestion, data: &Path) {
+    let (late, held) = (data.join("../late"), data.join("../late.held"));
+    let BrokerQuestion::ForkBlocks { fork, .. } = question else {
+        return;
+    };
+    let wanted = fs::read_to_string(&late).is_ok_and(|number| number == fork.relation.relation.to_string());
+    if wanted && fork.fork == fork::MAIN && fs::rename(&late, &held).is_ok() {
+        while held.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
 fn answer(question: &BrokerQuestion, data: &Path) -> (Status, u32, Vec<u8>) {
     match question {
+        BrokerQuestion::ForkBlocks { .. } if data.join("../refusing").exists() => {
+            (Status::ReadFailed, 0, b"refused by the test".to_vec())
+        }
         BrokerQuestion::ListForks {
             tablespace,
             database,
