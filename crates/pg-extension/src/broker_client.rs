@@ -192,23 +192,15 @@ fn refuse(answer: &Answer, what: String) -> ! {
     );
 }
 
-/// Reads a page from the volume that is at least as new as `needed`. Whether the volume has it: a page that no record
-/// ever touched is not there, and consists of zeros.
-pub fn read_page(key: PageKey, needed: Lsn, wanted_soon: u16, page: &mut PageBytes) -> bool {
+/// Reads a page from the volume that is at least as new as `needed`. One that no record ever touched consists of zeros.
+pub fn read_page(key: PageKey, needed: Lsn, wanted_soon: u16, page: &mut PageBytes) {
     let answer = ask(BrokerQuestion::ReadPage {
         key,
         needed,
         count: wanted_soon,
     });
     match answer.header.status {
-        Status::Ok if answer.payload.len() == PAGE_BYTES => {
-            page.copy_from_slice(&answer.payload);
-            true
-        }
-        Status::Absent => {
-            page.fill(0);
-            false
-        }
+        Status::Ok if answer.payload.len() == PAGE_BYTES => page.copy_from_slice(&answer.payload),
         _ => refuse(&answer, key.to_string()),
     }
 }

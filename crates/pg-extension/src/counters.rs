@@ -21,8 +21,6 @@ counters! {
     pages_read_from_overlay,
     /// Pages read from the volume.
     pages_read_from_volume,
-    /// Pages read that the volume never saw: zeros.
-    pages_read_as_zeros,
     /// Pages written out of shared buffers.
     pages_written,
     /// Pages by which relations were extended.

@@ -21,7 +21,7 @@ unsafe extern "C" {
     fn smgrinit(); fn smgropen(); fn smgrsetowner(); fn smgrclearowner(); fn smgrexists(); fn smgrclose();
     fn smgrrelease(); fn smgrreleaseall(); fn smgrcloseall(); fn smgrclosenode(); fn smgrcreate(); fn smgrdosyncall();
     fn smgrdounlinkall(); fn smgrextend(); fn smgrprefetch(); fn smgrread(); fn smgrwrite(); fn smgrwriteback();
-    fn smgrnblocks(); fn smgrnblocks_cached(); fn smgrtruncate(); fn smgrimmedsync();
+    fn smgrnblocks(); fn smgrnblocks_cached(); fn smgrtruncate(); fn smgrtruncate2(); fn smgrimmedsync();
     fn dladdr1(address: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int) -> c_int;
 }
 
@@ -63,7 +63,7 @@ const MD: [Named; 15] = [
     ("mdimmedsync", mdimmedsync),
 ];
 
-const SMGR: [Named; 22] = [
+const SMGR: [Named; 23] = [
     ("smgrinit", smgrinit),
     ("smgropen", smgropen),
     ("smgrsetowner", smgrsetowner),
@@ -85,6 +85,7 @@ const SMGR: [Named; 22] = [
     ("smgrnblocks", smgrnblocks),
     ("smgrnblocks_cached", smgrnblocks_cached),
     ("smgrtruncate", smgrtruncate),
+    ("smgrtruncate2", smgrtruncate2),
     ("smgrimmedsync", smgrimmedsync),
 ];
 

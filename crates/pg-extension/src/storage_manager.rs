@@ -418,13 +418,8 @@ fn read_from_volume(relation: SMgrRelation, key: &PageKey, page: &mut PageBytes)
         log_position::flush(needed);
     }
     let soon = READAHEAD.with_borrow_mut(|readahead| readahead.wanted_soon(*key, blocks, settings::readahead_blocks()));
-    let found = broker_client::read_page(*key, needed, soon, page);
-    let counters = shared_memory::counters();
-    count(if found {
-        &counters.pages_read_from_volume
-    } else {
-        &counters.pages_read_as_zeros
-    });
+    broker_client::read_page(*key, needed, soon, page);
+    count(&shared_memory::counters().pages_read_from_volume);
 }
 
 #[pg_guard]

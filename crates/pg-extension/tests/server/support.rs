@@ -293,7 +293,6 @@ fn answer(question: &BrokerQuestion, data: &Path) -> (Status, u32, Vec<u8>) {
             let mut page = vec![0; PAGE_BYTES];
             let opened = fs::File::open(file(key.fork, data));
             match opened.and_then(|file| file.read_exact_at(&mut page, u64::from(key.block) * PAGE_BYTES as u64)) {
-                Ok(()) if page.iter().all(|byte| *byte == 0) => (Status::Absent, 0, Vec::new()),
                 Ok(()) => (Status::Ok, 0, as_redo_leaves_it(page, key.fork.fork)),
                 Err(error) => (Status::ReadFailed, 0, format!("{key}: {error}").into_bytes()),
             }
