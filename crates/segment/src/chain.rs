@@ -88,8 +88,8 @@ impl Chain {
         while from != Position::ZERO && !path.sees(from) {
             from = match self.links.get(&from) {
                 Some(link) => link.previous,
-                // Only what is durable is forgotten, and no branch lies below what is durable.
-                None => return path.start(),
+                // What was forgotten is known to be complete: up to where this history left it.
+                None => return path.reach(from),
             };
         }
         from

@@ -14,95 +14,23 @@
 
 mod catch_up;
 mod chain;
+mod effect;
+mod journal;
 mod reads;
 mod state;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use timeline::Path;
-use units::{Epoch, GroupId, Lsn, PageKey, Position, SegmentId, VolumeId};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId};
+use wire_format::EncodedBatch;
 use wire_format::message::{Member, Promised, Refusal, Request, Response};
-use wire_format::{CatalogKey, EncodedBatch};
 
 use catch_up::{Answer, CatchUp};
 use chain::Chain;
 pub use chain::Link;
+pub use effect::{Effect, Horizon, Read};
 pub use state::{SegmentState, StateError};
-
-/// What the shell has to do, in this order.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Effect {
-    /// Journal the segment's state; it replaces the one before.
-    KeepState(Bytes),
-    /// Journal this batch.
-    KeepBatch(EncodedBatch),
-    /// Answer the request of this step, once everything journaled so far is synced.
-    Answer(Response),
-    /// Carry out this read, for the request of this step.
-    Read(Read),
-    /// Ask a peer; its answer comes back through [`Segment::fetched`].
-    Fetch {
-        /// Who is asked.
-        peer: Member,
-        /// What.
-        request: Request,
-    },
-}
-
-/// A read that was found permissible: every version it needs is here.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Read {
-    /// Pages of one fork, as of a read point.
-    Pages {
-        /// The history to read along.
-        path: Path,
-        /// As of where.
-        read_point: Lsn,
-        /// The first page.
-        first: PageKey,
-        /// How many.
-        count: u32,
-    },
-    /// Catalog entries, as of a read point.
-    Catalog {
-        /// The history to read along.
-        path: Path,
-        /// As of where.
-        read_point: Lsn,
-        /// Only keys after this one.
-        after: Option<CatalogKey>,
-        /// At most so many.
-        entries_max: u32,
-    },
-    /// The header of the last flush at or below a position.
-    FlushHeader {
-        /// The history to look along.
-        path: Path,
-        /// The position.
-        at: Lsn,
-    },
-    /// These batches, oldest first, up to about so many bytes, at least one.
-    Batches {
-        /// Their names.
-        positions: Vec<Position>,
-        /// The limit.
-        bytes_max: u32,
-    },
-}
-
-/// Where a segment stands on its timeline: what the page store may fold, collect and recycle.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Horizon {
-    /// The installed path of timelines.
-    pub path: Path,
-    /// Announced as durable: nothing above is folded.
-    pub durable: Position,
-    /// The granted floor: older versions may be collapsed.
-    pub floor: Position,
-    /// Every copy is complete up to here: no peer asks for batches below.
-    pub all_complete: Position,
-}
 
 /// One copy of one protection group.
 #[derive(Clone, Debug)]
@@ -115,7 +43,13 @@ pub struct Segment {
     readable: Position,
     /// The synced state says that the segment is complete up to here without the journal's batches: they may go.
     recyclable: Position,
+    /// The floor in the last state that the shell was told to journal.
+    floor_kept: Position,
+    /// The floor that a synced state remembers: what is folded under it is not read below it after a restart either.
+    floor_synced: Position,
     vouches: bool,
+    /// The shell has no room for log that nobody will ever acknowledge or read.
+    crowded: bool,
     catch_up: CatchUp,
 }
 
@@ -160,6 +94,9 @@ impl Segment {
             complete: state.complete,
             readable: state.complete,
             recyclable: state.complete,
+            floor_kept: state.floor,
+            floor_synced: state.floor,
+            crowded: false,
             chain: Chain::starting_at(state.complete),
             catch_up: CatchUp::default(),
             vouches,
@@ -213,15 +150,9 @@ impl Segment {
         Horizon {
             path: self.state.path.clone(),
             durable: self.durable_here(),
-            floor: self.state.floor,
-            all_complete: self.state.all_complete,
+            floor: self.state.path.reach(self.floor_synced),
+            all_complete: self.state.path.reach(self.state.all_complete),
         }
-    }
-
-    /// The shell synced everything journaled so far: reads may rely on it.
-    pub fn synced(&mut self) {
-        self.readable = self.complete;
-        self.recyclable = self.state.complete;
     }
 
     /// The journal can no longer be trusted with what this segment acknowledged.
@@ -308,7 +239,7 @@ impl Segment {
         }
         if slept || self.state.promised < epoch {
             self.state.promised = epoch;
-            effects.push(Effect::KeepState(self.state.encode()));
+            self.keep_state(effects);
         }
         // What is known to be durable needs no listing: no candidate lies below it.
         let known = if self.state.path.sees(above) && above.lsn < self.durable_here().lsn {
@@ -338,17 +269,24 @@ impl Segment {
         if path.epoch() != epoch {
             return Err(malformed("the path does not end with the sender's epoch"));
         }
+        // One epoch is one stream, and branched once (protocol.md, holes 11 and 13).
+        if self.state.path.epoch() == epoch && self.state.path != *path {
+            return Err(malformed("another history of the same reign is installed"));
+        }
         let changed = self.state.promised != epoch || self.state.path != *path || self.state.members != members;
         if changed {
             self.state.promised = epoch;
             self.state.path = path.clone();
             self.state.members = members.to_vec();
             self.settle();
-            effects.push(Effect::KeepState(self.state.encode()));
+            self.keep_state(effects);
+        } else {
+            // The sender is about to send what it was refused before.
+            self.require_room()?;
         }
         Ok(Response::Installed {
             segment: self.state.segment,
-            complete: self.complete,
+            complete: self.acknowledged(),
         })
     }
 
@@ -373,6 +311,7 @@ impl Segment {
                 return Err(Refusal::UnknownTimeline { epoch });
             }
         }
+        self.require_room()?;
         self.take(batch, effects)?;
         Ok(Response::Appended {
             segment: self.state.segment,
@@ -390,11 +329,12 @@ impl Segment {
     ) -> Result<Response, Refusal> {
         self.require_reign(epoch)?;
         self.hear_durable(durable);
+        let path = &self.state.path;
         for (known, heard) in [
             (&mut self.state.floor, floor),
             (&mut self.state.all_complete, all_complete),
         ] {
-            if self.state.path.sees(heard) && known.lsn < heard.lsn {
+            if path.sees(heard) && path.reach(*known).lsn < heard.lsn {
                 *known = heard;
             }
         }
@@ -438,6 +378,11 @@ impl Segment {
         }
     }
 
+    /// What is synced and complete, as far as the installed path sees it.
+    fn readable_here(&self) -> Position {
+        self.chain.back_to_visible(self.readable, &self.state.path)
+    }
+
     /// What a vote may be counted for: a damaged copy acknowledges nothing.
     fn acknowledged(&self) -> Position {
         if self.vouches { self.complete } else { Position::ZERO }
@@ -452,46 +397,9 @@ impl Segment {
         }
     }
 
-    /// Forgets the links of batches up to `through`: no peer will ask for them. What is not complete, synced and durable
-    /// stays, and so does the end of the log. The effect journals that the segment is complete without them. Answers with how
-    /// far the journal may recycle batches: as far as a synced state says so. Before that a power cut would leave a state that
-    /// needs batches which are gone.
-    pub fn forget(&mut self, through: Position, effects: &mut Vec<Effect>) -> Position {
-        let bounds = [through, self.readable, self.durable_here()];
-        let bound = bounds
-            .into_iter()
-            .min_by_key(|position| position.lsn)
-            .expect("there are three");
-        if self.state.path.sees(bound) && self.chain.forgotten().lsn < bound.lsn {
-            self.chain.forget(bound, &self.state.path);
-        }
-        // Not what it was just now: the journal may not have taken the state that said so.
-        if self.state.complete != self.chain.forgotten() {
-            self.state.complete = self.chain.forgotten();
-            effects.push(Effect::KeepState(self.state.encode()));
-        }
-        self.recyclable
-    }
-
     /// Whether it lacks log that its peers no longer have, as far as they told: only a whole copy can mend it.
     pub fn is_stranded(&self) -> bool {
         self.catch_up.is_stranded()
-    }
-
-    /// The journal did not take what the last steps asked for: back to `state`, the last one it has, and without these
-    /// batches. None of the answers of those steps may leave.
-    pub fn roll_back(&mut self, state: SegmentState, batches: &[Position]) {
-        for batch in batches {
-            self.chain.remove(*batch);
-        }
-        self.state = state;
-        self.complete = self.readable;
-        self.settle();
-    }
-
-    /// The state as it would be journaled now.
-    pub fn state(&self) -> Bytes {
-        self.state.encode()
     }
 
     /// Time passes: `now` on any clock that only goes forward. Asks a peer if something is missing.

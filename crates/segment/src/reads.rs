@@ -48,8 +48,9 @@ impl Segment {
                 })
             }
             Request::ReadFlushHeader { epoch, at, .. } => {
+                self.require_vouching()?;
                 let path = self.path_of(*epoch)?;
-                let complete = self.complete_on(&path);
+                let complete = self.complete_and_synced();
                 if complete.lsn < *at {
                     let needed = Position::new(*epoch, *at);
                     return Err(Refusal::NotComplete { complete, needed });
@@ -63,7 +64,8 @@ impl Segment {
                 bytes_max,
                 ..
             } => {
-                if after.lsn < self.chain.forgotten().lsn {
+                // Along the asker's history: what was forgotten of another one does not concern it.
+                if after.lsn < path.reach(self.chain.forgotten()).lsn {
                     return Err(Refusal::LogCollected {
                         oldest: self.chain.forgotten(),
                     });
@@ -80,29 +82,23 @@ impl Segment {
     /// The history to read along, and as of where: never beyond what is complete here. Above a hole a later record may be
     /// held already, and a page made with it but without the missing one would be no version that ever was.
     fn permit_read(&self, epoch: Epoch, read_point: Lsn, needed: Position) -> Result<(Path, Lsn), Refusal> {
-        if !self.vouches {
-            return Err(Refusal::Damaged {
-                what: "something it acknowledged is lost or damaged".to_owned(),
-            });
-        }
+        self.require_vouching()?;
         let path = self.path_of(epoch)?;
         if needed != Position::ZERO && !path.sees(needed) {
             return Err(Refusal::UnknownTimeline { epoch: needed.epoch });
         }
-        let complete = self.complete_on(&path);
+        let complete = self.complete_and_synced();
         if complete.lsn < needed.lsn {
             return Err(Refusal::NotComplete { complete, needed });
         }
-        if read_point < self.state.floor.lsn {
-            return Err(Refusal::BelowFloor {
-                read_point,
-                floor: self.state.floor,
-            });
+        let floor = path.reach(self.state.floor);
+        if read_point < floor.lsn {
+            return Err(Refusal::BelowFloor { read_point, floor });
         }
         Ok((path, read_point.min(complete.lsn)))
     }
 
-    /// The history of one reign. A reign that is over may read until its successor is installed, no longer.
+    /// The history of one reign: of the installed one. A reign that is over may read until its successor is installed, no longer.
     fn path_of(&self, epoch: Epoch) -> Result<Path, Refusal> {
         let installed = self.state.path.epoch();
         if epoch < installed {
@@ -117,9 +113,17 @@ impl Segment {
         Ok(self.state.path.clone())
     }
 
-    /// What is synced and complete, as far as this history goes.
-    fn complete_on(&self, path: &Path) -> Position {
-        let complete = self.chain.back_to_visible(self.readable, path);
-        complete.min(self.complete)
+    fn require_vouching(&self) -> Result<(), Refusal> {
+        if self.vouches {
+            return Ok(());
+        }
+        Err(Refusal::Damaged {
+            what: "something it acknowledged is lost or damaged".to_owned(),
+        })
+    }
+
+    /// Neither what waits for its sync, nor what a roll-back took again.
+    fn complete_and_synced(&self) -> Position {
+        self.readable_here().min(self.complete)
     }
 }

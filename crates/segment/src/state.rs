@@ -34,7 +34,7 @@ pub struct SegmentState {
     pub complete: Position,
     /// The highest durable position announced, as of the last time this record was written, or above.
     pub durable: Position,
-    /// The granted floor.
+    /// The announced floor, as of the last time this record was written, or above.
     pub floor: Position,
     /// Where all six were complete.
     pub all_complete: Position,

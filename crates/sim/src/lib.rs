@@ -63,6 +63,8 @@ pub enum Broken {
     ReadsOverHoles,
     /// The floor is raised over readers' read points, and segments read below it (hole 23).
     BelowTheFloor,
+    /// Segments forget log that copies which lag behind still need.
+    ForgetsTheSlowest,
 }
 
 /// What DESIGN §4.8 promises of the log.

@@ -202,7 +202,11 @@ impl World {
             Arrival::Tick => {
                 segment.tick(now, &mut effects);
                 let horizon = segment.horizon();
-                let recycle_through = segment.forget(horizon.all_complete, &mut effects);
+                let needed_by_none = match self.broken {
+                    Some(Broken::ForgetsTheSlowest) => horizon.durable,
+                    _ => horizon.all_complete,
+                };
+                let recycle_through = segment.forget(needed_by_none, &mut effects);
                 let mut horizon = Horizon {
                     path: horizon.path,
                     durable: horizon.durable,

@@ -133,3 +133,8 @@ fn a_page_made_over_a_hole_is_found() {
 fn a_read_below_the_floor_is_found() {
     found(Broken::BelowTheFloor, Promise::PagesAreExact);
 }
+
+#[test]
+fn forgetting_what_a_lagging_copy_needs_is_found() {
+    found(Broken::ForgetsTheSlowest, Promise::CopiesBecomeEqual);
+}

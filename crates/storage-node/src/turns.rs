@@ -182,6 +182,7 @@ fn tick_segments(node: &Node, turn: &mut Turn, forget: bool) {
         if forget {
             let horizon = segment.horizon();
             let crowded = LINKS_MAX < links || node.journal_retained_bytes_max < journal_bytes;
+            segment.set_crowded(crowded);
             let through = if crowded { horizon.durable } else { horizon.all_complete };
             let recycle_through = segment.forget(through, &mut effects);
             let horizon = Horizon {

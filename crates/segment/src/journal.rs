@@ -1,0 +1,77 @@
+//! What of a segment is in its shell's journal: synced, kept, no longer needed, or not taken.
+
+use bytes::Bytes;
+use units::Position;
+use wire_format::message::Refusal;
+
+use crate::{Effect, Segment, SegmentState};
+
+impl Segment {
+    /// The shell synced everything journaled so far: reads may rely on it.
+    pub fn synced(&mut self) {
+        self.readable = self.complete;
+        self.recyclable = self.state.complete;
+        self.floor_synced = self.floor_kept;
+    }
+
+    /// Has the shell journal the state.
+    pub(crate) fn keep_state(&mut self, effects: &mut Vec<Effect>) {
+        self.floor_kept = self.state.floor;
+        effects.push(Effect::KeepState(self.state.encode()));
+    }
+
+    /// Whether the shell's journal is over its limit. A copy that will never acknowledge anything again then takes no more
+    /// log: nothing of it could ever be recycled.
+    pub fn set_crowded(&mut self, crowded: bool) {
+        self.crowded = crowded;
+    }
+
+    /// Log that is of no use, once there is no room for it.
+    pub(crate) fn require_room(&self) -> Result<(), Refusal> {
+        let what = match (self.crowded, self.vouches, self.is_stranded()) {
+            (true, false, _) => "the journal is full of log of a damaged copy",
+            (true, true, true) => "the journal is full, and this copy lacks log that its peers no longer have",
+            _ => return Ok(()),
+        };
+        Err(Refusal::Stopped { what: what.to_owned() })
+    }
+
+    /// Forgets the links of batches up to `through`: no peer will ask for them. What is not complete, synced and durable
+    /// stays, and so does the end of the log. The effect journals that the segment is complete without them, and the floor.
+    /// Answers with how far the journal may recycle batches: as far as a synced state says so. Before that a power cut would
+    /// leave a state that needs batches which are gone.
+    pub fn forget(&mut self, through: Position, effects: &mut Vec<Effect>) -> Position {
+        let bounds = [through, self.readable_here(), self.durable_here()];
+        let bound = bounds
+            .into_iter()
+            .min_by_key(|position| position.lsn)
+            .expect("there are three");
+        let forgotten = self.state.path.reach(self.chain.forgotten());
+        if self.state.path.sees(bound) && forgotten.lsn < bound.lsn {
+            self.chain.forget(bound, &self.state.path);
+        }
+        // Not what it was just now: the journal may not have taken the state that said so.
+        if self.state.complete != self.chain.forgotten() || self.state.floor != self.floor_kept {
+            self.state.complete = self.chain.forgotten();
+            self.keep_state(effects);
+        }
+        self.recyclable
+    }
+
+    /// The journal did not take what the last steps asked for: back to `state`, the last one it has, and without these
+    /// batches. None of the answers of those steps may leave.
+    pub fn roll_back(&mut self, state: SegmentState, batches: &[Position]) {
+        for batch in batches {
+            self.chain.remove(*batch);
+        }
+        self.floor_kept = state.floor;
+        self.state = state;
+        self.complete = self.readable;
+        self.settle();
+    }
+
+    /// The state as it would be journaled now.
+    pub fn state(&self) -> Bytes {
+        self.state.encode()
+    }
+}
