@@ -60,7 +60,8 @@ impl Shipping {
 
     /// Sends a flush. Ask the shipper first whether there is room.
     pub(crate) fn submit(&mut self, parts: FlushParts) -> Result<(), Ended> {
-        self.shipper.submit(parts, &mut self.effects);
+        let submitted = self.shipper.submit(parts, &mut self.effects);
+        submitted.map_err(|error| broken("the log cannot be sent", &error))?;
         self.perform()
     }
 

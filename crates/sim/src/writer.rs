@@ -288,7 +288,8 @@ impl World {
             written_at_us: 0,
         };
         let mut effects = Vec::new();
-        shipper.submit(parts, &mut effects);
+        let submitted = shipper.submit(parts, &mut effects);
+        submitted.expect("the flushes of the toy engine are small");
         self.perform_shipping(at, effects)
     }
 

@@ -10,13 +10,15 @@
 //! - Nothing of an opening counts before its compare-and-swap of the record has succeeded.
 
 pub mod creation;
+mod flush;
 mod opening;
 pub mod record;
 mod shipper;
 
+pub use flush::{FlushParts, FlushTooLong};
 pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
 pub use record::VolumeRecord;
-pub use shipper::{CopyStanding, FlushParts, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
+pub use shipper::{CopyStanding, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use quorum::Membership;
 use timeline::Path;
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId};
+use wire_format::frame::BATCH_BYTES_MAX;
 use wire_format::message::{Refusal, Request, Response};
-use wire_format::{Batch, CatalogEntry, EncodedBatch, FlushHeader, Item, Member};
+use wire_format::{Batch, EncodedBatch, FlushHeader, Member};
+
+use crate::{FlushParts, FlushTooLong};
 
 /// How often the durable position is announced while nothing is sent.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
@@ -33,25 +35,6 @@ pub struct ShipperLimits {
     /// slower than the others, makes neither this instance's memory nor its own queue grow without end. Both yield to one
     /// flush.
     pub retained_bytes_max: u64,
-}
-
-/// One flush, before it is linked and sent.
-#[derive(Clone, PartialEq, Debug)]
-pub struct FlushParts {
-    /// Its end.
-    pub end: Lsn,
-    /// The last record end at or below it. A flush that ends inside a record holds nothing but pieces of that record.
-    pub boundary: Lsn,
-    /// Records, pieces and images.
-    pub items: Vec<Item>,
-    /// The engine's marks as of the boundary.
-    pub marks: Bytes,
-    /// What the records did to the catalog.
-    pub catalog: Vec<CatalogEntry>,
-    /// WAL page flags that the records do not tell.
-    pub page_flags: Vec<(Lsn, u16)>,
-    /// The writer's wall clock.
-    pub written_at_us: u64,
 }
 
 /// What the shell has to do.
@@ -263,8 +246,9 @@ impl Shipper {
             .writable(&live.map(|copy| copy.member.segment).collect::<BTreeSet<_>>())
     }
 
-    /// Links a flush, encodes it once and sends it to every copy that listens. Call [`Shipper::can_submit`] first.
-    pub fn submit(&mut self, parts: FlushParts, effects: &mut Vec<ShipperEffect>) {
+    /// Links a flush, encodes it once and sends it to every copy that listens. Call [`Shipper::can_submit`] first. An error
+    /// ends the reign: what follows cannot be sent without it.
+    pub fn submit(&mut self, parts: FlushParts, effects: &mut Vec<ShipperEffect>) -> Result<(), FlushTooLong> {
         assert!(self.last.lsn < parts.end, "flushes follow each other");
         assert!(parts.boundary <= parts.end, "a record end in the flush or before it");
         let batch = EncodedBatch::new(Batch {
@@ -283,8 +267,12 @@ impl Shipper {
             }),
             items: parts.items,
         });
+        let bytes = batch.bytes().len();
+        if BATCH_BYTES_MAX < bytes {
+            return Err(FlushTooLong { end: parts.end, bytes });
+        }
         self.last = batch.batch().position();
-        self.retained_bytes += batch.bytes().len() as u64;
+        self.retained_bytes += bytes as u64;
         self.sent.push_back(Sent {
             end: parts.end,
             boundary: parts.boundary,
@@ -296,6 +284,7 @@ impl Shipper {
         }
         self.announced = self.durable;
         self.release();
+        Ok(())
     }
 
     /// Sends a copy what follows the last flush it was sent or has, as long as not too much is on its way to it. What was let

@@ -7,16 +7,8 @@ use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, VolumeId};
 
 use crate::{CatalogKey, CodecError};
 
-/// A batch is named by the position of its end; the group's previous batch links the chain.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct BatchName {
-    /// Which group's chain.
-    pub group: GroupId,
-    /// End of the flush that the batch is part of.
-    pub end: Position,
-}
-
-/// The part of one flush that goes to one group. Once sent, a flush is never cut differently.
+/// The part of one flush that goes to one group. Once sent, a flush is never cut differently. It is named by the position of
+/// its end; the group's previous batch links the chain.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Batch {
     /// The volume that the log belongs to.
@@ -40,14 +32,6 @@ impl Batch {
     /// Where the batch ends.
     pub fn position(&self) -> Position {
         Position::new(self.epoch, self.end)
-    }
-
-    /// Its name.
-    pub fn name(&self) -> BatchName {
-        BatchName {
-            group: self.group,
-            end: self.position(),
-        }
     }
 }
 

@@ -9,8 +9,9 @@ use crate::codec::CodecError;
 pub enum CatalogKey {
     /// The size of a fork in blocks, a little-endian `u32`. Present while the fork exists.
     ForkBlocks(ForkKey),
-    /// A small value of the engine, such as `relmap/1663/5` or `twophase/000002F1`. At most 1 MiB, name at most 200
-    /// bytes of printable ASCII.
+    /// A value of the engine, such as `relmap/1663/5` or `twophase/000002F1`: mostly small, but a prepared transaction's is
+    /// as long as its record. The flush header that carries it must fit [`crate::frame::BATCH_BYTES_MAX`]. The name has at
+    /// most 200 bytes of printable ASCII.
     Blob(String),
 }
 

@@ -12,6 +12,8 @@ use crate::message::{Hello, HelloAnswer, Request, Response};
 pub const PROTOCOL_VERSION: u32 = 2;
 /// The longest frame that is taken, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
+/// The longest batch that is sent: it fits a frame, also as the only one in a peer's answer.
+pub const BATCH_BYTES_MAX: usize = FRAME_BYTES_MAX - (64 << 10);
 /// The longest first frame, before the caller has proved that it belongs to the cluster.
 pub const HELLO_BYTES_MAX: usize = 4096;
 const HEADER_BYTES: usize = 12;

@@ -1,8 +1,8 @@
 //! The bytes that travel between instances, storage nodes and their peers.
 //!
 //! [`batch`] is what the log looks like in flight and in a node's journal, with its bytes in [`Batch::encode`];
-//! [`message`] is what is asked and answered, [`frame`] how
-//! messages follow each other on a connection; [`broker`] is what a PostgreSQL backend asks of its instance process.
+//! [`message`] is what is asked and answered, [`frame`] how messages follow each other on a connection; [`broker`] is what a
+//! PostgreSQL backend asks of its instance process.
 //!
 //! Invariant: decoders are total. Any bytes give a value or an error, and nothing is allocated from an unchecked length.
 
@@ -17,7 +17,7 @@ pub mod message;
 mod message_codec;
 mod response_codec;
 
-pub use batch::{Batch, BatchName, CatalogEntry, EncodedBatch, FlushHeader, Item};
+pub use batch::{Batch, CatalogEntry, EncodedBatch, FlushHeader, Item};
 pub use batch_codec::BATCH_VERSION;
 pub use catalog::CatalogKey;
 pub use codec::CodecError;

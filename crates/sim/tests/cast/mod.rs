@@ -286,7 +286,8 @@ impl Writer {
             written_at_us: 0,
         };
         let mut effects = Vec::new();
-        self.shipper.submit(parts, &mut effects);
+        let submitted = self.shipper.submit(parts, &mut effects);
+        submitted.expect("a small flush");
         self.perform(effects);
     }
 

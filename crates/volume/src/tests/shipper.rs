@@ -6,9 +6,10 @@ use bytes::Bytes;
 use timeline::{Branch, Path};
 use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::Member;
+use wire_format::frame::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, encode_request, encode_response};
 use wire_format::message::{Refusal, Request, Response};
 
-use crate::{FlushParts, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
+use crate::{FlushParts, FlushTooLong, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -96,16 +97,21 @@ impl Writer {
     }
 
     fn submit(&mut self, end: u64, boundary: u64) {
-        self.shipper.submit(flush(end, boundary), &mut self.effects);
+        let submitted = self.shipper.submit(flush(end, boundary), &mut self.effects);
+        submitted.expect("a small flush");
     }
 
     fn submit_bytes(&mut self, end: u64, bytes: usize) {
+        self.try_bytes(end, bytes).expect("a flush that fits a message");
+    }
+
+    fn try_bytes(&mut self, end: u64, bytes: usize) -> Result<(), FlushTooLong> {
         let marks = Bytes::from(vec![0; bytes]);
         let parts = FlushParts {
             marks,
             ..flush(end, end)
         };
-        self.shipper.submit(parts, &mut self.effects);
+        self.shipper.submit(parts, &mut self.effects)
     }
 
     /// (copy, end, previous) of every batch sent.
@@ -331,4 +337,44 @@ fn a_writer_with_nothing_to_say_still_asks_whether_it_reigns() {
         )
     };
     assert_eq!(effects.iter().filter(announced).count(), 6);
+}
+
+/// Every node would cut its connection for it, and be sent it again for ever.
+#[test]
+fn a_flush_that_fits_no_message_is_an_error_and_never_sent() {
+    let mut writer = Writer::new(limits());
+    let error = writer.try_bytes(110, FRAME_BYTES_MAX).expect_err("longer than a frame");
+    assert_eq!(error.end, lsn(110));
+    assert_eq!(
+        (writer.sent().len(), writer.shipper.sent_end()),
+        (0, lsn(100)),
+        "nothing of it was sent"
+    );
+    let longest = BATCH_BYTES_MAX - 200;
+    assert_eq!(writer.try_bytes(110, longest), Ok(()));
+    // And what is sent fits, also as a peer's answer.
+    let (segment, batch) = writer
+        .effects
+        .iter()
+        .find_map(|effect| match effect {
+            ShipperEffect::Send {
+                segment,
+                request: Request::Append { batch, .. },
+            } => Some((*segment, batch.clone())),
+            _ => None,
+        })
+        .expect("it is sent");
+    let append = Request::Append {
+        segment,
+        epoch: Epoch::from_raw(2),
+        durable: Position::ZERO,
+        batch: batch.clone(),
+    };
+    for frame in [
+        encode_request(u64::MAX, &append),
+        encode_response(u64::MAX, &Response::Batches(vec![batch])),
+    ] {
+        let bytes: usize = frame.iter().map(Bytes::len).sum();
+        assert!(bytes <= FRAME_BYTES_MAX, "{bytes}");
+    }
 }
