@@ -60,7 +60,13 @@ fn resident_with_children(postmaster: u64) -> Result<u64> {
 impl Cluster {
     /// What every storage node, the writer's instance process and its PostgreSQL hold now.
     pub fn footprints(&self) -> Result<Vec<Footprint>> {
-        let status = self.status()?;
+        let status = self.status_with("the pids of all storage nodes and of the writer", |status| {
+            let nodes = status["storage"].as_array()?;
+            let mut instances = status["instances"].as_array()?.iter();
+            let writer = instances.find(|instance| instance["role"] == "writer")?;
+            let all = writer["process_pid"].is_u64() && nodes.iter().all(|node| node["pid"].is_u64());
+            all.then(|| status.clone())
+        })?;
         let mut footprints = Vec::new();
         for node in status["storage"].as_array().context("status lists no storage")? {
             let (resident_bytes, most) = resident(number(node, "pid")?)?;
@@ -123,8 +129,9 @@ impl Cluster {
 
     /// Bytes of log that the writer has sent to storage nodes in this reign, all copies together.
     pub fn log_bytes_shipped(&self) -> Result<u64> {
-        let status = self.status()?;
-        number(&status["volume"], "log_bytes_shipped")
+        self.status_with("the log bytes shipped", |status| {
+            status["volume"]["log_bytes_shipped"].as_u64()
+        })
     }
 }
 

@@ -11,8 +11,9 @@ use tokio_postgres::NoTls;
 
 use crate::Cluster;
 
-/// How long one insert may take before the client gives the connection up.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
+/// How long one insert may take before the client gives the connection up. Longer than a slow disk needs: a client that gives
+/// up commits that would still come only makes it later.
+const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Book {
@@ -22,6 +23,14 @@ struct Book {
     /// The longest time between two acknowledgements of one client.
     longest_gap: Duration,
     errors: u64,
+    last_error: Option<String>,
+}
+
+impl Book {
+    fn count(&mut self, error: &anyhow::Error) {
+        self.errors += 1;
+        self.last_error = Some(format!("{error:#}"));
+    }
 }
 
 /// Clients that insert one row a transaction, reconnect when the connection breaks, and write down what was acknowledged.
@@ -65,7 +74,12 @@ impl Ledger {
     pub fn wait_for_more(&self, count: usize, limit: Duration) -> Result<Duration> {
         let (from, started) = (self.acknowledged(), Instant::now());
         while self.acknowledged() < from + count {
-            ensure!(started.elapsed() < limit, "no {count} further inserts within {limit:?}");
+            ensure!(
+                started.elapsed() < limit,
+                "only {} of {count} further inserts within {limit:?}; the latest error was {:?}",
+                self.acknowledged() - from,
+                self.book.lock().expect("no client panics with the book").last_error
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(started.elapsed())
@@ -117,8 +131,8 @@ fn client_thread(url: &str, first: i64, stop: &AtomicBool, book: &Mutex<Book>) {
         let mut last = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             if let Err(error) = session(url, &mut next, &mut last, stop, book).await {
-                book.lock().expect("no client panics with the book").errors += 1;
                 note(&error);
+                book.lock().expect("no client panics with the book").count(&error);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }

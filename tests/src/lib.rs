@@ -5,8 +5,10 @@
 
 mod footprint;
 mod ledger;
+mod programs;
 pub mod small_table;
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,6 +20,20 @@ use serde_json::Value;
 
 pub use footprint::Footprint;
 pub use ledger::Ledger;
+pub use programs::{Lines, end_of};
+
+/// How long a test waits for what happens at once on an idle machine. It costs nothing where things go well, and a busy
+/// machine with a slow disk is no failure of the product: what must be fast is held to a time of its own.
+pub const SOON: Duration = Duration::from_secs(180);
+/// Between two looks at a condition.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Ports that no outgoing connection gets by itself (Linux's `ip_local_port_range`), for the same reason as the product's:
+/// while a test has stopped who listens, nobody else takes the port.
+const PORTS: std::ops::RangeInclusive<u16> = 15_000..=32_767;
+/// Ports tried before giving up.
+const PORT_ATTEMPTS_MAX: u32 = 100;
+/// How often `up` is tried if somebody else took its port in between.
+const UP_ATTEMPTS_MAX: u32 = 5;
 
 /// Where Debian keeps PostgreSQL's programs.
 pub const POSTGRESQL_BIN: &str = "/usr/lib/postgresql/15/bin";
@@ -44,15 +60,27 @@ pub fn program() -> PathBuf {
     above.unwrap_or(folder).join("borealis")
 }
 
-/// A port nothing listens on just now.
+/// Another number at each call.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// Anything below `limit`, another one at each call: a moment to be hit by chance.
+pub fn random_below(limit: Duration) -> Duration {
+    limit.mul_f64(random() as f64 / u64::MAX as f64)
+}
+
+/// A port nothing listens on just now, and that nobody gets by chance.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    let count = u64::from(PORTS.end() - PORTS.start()) + 1;
+    let candidates = (0..PORT_ATTEMPTS_MAX).map(|_| PORTS.start() + (random() % count) as u16);
+    let mut free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("loopback has free ports")
 }
 
 /// A new empty directory that every user may enter.
 pub fn new_directory(name: &str) -> PathBuf {
-    let unique = format!("borealis-test-{name}-{}-{}", std::process::id(), free_port());
+    let unique = format!("borealis-test-{name}-{}-{:x}", std::process::id(), random() as u32);
     let directory = std::env::temp_dir().join(unique);
     std::fs::create_dir_all(&directory).expect("the temporary directory can be written");
     directory
@@ -74,6 +102,12 @@ impl Cluster {
     /// `borealis up` with these PostgreSQL settings (`shared_buffers=1MB` …).
     pub fn up(name: &str, settings: &[&str]) -> Result<Cluster> {
         let mut cluster = Cluster::prepare(name, settings)?;
+        for _ in 1..UP_ATTEMPTS_MAX {
+            match cluster.start() {
+                Err(error) if error.to_string().contains("is in use by another program") => cluster.port = free_port(),
+                ended => return ended.map(|()| cluster),
+            }
+        }
         cluster.start()?;
         Ok(cluster)
     }
@@ -88,13 +122,15 @@ impl Cluster {
                 Ok((format!("BOREALIS_PG_{variable}"), value.to_owned()))
             })
             .collect::<Result<Vec<_>>>()?;
+        // Waited for first, because it may take minutes, and a port is free only just now. A test that failed says nothing
+        // about the next one.
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Cluster {
             directory: new_directory(name).join("cluster"),
             port: free_port(),
             environment,
             url: String::new(),
-            // A test that failed says nothing about the next one.
-            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+            _alone: alone,
         })
     }
 
@@ -107,11 +143,9 @@ impl Cluster {
 
     /// Where clients connect to, once `up` has made it.
     pub fn connect(&mut self) -> Result<()> {
-        let status = self.status()?;
-        let url = status["endpoints"]["cluster"]
-            .as_str()
-            .context("status names no cluster endpoint")?;
-        self.url = url.to_owned();
+        self.url = self.status_with("the cluster endpoint", |status| {
+            status["endpoints"]["cluster"].as_str().map(str::to_owned)
+        })?;
         Ok(())
     }
 
@@ -160,6 +194,43 @@ impl Cluster {
     /// `borealis status --json`.
     pub fn status(&self) -> Result<Value> {
         Ok(serde_json::from_str(&self.borealis(&["status", "--json"])?)?)
+    }
+
+    /// What `pick` finds in `status`, as soon as it finds it: a daemon that is busy, or just starting, may be late with its
+    /// part of it.
+    pub fn status_with<T>(&self, what: &str, pick: impl Fn(&Value) -> Option<T>) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            let status = self.status()?;
+            if let Some(found) = pick(&status) {
+                return Ok(found);
+            }
+            ensure!(
+                started.elapsed() < SOON,
+                "for {SOON:?} status did not tell {what}: {status:#}"
+            );
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// The volume's epoch.
+    pub fn epoch(&self) -> Result<u64> {
+        self.status_with("the epoch", |status| status["volume"]["epoch"].as_u64())
+    }
+
+    /// Waits until all six storage nodes are available. The status that shows it.
+    pub fn wait_until_available(&self) -> Result<Value> {
+        let whole = |node: &Value| {
+            node["state"] == "available"
+                && node["pid"].is_u64()
+                && node["segments"].is_u64()
+                && node["damaged"].is_boolean()
+                && node["complete_lsn"].is_string()
+        };
+        self.status_with("that six storage nodes are available", |status| {
+            let nodes = status["storage"].as_array()?;
+            (nodes.len() == 6 && nodes.iter().all(whole)).then(|| status.clone())
+        })
     }
 
     /// One of PostgreSQL's own programs against the cluster endpoint. Its output.
@@ -211,7 +282,7 @@ impl Cluster {
 
     /// Like [`Cluster::sql`], each statement in a transaction of its own.
     pub fn script(&self, statements: &str) -> Result<String> {
-        let file = self.directory.with_file_name(format!("script-{}.sql", free_port()));
+        let file = self.directory.with_file_name(format!("script-{:x}.sql", random()));
         std::fs::write(&file, statements)?;
         let path = file.to_str().context("the temporary directory has a plain name")?;
         let text = self.client("psql", &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-f", path])?;
@@ -245,23 +316,20 @@ impl Cluster {
                 return Ok(started.elapsed());
             }
             if limit < started.elapsed() {
-                bail!(
-                    "waited {limit:?} in vain for: {what} (last: {last:?})\n{}",
-                    self.borealis(&["status"])?
-                );
+                let status = self.borealis(&["status"]);
+                let status = status.unwrap_or_else(|error| format!("{error:#}"));
+                bail!("waited {limit:?} in vain for: {what} (last: {last:?})\n{status}");
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(PAUSE);
         }
     }
 
-    /// The instance that is the writer, from `status`.
+    /// The instance that is the writer, from `status`, as soon as one is.
     pub fn writer(&self) -> Result<Value> {
-        let status = self.status()?;
-        let instances = status["instances"].as_array().context("status lists no instances")?;
-        let writer = instances.iter().find(|instance| instance["role"] == "writer");
-        writer
-            .cloned()
-            .with_context(|| format!("no instance is the writer: {status}"))
+        self.status_with("which instance is the writer", |status| {
+            let mut instances = status["instances"].as_array()?.iter();
+            instances.find(|instance| instance["role"] == "writer").cloned()
+        })
     }
 
     /// The log of a role, as far as it is in the current file.
@@ -284,20 +352,26 @@ impl Cluster {
             .collect()
     }
 
-    /// `kill -9` of every process of the cluster, PostgreSQL's included.
-    pub fn kill_everything(&self) {
-        for _ in 0..50 {
+    /// `kill -9` of every process of the cluster, PostgreSQL's included. They are gone when it returns.
+    pub fn kill_everything(&self) -> Result<()> {
+        let started = Instant::now();
+        loop {
             let processes = self.processes();
             if processes.is_empty() {
-                return;
+                return Ok(());
             }
+            // One that waits for its disk dies after that.
+            ensure!(
+                started.elapsed() < SOON,
+                "{processes:?} live on after {SOON:?} of kill -9"
+            );
             for pid in processes {
                 if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
                     // It may have died with its parent in the meantime.
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                 }
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(PAUSE);
         }
     }
 }
@@ -311,9 +385,13 @@ impl Drop for Cluster {
             }
         }
         let down = self.borealis(&["down"]);
-        self.kill_everything();
         if let Err(error) = down {
             eprintln!("borealis down: {error:#}");
+        }
+        match self.kill_everything() {
+            // A second panic would end the program without a word of the first.
+            Err(error) if std::thread::panicking() => eprintln!("{error:#}"),
+            killed => killed.expect("nothing of a cluster outlives it"),
         }
         if !std::thread::panicking()
             && let Some(parent) = self.directory.parent()

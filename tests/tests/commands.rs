@@ -1,6 +1,6 @@
 //! What the commands of the manual do to a running cluster.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use system_tests::{Cluster, free_port, new_directory, program};
+use system_tests::{Cluster, Lines, SOON, end_of, free_port, new_directory, program, random_below};
 
-const SOON: Duration = Duration::from_secs(30);
+/// How long a command asks a control process that does not answer.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 
 /// It fails, and says all of this as errors are said.
 fn refused(cluster: &Cluster, arguments: &[&str], said: &[&str]) -> Result<()> {
@@ -52,7 +53,8 @@ fn wait_until_whole(cluster: &Cluster) -> Result<()> {
         let is = |one: &Value| one["state"] == "available";
         let nodes = status["storage"].as_array().context("storage")?;
         let both = status["control"]["pid"].is_u64() && status["proxy"]["pid"].is_u64();
-        Ok(both && nodes.iter().all(is) && is(&cluster.writer()?))
+        // The proxy has a pid before it listens.
+        Ok(both && nodes.iter().all(is) && is(&cluster.writer()?) && cluster.sql("SELECT 1").is_ok())
     })?;
     Ok(())
 }
@@ -116,8 +118,18 @@ fn commits_go_on_without_the_control_process_and_a_failover_waits_for_it() -> Re
     cluster.borealis(&["start", "control"])?;
     wait_until_whole(&cluster)?;
     cluster.borealis(&["kill", "control"])?;
-    // Killed just now: it is asked again until it is back.
-    cluster.borealis(&["failover"])?;
+    // Killed just now: it is asked again until it is back, which takes longer than that where the disk is slow.
+    cluster.wait_for("a failover", SOON, |cluster| {
+        let began = Instant::now();
+        let output = cluster.borealis_output(&["failover"])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return Ok(true);
+        }
+        assert!(said.contains("control process"), "{said}");
+        assert!(CONTROL_LIMIT <= began.elapsed(), "it was not asked again: {said}");
+        Ok(false)
+    })?;
     cluster.wait_for("the next writer", SOON, |cluster| {
         Ok(cluster.writer()?["state"] == "available")
     })?;
@@ -169,13 +181,12 @@ fn a_followed_log_shows_what_postgresql_says() -> Result<()> {
         .borealis_command(&["logs", "-f", "writer"])
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut lines = BufReader::new(follow.stdout.take().context("it is piped")?).lines();
+    let lines = Lines::of(follow.stdout.take().context("it is piped")?);
     cluster.sql("DO $$ BEGIN RAISE LOG 'the north wind'; END $$")?;
-    // The test ends by its own limit if the line never comes.
-    let found = lines.any(|line| line.is_ok_and(|line| line.contains("the north wind")));
-    ensure!(found, "the line is not shown");
+    let found = lines.wait_for("the wind", SOON, |line| line.contains("the north wind"));
     follow.kill()?;
     follow.wait()?;
+    found?;
     Ok(())
 }
 
@@ -193,23 +204,14 @@ impl Foreground {
     }
 
     fn wait_for_endpoint(&mut self) -> Result<()> {
-        let out = self.child.stdout.as_mut().context("it is piped")?;
-        let mut lines = BufReader::new(out).lines();
-        let found = lines.any(|line| line.is_ok_and(|line| line.starts_with("cluster endpoint: ")));
-        ensure!(found, "no endpoint is told");
+        let lines = Lines::of(self.child.stdout.take().context("it is piped")?);
+        lines.wait_for("the endpoint", SOON, |line| line.starts_with("cluster endpoint: "))?;
         Ok(())
     }
 
     /// It ends by itself, without error, and nothing of the cluster is left.
     fn ends(mut self, cluster: &Cluster) -> Result<()> {
-        let deadline = Instant::now() + SOON;
-        let status = loop {
-            if let Some(status) = self.child.try_wait()? {
-                break status;
-            }
-            ensure!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let status = end_of(&mut self.child, "`up --foreground`", SOON)?;
         let mut said = String::new();
         self.child
             .stderr
@@ -217,21 +219,31 @@ impl Foreground {
             .context("it is piped")?
             .read_to_string(&mut said)?;
         ensure!(status.success(), "{status}: {said}");
-        ensure!(
-            cluster.processes().is_empty(),
-            "something goes on: {:?}",
-            cluster.processes()
-        );
+        // One that had to be killed may need its time.
+        let alone = |cluster: &Cluster| Ok(cluster.processes().is_empty());
+        cluster.wait_for("nothing to go on", SOON, alone)?;
         Ok(())
     }
 }
 
+/// About what a first start takes once there is an agent.
+const FIRST_START: Duration = Duration::from_secs(1);
+
 #[test]
 fn in_the_foreground_a_signal_stops_everything_at_whatever_moment() -> Result<()> {
     let mut cluster = Cluster::prepare("foreground", &[])?;
-    // In the middle of the very first start.
-    let up = Foreground::start(&cluster)?;
-    std::thread::sleep(Duration::from_millis(1200));
+    // In the middle of the very first start. Before there is an agent, there is nothing to stop.
+    let mut up = Foreground::start(&cluster)?;
+    let agent = cluster.directory().join("run/agent.pid");
+    let began = Instant::now();
+    while !agent.exists() {
+        ensure!(began.elapsed() < SOON, "no agent is started");
+        ensure!(up.child.try_wait()?.is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let moment = random_below(FIRST_START);
+    eprintln!("a signal {moment:?} after the agent's start");
+    std::thread::sleep(moment);
     send(up.child.id(), Signal::TERM)?;
     up.ends(&cluster)?;
     for signal in [Signal::INT, Signal::TERM] {

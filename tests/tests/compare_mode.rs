@@ -77,7 +77,7 @@ fn no_difference(cluster: &Cluster, after: &str) -> Result<()> {
 fn every_page_read_back_is_the_one_that_postgresql_has_in_its_file() -> Result<()> {
     let cluster = Cluster::up("compare", COMPARED)?;
     ensure!(cluster.sql("SHOW borealis.compare")? == "on", "the mode is not on");
-    let epoch = cluster.status()?["volume"]["epoch"].clone();
+    let epoch = cluster.epoch()?;
     for (what, script) in [("schema", SCHEMA), ("changes", CHANGES), ("scans", SCANS)] {
         let done = cluster.script(script);
         no_difference(&cluster, what)?;
@@ -101,10 +101,7 @@ fn every_page_read_back_is_the_one_that_postgresql_has_in_its_file() -> Result<(
     let equal = cluster.sql(balances);
     no_difference(&cluster, "the last scan")?;
     ensure!(equal? == "t", "the bank's balances differ");
-    ensure!(
-        cluster.status()?["volume"]["epoch"] == epoch,
-        "the writer started anew in between"
-    );
+    ensure!(cluster.epoch()? == epoch, "the writer started anew in between");
     let counters: Value = serde_json::from_str(&cluster.sql("SELECT borealis_counters()")?)?;
     let count = |name: &str| counters[name].as_u64().with_context(|| format!("{name} in {counters}"));
     let (compared, from_volume) = (count("pages_compared")?, count("pages_read_from_volume")?);

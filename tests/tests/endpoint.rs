@@ -2,12 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::Cluster;
-
-const SOON: Duration = Duration::from_secs(120);
+use system_tests::{Cluster, SOON};
 
 /// A person at a terminal.
 struct Session {

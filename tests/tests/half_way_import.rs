@@ -2,21 +2,13 @@
 //! attempts before stays.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::Cluster;
+use system_tests::{Cluster, random_below};
 
 const ROUNDS: u32 = 5;
 const KILLS_A_ROUND: u32 = 2;
-
-/// Anything below `limit`, another one at each call.
-fn random_below(limit: Duration) -> Result<Duration> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    // The clock's nanoseconds, mixed: there is nothing to hit by chance but a moment.
-    let mixed = now.subsec_nanos().wrapping_mul(2_654_435_761) >> 8;
-    Ok(limit.mul_f64(f64::from(mixed) / f64::from(u32::MAX >> 8)))
-}
 
 /// `kill -9` of one daemon; whether it ran.
 fn kill(cluster: &Cluster, name: &str) -> Result<bool> {
@@ -43,10 +35,9 @@ fn is_whole(cluster: &Cluster) -> Result<()> {
         "the three first databases"
     );
     cluster.sql("CREATE TABLE IF NOT EXISTS t (n int); INSERT INTO t VALUES (1)")?;
-    let status = cluster.status()?;
-    let nodes = status["storage"].as_array().context("storage")?;
-    ensure!(nodes.len() == 6, "six nodes");
-    for node in nodes {
+    // `up` has waited for a write quorum only.
+    let status = cluster.wait_until_available()?;
+    for node in status["storage"].as_array().context("storage")? {
         ensure!(node["segments"] == 1, "a node holds more than its segment: {node}");
         ensure!(node["damaged"] == false, "{node}");
     }
@@ -75,13 +66,13 @@ fn a_first_up_that_is_killed_half_way_is_finished_by_the_next_one() -> Result<()
             let port = cluster.port().to_string();
             let mut up = cluster.borealis_command(&["up", "--port", &port]);
             let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-            let moment = random_below(undisturbed)?;
+            let moment = random_below(undisturbed);
             std::thread::sleep(moment);
             let victim = ["instance-1", "agent", "everything"][((round + number) % 3) as usize];
             eprintln!("round {round}: kill {victim} after {moment:?} of {undisturbed:?}");
             let hit = match victim {
                 "everything" => {
-                    cluster.kill_everything();
+                    cluster.kill_everything()?;
                     true
                 }
                 name => kill(&cluster, name)?,

@@ -2,12 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Cluster, POSTGRESQL_BIN};
+use system_tests::{Cluster, POSTGRESQL_BIN, SOON};
 
-const SOON: Duration = Duration::from_secs(20);
 const PAGE_BYTES: u64 = 8192;
 
 fn lsn(text: &str) -> Result<u64> {
@@ -77,7 +75,7 @@ fn walk(cluster: &Cluster, at_least: usize) -> Result<Vec<String>> {
 
 /// Kills `writer` or `instance-1`, and waits until it is back.
 fn kill(cluster: &Cluster, name: &str) -> Result<()> {
-    let epoch = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+    let epoch = cluster.epoch()?;
     cluster.borealis(&["kill", name])?;
     cluster.wait_for("the next reign", SOON, |cluster| {
         let now = cluster.status()?["volume"]["epoch"].as_u64();

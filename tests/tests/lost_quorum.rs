@@ -5,9 +5,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use system_tests::Cluster;
+use system_tests::{Cluster, SOON, end_of};
 
-const SOON: Duration = Duration::from_secs(20);
+/// For what does not wait for the quorum. It is long for a busy machine; without a quorum, waiting would be for ever.
+const IN_TIME: Duration = Duration::from_secs(120);
 
 /// A psql that runs `statements` and says `done` only if the server reported success.
 fn writer(cluster: &Cluster, statements: &str) -> Result<Child> {
@@ -23,14 +24,12 @@ fn writer(cluster: &Cluster, statements: &str) -> Result<Child> {
         .spawn()?)
 }
 
+/// Its few lines fit into the pipe, so it ends without a reader.
 fn said_done(mut child: Child) -> Result<bool> {
+    end_of(&mut child, "a session", IN_TIME)?;
     let mut text = String::new();
-    child
-        .stdout
-        .take()
-        .context("stdout is a pipe")?
-        .read_to_string(&mut text)?;
-    child.wait()?;
+    let mut stdout = child.stdout.take().context("stdout is a pipe")?;
+    stdout.read_to_string(&mut text)?;
     Ok(text.contains("done"))
 }
 
@@ -82,20 +81,15 @@ fn no_commit_is_reported_without_its_quorum() -> Result<()> {
         "SET synchronous_commit = off; INSERT INTO t VALUES ('asynchronous')",
     )?;
     let reconfigured = writer(&cluster, "INSERT INTO t VALUES ('reconfigured')")?;
-    std::thread::sleep(Duration::from_secs(1));
+    cluster.wait_for("all to wait", SOON, |cluster| Ok(waiting(cluster)? == "4"))?;
 
     let pid = i32::try_from(interrupted.id())
         .ok()
         .and_then(rustix::process::Pid::from_raw)
         .context("pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
-    cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'terminated'")?;
-    let started = Instant::now();
+    signal(&cluster, "pg_terminate_backend", "terminated")?;
     ensure!(!said_done(terminated)?, "a terminated session's commit was reported");
-    ensure!(
-        started.elapsed() < Duration::from_secs(5),
-        "a terminated session did not end"
-    );
     std::thread::sleep(Duration::from_secs(1));
     ensure!(
         cluster.sql("SELECT count(*) FROM t")? == "0",
@@ -105,7 +99,7 @@ fn no_commit_is_reported_without_its_quorum() -> Result<()> {
     let started = Instant::now();
     cluster.borealis(&["down"])?;
     let took = started.elapsed();
-    ensure!(took < Duration::from_secs(60), "`down` took {took:?} without a quorum");
+    ensure!(took < IN_TIME, "`down` took {took:?} without a quorum");
     for (what, child) in [
         ("interrupted", interrupted),
         ("asynchronous", asynchronous),
@@ -149,12 +143,7 @@ fn a_prepared_transaction_is_not_committed_without_its_quorum() -> Result<()> {
     cluster.wait_for("both to wait", SOON, |cluster| Ok(waiting(cluster)? == "2"))?;
     signal(&cluster, "pg_cancel_backend", "cancelled")?;
     signal(&cluster, "pg_terminate_backend", "terminated")?;
-    let started = Instant::now();
     ensure!(!said_done(terminated)?, "a terminated session's commit was reported");
-    ensure!(
-        started.elapsed() < Duration::from_secs(5),
-        "a terminated session did not end"
-    );
     std::thread::sleep(Duration::from_secs(1));
     ensure!(
         cancelled.try_wait()?.is_none(),

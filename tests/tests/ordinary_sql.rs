@@ -1,11 +1,8 @@
 //! Ordinary SQL right before and after a writer's restart, with buffers so small that pages really leave them.
 
-use std::time::Duration;
+use anyhow::{Result, ensure};
+use system_tests::{Cluster, SOON};
 
-use anyhow::{Context, Result, ensure};
-use system_tests::Cluster;
-
-const SOON: Duration = Duration::from_secs(30);
 /// Small enough that every table below is read back from storage many times.
 const TINY: &[&str] = &[
     "shared_buffers=1MB",
@@ -74,7 +71,7 @@ fn amcheck(cluster: &Cluster) -> Result<()> {
 }
 
 fn restart_writer(cluster: &Cluster) -> Result<()> {
-    let epoch = cluster.status()?["volume"]["epoch"].as_u64().context("epoch")?;
+    let epoch = cluster.epoch()?;
     cluster.borealis(&["kill", "writer"])?;
     cluster.wait_for("the writer to be back", SOON, |cluster| {
         let status = cluster.status()?;
@@ -168,6 +165,10 @@ fn a_transaction_sees_itself_rightly_through_evictions() -> Result<()> {
     Ok(())
 }
 
+fn size_of_volume(cluster: &Cluster) -> Result<u64> {
+    cluster.status_with("the volume's size", |status| status["volume"]["size_bytes"].as_u64())
+}
+
 #[test]
 fn many_tables_in_one_transaction_and_large_copies() -> Result<()> {
     let cluster = Cluster::up("many", TINY)?;
@@ -175,7 +176,7 @@ fn many_tables_in_one_transaction_and_large_copies() -> Result<()> {
         .map(|n| format!("CREATE TABLE t{n} (id int PRIMARY KEY);"))
         .collect();
     let drop: String = (0..2000).map(|n| format!("DROP TABLE t{n};")).collect();
-    let before = cluster.status()?["volume"]["size_bytes"].as_u64().context("size")?;
+    let before = size_of_volume(&cluster)?;
     let locks = "ALTER SYSTEM SET max_locks_per_transaction = 256";
     cluster.sql(locks)?;
     restart_writer(&cluster)?;
@@ -207,8 +208,7 @@ fn many_tables_in_one_transaction_and_large_copies() -> Result<()> {
     );
     cluster.sql("DROP TABLE big")?;
     cluster.wait_for("the volume to shrink", SOON, |cluster| {
-        let now = cluster.status()?["volume"]["size_bytes"].as_u64().context("size")?;
-        Ok(now < before + (16 << 20))
+        Ok(size_of_volume(cluster)? < before + (16 << 20))
     })?;
     Ok(())
 }

@@ -1,11 +1,7 @@
 //! PostgreSQL's settings, wherever a person puts them: they work, and they outlive restarts and failovers.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
-use system_tests::Cluster;
-
-const SOON: Duration = Duration::from_secs(20);
+use system_tests::{Cluster, SOON};
 
 fn restart(cluster: &mut Cluster) -> Result<()> {
     cluster.borealis(&["down"])?;
