@@ -161,7 +161,7 @@ async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
     ));
     client.write_all(&startup()).await.expect("the proxy listens");
     drop(answer(&server, b"ready").await);
-    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
     ended.expect("in time").expect("no panic").expect("a clean end");
 }
 
@@ -174,11 +174,11 @@ async fn a_held_client_that_leaves_gives_its_place_back() {
         known,
         Arc::default(),
         true,
-        Duration::from_secs(60),
+        Duration::from_secs(600),
     ));
     client.write_all(&startup()).await.expect("the proxy listens");
     drop(client);
-    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
     ended.expect("in time").expect("no panic").expect("a clean end");
 }
 
@@ -206,6 +206,7 @@ async fn the_last_known_writer_stands_without_the_control_process() {
         if let Ok(client) = TcpStream::connect(&address).await {
             return client;
         }
+        assert!(!running.is_finished(), "the proxy ended by itself");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     let mut client = connect().await;
