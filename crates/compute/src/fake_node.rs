@@ -7,12 +7,14 @@ use node_link::{NodeLink, handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
-use units::{ClusterId, Lsn, Page, Position, SegmentId};
+use units::{ClusterId, ForkKey, Lsn, Page, Position, SegmentId};
 use wire_format::frame::{PROTOCOL_VERSION, encode_response};
 use wire_format::message::Hello;
-use wire_format::{Refusal, Request, Response};
+use wire_format::{CatalogEntry, CatalogKey, Refusal, Request, Response};
 
 use crate::pages::Copy;
+
+const SEGMENT: SegmentId = SegmentId::from_bytes([3; 16]);
 
 /// How a node answers reads.
 pub(crate) enum Node {
@@ -22,6 +24,37 @@ pub(crate) enum Node {
     Hangs,
     /// That it does not have the segment.
     Refuses,
+    /// With these forks, of ten blocks each, one in each answer.
+    HasForks(Vec<ForkKey>),
+}
+
+impl Node {
+    fn answer(&self, request: &Request) -> Option<Response> {
+        match (self, request) {
+            (Node::Hangs, _) => None,
+            (Node::Refuses, _) => Some(Response::Refused(Refusal::UnknownSegment { segment: SEGMENT })),
+            (
+                Node::Tells(asked),
+                Request::ReadPages {
+                    first, count, needed, ..
+                },
+            ) => {
+                asked.send((first.block, needed.lsn)).expect("the test listens");
+                Some(Response::Pages(vec![Page::zeroed(); *count as usize]))
+            }
+            (Node::HasForks(forks), Request::ScanCatalog { after, .. }) => {
+                let keys = forks.iter().map(|fork| CatalogKey::ForkBlocks(*fork));
+                let next = keys.filter(|key| after.as_ref().is_none_or(|after| after < key)).min();
+                let entry = |key| CatalogEntry {
+                    key,
+                    lsn: Lsn::from_raw(1),
+                    value: Some(bytes::Bytes::copy_from_slice(&10_u32.to_le_bytes())),
+                };
+                Some(Response::Catalog(next.map(entry).into_iter().collect()))
+            }
+            (_, other) => panic!("the test is about something else: {other:?}"),
+        }
+    }
 }
 
 /// Runs a test on one thread, as everything of the instance runs.
@@ -41,7 +74,7 @@ pub(crate) async fn copy(name: &str, node: Node) -> Rc<Copy> {
     let link = NodeLink::start(address, hello(), Rc::default(), move |_| notify.notify_one());
     connected.notified().await;
     Rc::new(Copy {
-        segment: SegmentId::from_bytes([3; 16]),
+        segment: SEGMENT,
         node: name.to_owned(),
         link,
         complete: Cell::new(Position::ZERO),
@@ -54,23 +87,8 @@ async fn serve(listener: TcpListener, node: Node) {
     let mut buffer = bytes::BytesMut::new();
     loop {
         while let Some((number, request)) = handshake::take_request(&mut buffer).expect("a request") {
-            let Request::ReadPages {
-                segment,
-                first,
-                count,
-                needed,
-                ..
-            } = request
-            else {
-                panic!("not a read: {request:?}");
-            };
-            let response = match &node {
-                Node::Tells(asked) => {
-                    asked.send((first.block, needed.lsn)).expect("the test listens");
-                    Response::Pages(vec![Page::zeroed(); count as usize])
-                }
-                Node::Hangs => continue,
-                Node::Refuses => Response::Refused(Refusal::UnknownSegment { segment }),
+            let Some(response) = node.answer(&request) else {
+                continue;
             };
             for part in encode_response(number, &response) {
                 stream.write_all(&part).await.expect("the instance reads");

@@ -278,3 +278,82 @@ fn said(response: Response) -> String {
         _ => "an answer to another question".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use timeline::Branch;
+    use units::ForkKey;
+
+    use super::*;
+    use crate::broker::Forks;
+    use crate::fake_node::{Node, copy, on_one_thread};
+
+    fn fork(relation: u32) -> ForkKey {
+        RelationKey {
+            tablespace: 1663,
+            database: 5,
+            relation,
+        }
+        .fork(fork::MAIN)
+    }
+
+    fn reader(copies: Vec<Rc<Copy>>, limit: Duration) -> StateReader {
+        let at = Lsn::from_raw(5000);
+        let branch = Branch {
+            epoch: Epoch::from_raw(7),
+            parent: Position::ZERO,
+        };
+        StateReader {
+            copies,
+            epoch: Epoch::from_raw(7),
+            path: Path::new(vec![branch]).expect("one branch is a path"),
+            at,
+            limit,
+        }
+    }
+
+    #[test]
+    fn a_copy_that_hangs_holds_up_one_question_and_not_for_long() {
+        on_one_thread(async {
+            let (tell, _asked) = tokio::sync::mpsc::unbounded_channel();
+            let copies = vec![
+                copy("storage-1", Node::Hangs).await,
+                copy("storage-2", Node::Tells(tell)).await,
+            ];
+            let began = Instant::now();
+            // Several questions.
+            let reader = reader(copies, Duration::from_secs(20));
+            let pages = timeout_at(began + 5 * PATIENCE, reader.pages(fork(9).page(0), 5 * PAGES_AT_ONCE));
+            let pages = pages.await.expect("within its limit").expect("the second answers");
+            assert_eq!(pages.len(), 5 * PAGES_AT_ONCE as usize);
+            assert!(began.elapsed() < 2 * PATIENCE, "{:?}", began.elapsed());
+        });
+    }
+
+    #[test]
+    fn where_nobody_answers_the_limit_counts() {
+        on_one_thread(async {
+            let copies = vec![copy("storage-1", Node::Hangs).await];
+            let reader = reader(copies, Duration::from_millis(100));
+            let pages = timeout_at(
+                Instant::now() + Duration::from_secs(10),
+                reader.pages(fork(9).page(0), 1),
+            );
+            let error = pages.await.expect("within its limit").expect_err("nobody answers");
+            assert!(matches!(error, StateError::Unreachable { .. }), "{error}");
+        });
+    }
+
+    #[test]
+    fn a_short_answer_is_not_the_end_of_the_catalog() {
+        on_one_thread(async {
+            let forks: Vec<ForkKey> = (1..=3).map(fork).collect();
+            let copies = vec![copy("storage-1", Node::HasForks(forks.clone())).await];
+            let catalog = reader(copies, Duration::from_secs(20)).catalog().await;
+            let catalog = catalog.expect("the copy answers");
+            for fork in forks {
+                assert_eq!(catalog.fork(fork).blocks, Some(10), "{fork}");
+            }
+        });
+    }
+}
