@@ -87,3 +87,23 @@ fn settings_that_keep_postgresql_from_starting_are_named_and_can_be_taken_back()
     );
     Ok(())
 }
+
+#[test]
+fn settings_that_postgresql_does_not_understand_cost_no_epoch() -> Result<()> {
+    let cluster = Cluster::up("misunderstood", &[])?;
+    let epoch = |cluster: &Cluster| Ok::<_, anyhow::Error>(cluster.status()?["volume"]["epoch"].as_u64());
+    let before = epoch(&cluster)?;
+    set_in_file(&cluster, "max_connections = plenty")?;
+    cluster.borealis(&["kill", "writer"])?;
+    cluster.wait_for("the reason", SOON, |cluster| {
+        let log = cluster.log("instance-1")?;
+        Ok(log.matches("invalid value for parameter \"max_connections\"").count() > 5)
+    })?;
+    ensure!(epoch(&cluster)? == before, "attempts in vain took epochs");
+    std::fs::write(cluster.directory().join("postgresql.conf"), "# taken back\n")?;
+    cluster.wait_for("the writer", SOON, |cluster| {
+        Ok(cluster.writer()?["state"] == "available")
+    })?;
+    ensure!(epoch(&cluster)? > before);
+    Ok(())
+}
