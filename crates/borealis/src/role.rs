@@ -97,7 +97,11 @@ fn serve(layout: &Layout, kind: &str, name: &str) -> Result<ExitCode> {
     let served = local.block_on(&runtime, async {
         let stop = stop_signal()?;
         match kind {
-            "storage" => storage_node::run(settings(layout, name)?, Arc::new(redo::PostgreSql), stop).await?,
+            "storage" => {
+                // A stopped copy is repaired, a wrong one spreads.
+                telemetry::end_on_panic();
+                storage_node::run(settings(layout, name)?, Arc::new(redo::PostgreSql), stop).await?;
+            }
             "control" => control_plane::run(&layout.metadata_file(), &layout.control_socket(), stop).await?,
             "proxy" => proxy::run(settings(layout, name)?, stop).await?,
             "instance" => match compute::run(settings(layout, name)?, stop).await {

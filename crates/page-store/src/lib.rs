@@ -49,8 +49,7 @@ pub use segment_store::Horizon;
 pub use store::{FlushedHeader, PageStore, StoreStatus};
 pub use upkeep::Progress;
 
-/// Takes a lock. A panic in one thread must not make the store unusable for the others; every critical section leaves
-/// what it guards whole.
+/// Takes a lock whose critical sections all leave what it guards whole, even one that a panic cuts off.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
 //! What the store holds of one segment: tables, layers, and how far they may be folded.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use engine::Engine;
 use timeline::Path;
@@ -63,7 +63,8 @@ pub(crate) struct SegmentStore {
     arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
     /// About how much memory the arrivals take.
     arrived_bytes: AtomicUsize,
-    /// Held while arrivals are indexed: whoever holds it next finds all of them in the table.
+    /// Held while arrivals are indexed: whoever holds it next finds all of them in the table. After a panic meanwhile nobody
+    /// does: see [`SegmentStore::indexed`].
     indexed: Mutex<Indexed>,
     pub(crate) tables: RwLock<Tables>,
     layers: RwLock<Arc<Vec<Arc<Layer>>>>,
@@ -104,9 +105,15 @@ impl SegmentStore {
         arrivals.push((offset, batch));
     }
 
+    /// What was taken to be indexed when a panic came is in no table: every page made without it would be wrong, and the
+    /// journal that still has it must not go. So the panic spreads to whoever comes next.
+    fn indexed(&self) -> MutexGuard<'_, Indexed> {
+        self.indexed.lock().expect("no batch was lost while it was indexed")
+    }
+
     /// Indexes what has arrived. `end` is the journal offset below which everything was handed over.
     pub(crate) fn settle(&self, engine: &dyn Engine, end: u64) {
-        let mut indexed = locked(&self.indexed);
+        let mut indexed = self.indexed();
         let arrivals = {
             let mut arrivals = locked(&self.arrivals);
             self.arrived_bytes.store(0, Ordering::Relaxed);
@@ -171,7 +178,7 @@ impl SegmentStore {
     /// Makes the active table the one to write out, unless one is being written already. A table without versions is worth
     /// it, too, if it says that the journal is not needed beyond `layered_through`.
     pub(crate) fn freeze(&self, layered_through: u64) -> Option<Arc<Table>> {
-        let indexed = locked(&self.indexed);
+        let indexed = self.indexed();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(frozen) = &tables.frozen {
             return Some(frozen.clone());

@@ -129,7 +129,9 @@ pub async fn run(
     let serving = network::serve(&config.listen, hello, served, logs);
     let ended = tokio::select! {
         ended = serving => ended,
-        Ok(reason) = journal_closed => Err(StorageError::JournalClosed(reason)),
+        closed = journal_closed => Err(StorageError::JournalClosed(
+            closed.unwrap_or_else(|_| "its thread ended without a reason".to_owned()),
+        )),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     };
     asking.abort();

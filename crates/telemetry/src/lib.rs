@@ -84,9 +84,49 @@ pub fn log_to(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// From now on a panic in any thread ends the whole process, after it was reported. For daemons whose threads share what
+/// they keep: one that goes on behind a panic may have lost something halfway, and answers as if it had not.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Set in the process that shall end.
+    const PANICKING: &str = "BOREALIS_TELEMETRY_TEST_PANICS";
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process_and_is_in_the_log() {
+        use std::os::unix::process::ExitStatusExt;
+        use std::process::{Command, Stdio};
+
+        if let Some(path) = std::env::var_os(PANICKING) {
+            log_to(Path::new(&path)).expect("a log file");
+            end_on_panic();
+            let thread = std::thread::spawn(|| panic!("something is wrong"));
+            assert!(thread.join().is_err());
+            return;
+        }
+        let path = std::env::temp_dir().join(format!("borealis-telemetry-panic-{}.log", std::process::id()));
+        let test = "tests::a_panic_in_any_thread_ends_the_process_and_is_in_the_log";
+        let ended = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", test])
+            .env(PANICKING, &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .expect("it can be started");
+        assert_eq!(ended.signal(), Some(6), "SIGABRT");
+        let log = std::fs::read_to_string(&path).expect("its log");
+        assert!(log.contains("something is wrong"), "{log}");
+        std::fs::remove_file(&path).expect("the file is ours");
+    }
 
     #[test]
     fn a_full_log_file_is_put_aside() {

@@ -155,6 +155,25 @@ fn after_a_record_that_cannot_be_read_no_page_is_guessed() {
     check(&world);
 }
 
+/// The thread that it hits took the batches out of the queue: nobody may go on as if they had been indexed.
+#[test]
+fn after_a_panic_while_log_was_indexed_no_page_is_made_without_it() {
+    let mut world = World::new();
+    world.append(&[vec![1, 50], vec![PANICKING, 1]], 1);
+    world.sync();
+    for _ in 0..2 {
+        let read = || {
+            world
+                .store
+                .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(1), 1)
+        };
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+        assert!(read.is_err(), "it was answered: {read:?}");
+        let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.store.write_tables()));
+        assert!(written.is_err(), "the journal would go");
+    }
+}
+
 #[test]
 fn pages_of_a_dropped_relation_leave_the_disk() {
     let mut world = World::new();

@@ -24,15 +24,18 @@ pub(super) const FORK: ForkKey = ForkKey {
 };
 
 /// Records of this engine: pairs of (block, byte to mix into the page). Block 255 truncates to the block given; a record
-/// that begins with 254 cannot be read.
+/// that begins with 254 cannot be read, and one that begins with 253 finds a bug.
 pub(super) struct Toy;
 
 pub(super) const TRUNCATE: u8 = 255;
 
 pub(super) const UNREADABLE: u8 = 254;
 
+pub(super) const PANICKING: u8 = 253;
+
 impl Engine for Toy {
     fn touches(&self, record: &[u8], end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
+        assert!(record.first() != Some(&PANICKING), "a bug of the engine");
         if record.first() == Some(&UNREADABLE) {
             let what = "254".to_owned();
             return Err(EngineError::Malformed { end, what });
