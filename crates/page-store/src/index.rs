@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry;
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
-use timeline::Path;
 use units::Position;
 use wire_format::codec::Writer;
 use wire_format::{Batch, Item};
 
 use crate::key::{Key, Value, Version};
+use crate::segment_store::Horizon;
 
 /// Long records of which not every piece has come yet. What their pieces take is bounded: a record for which there is no
 /// room is followed to its end, and then counts as one that cannot be read.
@@ -72,10 +72,20 @@ impl Fragments {
         self.waiting.values().map(|pieces| pieces.first_offset).min()
     }
 
-    /// Drops unfinished records of reigns that are over and left no place in history for them: they are never finished.
-    /// Those that the path sees may still be filled in by a peer.
-    pub(crate) fn drop_invisible(&mut self, path: &Path) {
-        self.waiting.retain(|at, _| path.epoch() <= at.epoch || path.sees(*at));
+    /// Drops unfinished records that are never finished: those of reigns that are over and left no place in history for
+    /// them, and those of which every piece has been indexed. The latter were finished before the last start and are in a
+    /// layer; a longer record between their pieces made the journal be read again from there. Any other that the path sees
+    /// may still be filled in by a peer. Everything that `horizon` covers must have been indexed.
+    pub(crate) fn drop_finished(&mut self, horizon: &Horizon) {
+        let path = &horizon.path;
+        self.waiting.retain(|at, _| {
+            let indexed = at.lsn <= horizon.recycle_through.lsn;
+            if path.sees(*at) {
+                !indexed
+            } else {
+                path.epoch() <= at.epoch
+            }
+        });
         self.bytes = self.waiting.values().map(Pieces::bytes).sum();
     }
 

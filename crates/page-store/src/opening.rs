@@ -144,7 +144,7 @@ fn index(
             let batch = EncodedBatch::decode(recovery::read(disk, files, *location)?)
                 .map_err(|error| OpenError::Damaged(format!("a batch of the journal: {error}")))?;
             store.add_arrival(location.offset, batch.batch().clone());
-            store.settle(engine, location.offset);
+            store.settle(engine, location.offset + 1);
         }
     }
     Ok(())

@@ -111,14 +111,28 @@ impl SegmentStore {
         self.indexed.lock().expect("no batch was lost while it was indexed")
     }
 
+    /// What has arrived below `end`, and whether that was all. Nothing above: a record may not be in a table that is written
+    /// out as one that ends at `end`, and its last piece above.
+    fn take_arrivals(&self, end: u64) -> (Vec<(u64, Arc<Batch>)>, bool) {
+        let mut arrivals = locked(&self.arrivals);
+        let taken: Vec<_> = match arrivals.last() {
+            Some((last, _)) if *last < end => std::mem::take(&mut *arrivals),
+            _ => {
+                let below = arrivals.partition_point(|(offset, _)| *offset < end);
+                arrivals.drain(..below).collect()
+            }
+        };
+        let bytes = taken.iter().map(|(_, batch)| batch_bytes(batch)).sum();
+        self.arrived_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        (taken, arrivals.is_empty())
+    }
+
     /// Indexes what has arrived. `end` is the journal offset below which everything was handed over.
     pub(crate) fn settle(&self, engine: &dyn Engine, end: u64) {
         let mut indexed = self.indexed();
-        let arrivals = {
-            let mut arrivals = locked(&self.arrivals);
-            self.arrived_bytes.store(0, Ordering::Relaxed);
-            std::mem::take(&mut *arrivals)
-        };
+        // Before the arrivals are taken: if none is left, everything that it covers has been indexed afterwards.
+        let horizon = indexed.fragments.oldest_offset().and_then(|_| self.horizon());
+        let (arrivals, all) = self.take_arrivals(end);
         let mut versions = Vec::new();
         for (offset, batch) in &arrivals {
             index::versions(engine, batch, *offset, &mut indexed.fragments, |key, version| {
@@ -129,11 +143,8 @@ impl SegmentStore {
                 versions.push((key, version));
             });
         }
-        if let Some(oldest) = indexed.fragments.oldest_offset()
-            && oldest < end
-            && let Some(horizon) = self.horizon()
-        {
-            indexed.fragments.drop_invisible(&horizon.path);
+        if let Some(horizon) = horizon.filter(|_| all) {
+            indexed.fragments.drop_finished(&horizon);
         }
         let through = indexed.fragments.oldest_offset().unwrap_or(end).min(end);
         indexed.through_offset = indexed.through_offset.max(through);

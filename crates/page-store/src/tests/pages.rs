@@ -1,14 +1,18 @@
 //! How pages come about, and what they cost.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use engine::{Engine, EngineError, Touch};
+use io::Disk;
 use units::{Lsn, Page, PageKey, Position};
 use wire_format::{EncodedBatch, Item};
 
+use super::damage::written_file;
 use super::toy::*;
 use super::world::*;
+use crate::key::Key;
 use crate::{JournalEntry, PageStore, Progress, ReadError, StoreConfig};
 
 #[test]
@@ -82,6 +86,52 @@ fn a_long_record_counts_when_its_last_piece_is_there_even_over_a_restart() {
         .read_pages(SEGMENT, &world.path, end, FORK.page(1), 2)
         .unwrap();
     assert!(pages.iter().all(|page| !page.is_zeroed()));
+}
+
+/// A peer filled in the rest of a long record when another one had begun: after a restart only that rest is read again.
+#[test]
+fn a_long_record_that_was_finished_before_the_restart_does_not_pin_the_journal() {
+    let mut world = World::new();
+    let [late, later] = [30, 60].map(Lsn::from_raw);
+    let append = |world: &World, entry: JournalEntry| {
+        world.store.append(&[entry]).unwrap();
+        world.store.sync().unwrap();
+    };
+    append(&world, piece(&world, [0, 20], late, 4, 0, &[1, 50]));
+    append(&world, piece(&world, [30, 40], later, 4, 0, &[2, 60]));
+    append(&world, piece(&world, [20, 30], late, 4, 2, &[1, 51]));
+    world.store.write_tables().unwrap();
+    let (file, _) = written_file(&world.disk);
+    world.store = open(&world.disk).store;
+    append(&world, piece(&world, [40, 60], later, 4, 2, &[2, 61]));
+    let read = |world: &World| world.store.read_pages(SEGMENT, &world.path, later, FORK.page(1), 2);
+    let pages = read(&world).unwrap();
+    assert!(pages.iter().all(|page| !page.is_zeroed()));
+    world.last = Position::new(world.path.epoch(), later);
+    world.recycle();
+    assert!(world.disk.length(&file).is_err(), "it was recycled");
+    assert!(read(&world).unwrap() == pages);
+}
+
+/// Who looked for the journal's end before the last piece came must not put the record into a table that ends there.
+#[test]
+fn a_table_holds_nothing_from_behind_its_end() {
+    let world = World::new();
+    let end = Lsn::from_raw(30);
+    let append = |entry: JournalEntry| {
+        world.store.append(&[entry]).unwrap();
+        world.store.sync().unwrap();
+        world.store.handed_over.load(Ordering::Acquire)
+    };
+    let between = append(piece(&world, [0, 20], end, 4, 0, &[1, 50]));
+    append(piece(&world, [20, 30], end, 4, 2, &[2, 60]));
+    let segment = &world.store.all_segments()[0];
+    segment.settle(&Toy, between);
+    let table = segment.freeze(0).expect("a flush header");
+    let is_page = |key: &Key| matches!(key, Key::Page(_));
+    assert!(table.through_offset < between && !table.versions.keys().any(is_page));
+    let pages = world.store.read_pages(SEGMENT, &world.path, end, FORK.page(1), 2);
+    assert!(pages.unwrap().iter().all(|page| !page.is_zeroed()));
 }
 
 /// Twelve bytes may wait for the rest of their records.
