@@ -186,6 +186,11 @@ impl SegmentStore {
         indexed + self.arrived_bytes.load(Ordering::Relaxed)
     }
 
+    /// Every batch below this journal offset is in a table or a layer.
+    pub(crate) fn indexed_through(&self) -> u64 {
+        self.indexed().through_offset
+    }
+
     /// Makes the active table the one to write out, unless one is being written already. A table without versions is worth
     /// it, too, if it says that the journal is not needed beyond `layered_through`.
     pub(crate) fn freeze(&self, layered_through: u64) -> Option<Arc<Table>> {

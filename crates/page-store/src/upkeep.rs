@@ -6,6 +6,7 @@
 //! - On a full disk whatever fails is left as it was, and tried again by the next step.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -91,7 +92,7 @@ impl PageStore {
         let _alone = locked(&self.writing);
         self.settle();
         let segments = self.all_segments();
-        let due = match self.segment_that_pins_the_journal() {
+        let due = match self.segment_that_pins_the_journal(&segments) {
             Some(pinning) => segments.iter().find(|segment| segment.id == pinning),
             None if self.config.table_bytes_max <= self.table_bytes(&segments) => {
                 segments.iter().max_by_key(|segment| segment.table_bytes())
@@ -101,15 +102,24 @@ impl PageStore {
         due.map_or(Ok(false), |segment| self.write_table(segment, pace))
     }
 
-    /// If the journal is too long: a segment that has to write its table out before the oldest file can go.
-    fn segment_that_pins_the_journal(&self) -> Option<SegmentId> {
+    /// If the journal is too long: a segment that has to write its table out before the oldest file can go. Not one that holds
+    /// the file for a long record that is still coming in: its table would be written in vain, and again with every flush.
+    fn segment_that_pins_the_journal(&self, segments: &[Arc<SegmentStore>]) -> Option<SegmentId> {
+        // Before the locks are taken: who indexes holds this one for longer than an append may wait.
+        let indexed: BTreeMap<SegmentId, u64> = segments
+            .iter()
+            .map(|segment| (segment.id, segment.indexed_through()))
+            .collect();
         let manifest = locked(&self.manifest);
         let files = locked(&self.journal_files);
         let (_, oldest) = files.oldest()?;
         if files.bytes() < self.config.journal_retained_bytes_max {
             return None;
         }
-        let pins = |(segment, held): &(&SegmentId, &Held)| !manifest.holds(**segment, held.last_offset);
+        let pins = |(segment, held): &(&SegmentId, &Held)| {
+            let indexed = indexed.get(segment).is_some_and(|through| held.last_offset < *through);
+            indexed && !manifest.holds(**segment, held.last_offset)
+        };
         oldest.held.iter().find(pins).map(|(segment, _)| *segment)
     }
 

@@ -113,6 +113,31 @@ fn a_long_record_that_was_finished_before_the_restart_does_not_pin_the_journal()
     assert!(read(&world).unwrap() == pages);
 }
 
+/// However much else comes in meanwhile, and however long the journal becomes: no table is written in vain.
+#[test]
+fn a_long_record_that_comes_in_slowly_does_not_make_a_layer_of_every_flush() {
+    let mut world = World::new();
+    let first = piece(&world, [0, 10], Lsn::from_raw(1 << 40), 4, 0, &[1, 50]);
+    world.store.append(&[first]).unwrap();
+    world.last = Position::new(world.path.epoch(), Lsn::from_raw(10));
+    appended(&mut world, 1000);
+    world.announce(0, true);
+    world.upkeep();
+    assert!(config().journal_retained_bytes_max < world.store.status().journal_bytes);
+    for _ in 0..20 {
+        appended(&mut world, 1);
+        assert_ne!(world.store.maintain(&|| ()), Ok(Progress::TableWritten));
+    }
+    world.check();
+    let last = world.last.lsn.raw();
+    let end = Lsn::from_raw(1 << 40);
+    let second = piece(&world, [last, 1 << 40], end, 4, 2, &[1, 51]);
+    world.store.append(&[second]).unwrap();
+    world.last = Position::new(world.path.epoch(), end);
+    world.recycle();
+    assert!(world.store.status().journal_bytes < config().journal_retained_bytes_max);
+}
+
 /// Who looked for the journal's end before the last piece came must not put the record into a table that ends there.
 #[test]
 fn a_table_holds_nothing_from_behind_its_end() {
