@@ -56,17 +56,21 @@ impl PageStore {
                 tracing::debug!(%error, "journal.prepare");
             }
         };
-        if self.write_due_table(pace)? {
-            return Ok(Progress::TableWritten);
+        // What fails must not keep the rest from being done: on a disk without room for a layer a journal file that goes makes
+        // some, and one segment's damaged layer is no other's.
+        let mut failed = None;
+        match self.write_due_table(pace) {
+            Ok(true) => return Ok(Progress::TableWritten),
+            Ok(false) => {}
+            Err(error) => failed = Some(error),
         }
         let _alone = locked(&self.merging);
         let segments = self.all_segments();
-        if self.recycle_journal(&segments)? {
-            return Ok(Progress::JournalRecycled);
+        match self.recycle_journal(&segments) {
+            Ok(true) => return Ok(Progress::JournalRecycled),
+            Ok(false) => {}
+            Err(error) => failed = Some(error),
         }
-        // What fails must not keep the rest from being done: a disk without room for another file, a segment with a damaged
-        // layer.
-        let mut failed = None;
         match self.reserve.prepare(pace) {
             Ok(true) => return Ok(Progress::JournalPrepared),
             Ok(false) => {}

@@ -10,7 +10,7 @@ use wire_format::EncodedBatch;
 use super::damage::written_file;
 use super::toy::*;
 use super::world::*;
-use crate::{AppendError, JournalEntry, Opened, PageStore, StoreConfig};
+use crate::{AppendError, JournalEntry, Opened, PageStore, Progress, StoreConfig};
 
 fn entry(batch: &EncodedBatch) -> JournalEntry {
     JournalEntry::Batch {
@@ -168,6 +168,32 @@ fn layers_that_do_not_fit_on_a_full_disk_leave_nothing_behind() {
     world.disk.set_capacity(None);
     world.store.write_tables().expect("a good disk");
     world.restart(Some(0));
+    world.check();
+}
+
+/// A copy was down, and the journal was kept for it: when it is back, what was kept for it makes the room that a table needs.
+#[test]
+fn journal_that_is_no_longer_wanted_goes_even_if_a_table_that_is_due_does_not_fit() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        appended(&mut world, 50);
+        world.announce(0, false);
+        world.upkeep();
+    }
+    appended(&mut world, 40);
+    assert!(config().table_bytes_max <= world.store.status().table_bytes as usize);
+    world.disk.set_capacity(Some(world.disk.bytes_used()));
+    assert!(world.store.maintain(&|| ()).is_err());
+    let kept = world.store.status().journal_bytes;
+    world.announce(0, true);
+    let mut steps = 0;
+    while world.store.maintain(&|| ()) != Ok(Progress::Idle) {
+        steps += 1;
+        assert!(steps < 100, "it does not come to an end");
+    }
+    assert!(world.store.status().journal_bytes < kept / 2);
+    assert!((world.store.status().table_bytes as usize) < config().table_bytes_max);
+    appended(&mut world, 1);
     world.check();
 }
 
