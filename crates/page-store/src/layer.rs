@@ -49,6 +49,7 @@ pub(crate) struct Layer {
     blocks: Vec<BlockEntry>,
     last_key: Key,
     obsolete: AtomicBool,
+    rotten: AtomicBool,
 }
 
 impl Drop for Layer {
@@ -102,6 +103,7 @@ impl Layer {
             blocks,
             last_key,
             obsolete: AtomicBool::new(false),
+            rotten: AtomicBool::new(false),
         })
     }
 
@@ -111,6 +113,15 @@ impl Layer {
     }
 
     /// The first block that can hold `key`.
+    /// A part of it was found lost: it is not merged any more.
+    pub(crate) fn mark_rotten(&self) {
+        self.rotten.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.rotten.load(Ordering::Relaxed)
+    }
+
     fn block_of(&self, key: &Key) -> usize {
         // A key's versions may begin in the block before the first one that starts with it.
         self.blocks

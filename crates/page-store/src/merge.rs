@@ -1,4 +1,4 @@
-//! Background work: tables become layers, layers become fewer, journal files go.
+//! Tables become layers, layers become fewer.
 
 use std::sync::Arc;
 
@@ -38,14 +38,16 @@ fn push_all(writer: &mut LayerWriter, key: &Key, versions: &[Version]) -> Result
         .map_err(|error| ReadError::io("a new layer", &error))
 }
 
-/// The layers to merge next: as many of one size class as the configuration waits for.
+/// The layers to merge next: as many of one size class as the configuration waits for. None that could not be read to its
+/// end: it would keep the others from being merged, too.
 pub(crate) fn choose(layers: &[Arc<Layer>], merge_layers: usize) -> Option<Vec<Arc<Layer>>> {
     let class = |layer: &Layer| (layer.file_bytes / SIZE_CLASS_BYTES).max(1).ilog(4);
-    let mut classes: Vec<u32> = layers.iter().map(|layer| class(layer)).collect();
+    let sound = || layers.iter().filter(|layer| !layer.is_rotten());
+    let mut classes: Vec<u32> = sound().map(|layer| class(layer)).collect();
     classes.sort_unstable();
     classes.dedup();
     classes.into_iter().find_map(|wanted| {
-        let same: Vec<Arc<Layer>> = layers.iter().filter(|layer| class(layer) == wanted).cloned().collect();
+        let same: Vec<Arc<Layer>> = sound().filter(|layer| class(layer) == wanted).cloned().collect();
         (merge_layers <= same.len()).then_some(same)
     })
 }

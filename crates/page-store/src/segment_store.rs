@@ -1,6 +1,6 @@
 //! What the store holds of one segment: tables, layers, and how far they may be folded.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use engine::Engine;
@@ -57,8 +57,8 @@ pub(crate) struct Tables {
 /// One segment's versions.
 pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
-    /// Something that it once held is lost: it makes no pages.
-    pub(crate) damaged: bool,
+    /// Something that it once held is lost: it makes no pages. Never unset.
+    damaged: AtomicBool,
     /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
     arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
     /// About how much memory the arrivals take.
@@ -87,7 +87,7 @@ impl SegmentStore {
         };
         SegmentStore {
             id,
-            damaged,
+            damaged: AtomicBool::new(damaged),
             arrivals: Mutex::default(),
             arrived_bytes: AtomicUsize::new(0),
             indexed: Mutex::new(indexed),
@@ -96,6 +96,15 @@ impl SegmentStore {
             horizon: Mutex::default(),
             generation: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Acquire)
+    }
+
+    /// Something that it once held was found lost.
+    pub(crate) fn mark_damaged(&self) {
+        self.damaged.store(true, Ordering::Release);
     }
 
     /// Batches that are durable, but not indexed yet: indexing is not on the way of an acknowledgement.

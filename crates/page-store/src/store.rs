@@ -166,7 +166,7 @@ impl PageStore {
     fn settled(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
         let end = self.handed_over.load(Ordering::Acquire);
         let segment = self.segment(segment)?;
-        if segment.damaged {
+        if segment.is_damaged() {
             return Err(ReadError::Lost(segment.id));
         }
         segment.settle(&*self.engine, end);
@@ -277,6 +277,12 @@ impl PageStore {
             })
         };
         read().map_err(|error| ReadError::corrupt("a flush header", &error.to_string()))
+    }
+
+    /// The segments that have lost something, found at the start or since: they have no vote and make no pages.
+    pub fn damaged(&self) -> Vec<SegmentId> {
+        let segments = self.all_segments().into_iter();
+        segments.filter(|one| one.is_damaged()).map(|one| one.id).collect()
     }
 
     /// How far a segment may be folded and its journal recycled.

@@ -15,7 +15,7 @@ use units::SegmentId;
 
 use crate::fold::Folder;
 use crate::journal_files::{self, Held};
-use crate::layer::{Layer, LayerWriter};
+use crate::layer::{self, Layer, LayerWriter};
 use crate::locked;
 use crate::manifest::Manifest;
 use crate::merge;
@@ -191,9 +191,31 @@ impl PageStore {
                 tracing::warn!(%error, "store.merge: a table that is due cannot be written");
             }
         };
-        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace)?;
+        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace);
+        let merged = merged.inspect_err(|error| self.note_loss(segment, &chosen, error))?;
         self.change_layers(segment, &chosen, merged, 0)?;
         Ok(true)
+    }
+
+    /// If a layer could not be read since a part of it is lost, it costs the segment its vote, as it does at a start.
+    fn note_loss(&self, segment: &SegmentStore, merged: &[Arc<Layer>], error: &ReadError) {
+        let (ReadError::Corrupt { file, .. } | ReadError::Missing { file }) = error else {
+            return;
+        };
+        let Some(rotten) = merged.iter().find(|one| layer::file_name(one.number) == *file) else {
+            return;
+        };
+        rotten.mark_rotten();
+        segment.mark_damaged();
+        let segment = segment.id;
+        tracing::error!(%segment, %error, "store.merge: something is lost, the segment has no vote and gives no pages");
+        let mut manifest = locked(&self.manifest);
+        manifest.segments.entry(segment).or_default().damaged = true;
+        self.damage_saved.store(false, Ordering::Release);
+        match manifest.save(&*self.disk) {
+            Ok(()) => self.damage_saved.store(true, Ordering::Release),
+            Err(error) => tracing::warn!(%error, "store.merge: that is not written down yet"),
+        }
     }
 
     /// Durable in the manifest first, then for readers.

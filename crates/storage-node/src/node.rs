@@ -63,6 +63,16 @@ impl Node {
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Segments of which the store has found something lost since the start have no vote any more.
+    pub(crate) fn note_damage(&self) {
+        for id in self.store.damaged() {
+            if let Some(segment) = self.segments().get_mut(&id).filter(|segment| segment.vouches()) {
+                tracing::error!(segment = %id, "segment.damaged: it keeps serving as a source, but has no vote");
+                segment.damaged();
+            }
+        }
+    }
+
     pub(crate) fn segment_count(&self) -> usize {
         self.segments().len()
     }

@@ -32,7 +32,9 @@ pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
         }
     };
     while !*stop.borrow() {
-        match node.store.maintain(&pace) {
+        let step = node.store.maintain(&pace);
+        node.note_damage();
+        match step {
             Ok(Progress::Idle) => std::thread::sleep(IDLE_PAUSE),
             Ok(progress) => tracing::debug!(?progress, "store.maintain"),
             Err(error) => {

@@ -130,6 +130,35 @@ fn a_lost_layer_costs_the_vote_for_good() {
     }
 }
 
+/// A block in the middle of a layer: no start reads it, a merge does.
+#[test]
+fn rot_that_a_merge_finds_costs_the_vote_and_the_other_layers_are_merged() {
+    let mut world = World::new();
+    let layer = |world: &mut World| {
+        appended(world, 20);
+        world.announce(0, true);
+        world.store.write_tables().expect("a good disk");
+    };
+    layer(&mut world);
+    let rotten = format!("layers/{}", world.disk.list("layers").unwrap()[0]);
+    world.disk.flip_bit(&rotten, 20);
+    layer(&mut world);
+    assert!(world.store.damaged().is_empty());
+    layer(&mut world);
+    let error = (0..100).find_map(|_| world.store.maintain(&|| ()).err());
+    assert!(matches!(error, Some(ReadError::Corrupt { .. })), "{error:?}");
+    assert_eq!(world.store.damaged(), [SEGMENT]);
+    for _ in 0..20 {
+        layer(&mut world);
+        world.upkeep();
+        assert!(world.disk.list("layers").unwrap().len() <= config().merge_layers);
+    }
+    let Opened { store, segments } = open(&world.disk);
+    assert!(!segments[0].vouches);
+    let read = store.read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(0), 1);
+    assert_eq!(read, Err(ReadError::Lost(SEGMENT)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
