@@ -267,8 +267,15 @@ fn batch_bytes(batch: &Batch) -> usize {
     items + (batch.items.len() + header_versions) * VERSION_BYTES
 }
 
-/// Sorts versions of one key by position; of two at one position an image stands for the record it was made with.
+/// Sorts versions of one key by position. Of several at one position an image stands for the record it was made with, and the
+/// last of a record's catalog entries for those before it: they are together wherever they lie, and in their order.
 pub(crate) fn order(versions: &mut Vec<Version>) {
-    versions.sort_by_key(|version| (version.position, !version.is_base()));
-    versions.dedup_by_key(|version| version.position);
+    versions.sort_by_key(|version| (version.position, version.is_base()));
+    versions.dedup_by(|later, kept| {
+        let same = later.position == kept.position;
+        if same {
+            std::mem::swap(later, kept);
+        }
+        same
+    });
 }
