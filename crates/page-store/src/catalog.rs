@@ -13,8 +13,13 @@ use crate::segment_store::{SegmentStore, order};
 
 /// Distinct keys taken from each source at once.
 const KEYS_AT_ONCE: usize = 4096;
+/// Bytes of one answer, about, and of what is taken from each source at once: an answer has to fit into a frame, however
+/// long values are.
+pub(crate) const BYTES_MAX: usize = 8 << 20;
+/// Bytes that an entry takes besides its value, at most.
+const ENTRY_BYTES: usize = CatalogKey::NAME_BYTES_MAX + 24;
 
-/// At most `most` entries with a value, in key order after `after`. Fewer than asked for: the end.
+/// At most `most` entries with a value, in key order after `after`, until they come to [`BYTES_MAX`]. None: the end.
 pub(crate) fn scan(
     segment: &SegmentStore,
     path: &Path,
@@ -24,7 +29,8 @@ pub(crate) fn scan(
 ) -> Result<Vec<CatalogEntry>, ReadError> {
     let mut found = Vec::new();
     let mut after = after.cloned();
-    while found.len() < most {
+    let mut bytes = 0;
+    while found.len() < most && bytes < BYTES_MAX {
         let (part, last) = part(segment, after.as_ref())?;
         for (key, mut versions) in part {
             versions.retain(|version| version.position.lsn <= read_point && path.sees(version.position));
@@ -35,7 +41,9 @@ pub(crate) fn scan(
                 value: Value::Entry(Some(value)),
             }) = newest
                 && found.len() < most
+                && bytes < BYTES_MAX
             {
+                bytes += ENTRY_BYTES + value.len();
                 found.push(CatalogEntry {
                     key,
                     lsn: position.lsn,
@@ -49,6 +57,14 @@ pub(crate) fn scan(
         }
     }
     Ok(found)
+}
+
+/// What was taken from one source.
+#[derive(Default)]
+struct Taken {
+    distinct: usize,
+    bytes: usize,
+    last: Option<CatalogKey>,
 }
 
 type Part = BTreeMap<CatalogKey, Vec<Version>>;
@@ -66,31 +82,32 @@ fn part(segment: &SegmentStore, after: Option<&CatalogKey>) -> Result<(Part, Opt
             last = Some(key.clone());
         }
     };
-    let mut take = |distinct: &mut usize, before: &mut Option<CatalogKey>, key: CatalogKey, version: Version| {
+    let mut take = |taken: &mut Taken, key: CatalogKey, version: Version| {
         if after.is_some_and(|after| key <= *after) {
             return true;
         }
-        if before.as_ref() != Some(&key) {
-            if *distinct == KEYS_AT_ONCE {
-                if let Some(before) = before {
-                    cut_at(before);
-                }
+        if taken.last.as_ref() != Some(&key) {
+            if let Some(last) = &taken.last
+                && (taken.distinct == KEYS_AT_ONCE || BYTES_MAX <= taken.bytes)
+            {
+                cut_at(last);
                 return false;
             }
-            *distinct += 1;
-            *before = Some(key.clone());
+            taken.distinct += 1;
+            taken.last = Some(key.clone());
         }
+        taken.bytes += ENTRY_BYTES + version.bytes();
         keys.entry(key).or_default().push(version);
         true
     };
     {
         let tables = segment.tables.read().unwrap_or_else(PoisonError::into_inner);
         for table in std::iter::once(&tables.active).chain(tables.frozen.as_deref()) {
-            let (mut distinct, mut before) = (0, None);
+            let mut taken = Taken::default();
             'table: for (key, versions) in table.versions.range(from.clone()..Key::FlushHeader) {
                 for version in versions {
                     if let Key::Catalog(key) = key
-                        && !take(&mut distinct, &mut before, key.clone(), version.clone())
+                        && !take(&mut taken, key.clone(), version.clone())
                     {
                         break 'table;
                     }
@@ -99,10 +116,10 @@ fn part(segment: &SegmentStore, after: Option<&CatalogKey>) -> Result<(Part, Opt
         }
     }
     for layer in segment.layers().iter() {
-        let (mut distinct, mut before) = (0, None);
+        let mut taken = Taken::default();
         let mut scan = layer.scan(Some(&from));
         while let Some((Key::Catalog(key), version)) = scan.next()? {
-            if !take(&mut distinct, &mut before, key, version) {
+            if !take(&mut taken, key, version) {
                 break;
             }
         }

@@ -245,7 +245,8 @@ impl PageStore {
         }
     }
 
-    /// Catalog entries as of the read point, in key order after `after`. Fewer than `most`: the end.
+    /// Catalog entries as of the read point, in key order after `after`: at most `most`, or fewer if they are long. None: the
+    /// end.
     pub fn scan_catalog(
         &self,
         segment: SegmentId,

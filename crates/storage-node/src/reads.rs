@@ -17,6 +17,9 @@ pub(crate) const QUEUE_MAX: usize = 256;
 /// Threads that read.
 pub(crate) const THREADS: usize = 2;
 
+/// Bytes of batches in one answer, whatever was asked for: with one long batch more it still fits into a frame.
+const BATCHES_BYTES_MAX: u32 = 8 << 20;
+
 /// One read to do.
 pub(crate) struct ReadWork {
     pub(crate) reply: ReplyTo,
@@ -97,6 +100,7 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
             }
         }
         Read::Batches { positions, bytes_max } => {
+            let bytes_max = bytes_max.min(BATCHES_BYTES_MAX);
             Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
         }
     })

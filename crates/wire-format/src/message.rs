@@ -258,7 +258,7 @@ pub enum Response {
     Batches(Vec<EncodedBatch>),
     /// Pages, in block order.
     Pages(Vec<Page>),
-    /// Catalog entries with values, in key order; fewer than asked for: the end.
+    /// Catalog entries with values, in key order; fewer than asked for if they are long. None: the end.
     Catalog(Vec<CatalogEntry>),
     /// A flush header: end of its flush, the flush before it, and the encoded header's parts that recovery needs.
     FlushHeader {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use engine::{Engine, EngineError, Touch};
 use io::Disk;
 use units::{Lsn, Page, PageKey, Position};
-use wire_format::{EncodedBatch, Item};
+use wire_format::{CatalogEntry, CatalogKey, EncodedBatch, Item};
 
 use super::damage::written_file;
 use super::toy::*;
@@ -111,6 +111,79 @@ fn a_long_record_that_was_finished_before_the_restart_does_not_pin_the_journal()
     world.recycle();
     assert!(world.disk.length(&file).is_err(), "it was recycled");
     assert!(read(&world).unwrap() == pages);
+}
+
+/// A record that extends a fork by several blocks says the size after each of them, all at its own position.
+#[test]
+fn of_several_catalog_entries_of_one_record_the_last_one_counts() {
+    let mut world = World::new();
+    let key = CatalogKey::Blob("size".to_owned());
+    for flush in 0..3u8 {
+        let mut batch = (**world.next_batch(&[vec![1, 50]], 1).batch()).clone();
+        let entry = |value| CatalogEntry {
+            key: key.clone(),
+            lsn: Lsn::from_raw(batch.end.raw() - 1),
+            value: Some(Bytes::copy_from_slice(&[value])),
+        };
+        let sizes = (1..=32).map(|size| entry(32 * flush + size)).collect();
+        batch.header.as_mut().expect("group 0").catalog = sizes;
+        world.append_batch(EncodedBatch::new(batch));
+        world.sync();
+        let size = |world: &World| {
+            let found = world.store.scan_catalog(SEGMENT, &world.path, world.last.lsn, None, 10);
+            found.expect("the catalog").remove(0).value.expect("a value")[0]
+        };
+        let expected = 32 * flush + 32;
+        assert_eq!(size(&world), expected, "in a table");
+        if flush == 1 {
+            world.announce(0, false);
+        }
+        world.store.write_tables().expect("a good disk");
+        assert_eq!(size(&world), expected, "in a layer");
+        world.restart(Some(0));
+        assert_eq!(size(&world), expected, "after a restart");
+    }
+    world.announce(0, false);
+    world.upkeep();
+    let found = world.store.scan_catalog(SEGMENT, &world.path, world.last.lsn, None, 10);
+    assert_eq!(found.expect("the catalog")[0].value, Some(Bytes::from_static(&[96])));
+}
+
+/// Prepared transactions can be long: an answer with all of them would not fit into a frame.
+#[test]
+fn a_catalog_of_long_values_comes_in_several_answers() {
+    let mut world = World::new();
+    let key = |entry: u8| CatalogKey::Blob(format!("twophase/{entry:08}"));
+    for value in 0..30u8 {
+        let mut batch = (**world.next_batch(&[], 1).batch()).clone();
+        let entry = CatalogEntry {
+            key: key(value),
+            lsn: batch.end,
+            value: Some(Bytes::from(vec![value; 1 << 20])),
+        };
+        batch.header.as_mut().expect("group 0").catalog = vec![entry];
+        world.append_batch(EncodedBatch::new(batch));
+        world.sync();
+        if value == 20 {
+            world.store.write_tables().expect("a good disk");
+        }
+    }
+    let (mut found, mut answers) = (Vec::new(), 0);
+    loop {
+        let after = found.last().map(|entry: &CatalogEntry| entry.key.clone());
+        let answer = world
+            .store
+            .scan_catalog(SEGMENT, &world.path, world.last.lsn, after.as_ref(), 5000);
+        let answer = answer.expect("the catalog");
+        if answer.is_empty() {
+            break;
+        }
+        assert!(answer.len() <= 8, "{} MiB", answer.len());
+        found.extend(answer);
+        answers += 1;
+    }
+    assert!(answers <= 5, "{answers} answers");
+    assert!(found.iter().map(|entry| entry.key.clone()).eq((0..30).map(key)));
 }
 
 /// However much else comes in meanwhile, and however long the journal becomes: no table is written in vain.
