@@ -48,13 +48,20 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
 
     pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
         let mut all = locked(&self.entries);
+        if self.bytes_max < bytes {
+            // It would only push out all others first.
+            if let Some(before) = all.entries.remove(&key) {
+                all.bytes -= before.bytes;
+            }
+            return;
+        }
         all.clock += 1;
         let used = all.clock;
         all.bytes += bytes;
         if let Some(before) = all.entries.insert(key, Entry { used, bytes, value }) {
             all.bytes -= before.bytes;
         }
-        if self.bytes_max < all.bytes {
+        while self.bytes_max < all.bytes {
             // An eighth at a time, so that the scan for the oldest is rare.
             let mut used: Vec<u64> = all.entries.values().map(|entry| entry.used).collect();
             used.sort_unstable();
@@ -89,7 +96,21 @@ mod tests {
     #[test]
     fn a_value_larger_than_the_cache_does_not_stay() {
         let cache = Cache::new(80);
+        cache.insert(2, (), 50);
+        cache.insert(1, (), 20);
         cache.insert(1, (), 100);
-        assert_eq!((cache.get(&1), cache.bytes()), (None, 0));
+        assert_eq!((cache.get(&1), cache.get(&2), cache.bytes()), (None, Some(()), 50));
+    }
+
+    #[test]
+    fn large_values_push_out_as_many_as_they_need() {
+        let cache = Cache::new(80);
+        for key in 0..80 {
+            cache.insert(key, (), 1);
+        }
+        for key in 100..110 {
+            cache.insert(key, (), 60);
+            assert!(cache.bytes() <= 80 && cache.get(&key).is_some(), "{}", cache.bytes());
+        }
     }
 }
