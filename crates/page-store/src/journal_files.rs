@@ -62,13 +62,16 @@ pub(crate) struct JournalFile {
     pub(crate) begun: bool,
     /// What it holds of each segment.
     pub(crate) held: BTreeMap<SegmentId, Held>,
+    /// Where in it each batch lies.
+    pub(crate) locations: Locations,
 }
+
+pub(crate) type Locations = BTreeMap<(SegmentId, Position), Location>;
 
 /// All files, by the offset at which they start, and the batches in them.
 #[derive(Default, Debug)]
 pub(crate) struct JournalFiles {
     pub(crate) files: BTreeMap<u64, JournalFile>,
-    locations: BTreeMap<(SegmentId, Position), Location>,
     /// Why the journal takes nothing more, if so.
     pub(crate) closed: Option<String>,
 }
@@ -101,12 +104,13 @@ impl JournalFiles {
             });
             held.highest_lsn = position.lsn.max(held.highest_lsn);
             held.last_offset = location.offset.max(held.last_offset);
+            file.locations.insert((segment, position), location);
         }
-        self.locations.insert((segment, position), location);
     }
 
     pub(crate) fn location(&self, segment: SegmentId, position: Position) -> Option<Location> {
-        self.locations.get(&(segment, position)).copied()
+        let mut files = self.files.values().rev();
+        files.find_map(|file| file.locations.get(&(segment, position)).copied())
     }
 
     /// The file that holds an offset, and where in it.
@@ -115,11 +119,11 @@ impl JournalFiles {
         Some((file_name(*start), offset - start))
     }
 
-    /// Forgets the batches of the file that starts here: it is about to be removed.
-    pub(crate) fn forget_batches(&mut self, start: u64) {
-        if let Some(file) = self.files.get(&start) {
-            let lies_in = start..start + file.bytes;
-            self.locations.retain(|_, location| !lies_in.contains(&location.offset));
-        }
+    /// Forgets the batches of the file that starts here: it is about to be removed. Who appends waits for this lock: where
+    /// they were is to be dropped without it.
+    #[must_use]
+    pub(crate) fn forget_batches(&mut self, start: u64) -> Locations {
+        let file = self.files.get_mut(&start);
+        file.map(|file| std::mem::take(&mut file.locations)).unwrap_or_default()
     }
 }

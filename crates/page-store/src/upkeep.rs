@@ -11,7 +11,7 @@ use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use units::SegmentId;
+use units::{Lsn, SegmentId};
 
 use crate::fold::Folder;
 use crate::journal_files::{self, Held};
@@ -256,39 +256,39 @@ impl PageStore {
 
     /// Gives up the oldest file of the journal if nobody needs it.
     fn recycle_journal(&self, segments: &[Arc<SegmentStore>]) -> Result<bool, ReadError> {
-        let unneeded = |segment: &SegmentId, held: &Held, manifest: &Manifest| {
-            let store = segments.iter().find(|store| store.id == *segment);
-            let through = store
-                .and_then(|store| store.horizon())
-                .map(|horizon| horizon.recycle_through.lsn);
-            through.is_some_and(|through| held.highest_lsn <= through) && manifest.holds(*segment, held.last_offset)
+        let Some(start) = self.unneeded_file(segments) else {
+            return Ok(false);
         };
-        let start = {
-            let manifest = locked(&self.manifest);
-            let mut files = locked(&self.journal_files);
-            let Some((start, oldest)) = files.oldest() else {
-                return Ok(false);
-            };
-            if !oldest
-                .held
-                .iter()
-                .all(|(segment, held)| unneeded(segment, held, &manifest))
-            {
-                return Ok(false);
-            }
-            if !self.damage_saved.load(Ordering::Acquire) {
-                // The file may be all that tells of it.
-                let saved = manifest.save(&*self.disk);
-                saved.map_err(|error| ReadError::io("manifest", &error))?;
-                self.damage_saved.store(true, Ordering::Release);
-            }
-            files.forget_batches(start);
-            start
-        };
+        if !self.damage_saved.load(Ordering::Acquire) {
+            // The file may be all that tells of it.
+            let saved = locked(&self.manifest).save(&*self.disk);
+            saved.map_err(|error| ReadError::io("manifest", &error))?;
+            self.damage_saved.store(true, Ordering::Release);
+        }
+        let forgotten = locked(&self.journal_files).forget_batches(start);
+        drop(forgotten);
         // One after the other, each durably, so that no power cut leaves a gap.
         let given_back = self.reserve.give_back(start);
         given_back.map_err(|error| ReadError::io(journal_files::FOLDER, &error))?;
         locked(&self.journal_files).files.remove(&start);
         Ok(true)
+    }
+
+    /// The oldest file of the journal, if it could go and nobody needs it.
+    fn unneeded_file(&self, segments: &[Arc<SegmentStore>]) -> Option<u64> {
+        let recycled: BTreeMap<SegmentId, Lsn> = segments
+            .iter()
+            .filter_map(|store| Some((store.id, store.horizon()?.recycle_through.lsn)))
+            .collect();
+        let manifest = locked(&self.manifest);
+        let files = locked(&self.journal_files);
+        let (start, oldest) = files.oldest()?;
+        let unneeded = |(segment, held): (&SegmentId, &Held)| {
+            let recycled = recycled
+                .get(segment)
+                .is_some_and(|through| held.highest_lsn <= *through);
+            recycled && manifest.holds(*segment, held.last_offset)
+        };
+        oldest.held.iter().all(unneeded).then_some(start)
     }
 }
