@@ -268,3 +268,73 @@ impl LinkTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::sync::Notify;
+    use units::ClusterId;
+    use wire_format::frame::PROTOCOL_VERSION;
+
+    use super::*;
+    use crate::handshake::welcome;
+
+    fn hello() -> Hello {
+        Hello {
+            version: PROTOCOL_VERSION,
+            cluster: ClusterId::from_bytes([1; 16]),
+            secret: [2; 32],
+            name: "test".to_owned(),
+        }
+    }
+
+    /// A link to a node that greets and then stands still, with what its events raise; and the node's end of it.
+    async fn standing_still() -> (NodeLink, Rc<Notify>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let happened = Rc::new(Notify::new());
+        let notify = happened.clone();
+        let link = NodeLink::start(address, hello(), Rc::default(), move |_| notify.notify_one());
+        let (mut stream, _) = listener.accept().await.expect("the link connects");
+        welcome(&mut stream, &hello()).await.expect("a greeting");
+        happened.notified().await;
+        (link, happened, stream)
+    }
+
+    fn on_one_thread(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[test]
+    fn a_link_ends_with_its_last_handle_although_the_node_takes_nothing() {
+        on_one_thread(async {
+            let (link, happened, _stream) = standing_still().await;
+            // More than the sockets take.
+            let piece = Bytes::from(vec![0; 1 << 20]);
+            for _ in 0..64 {
+                assert!(link.post([piece.clone(), Bytes::new()]));
+            }
+            tokio::time::sleep(SHORT).await;
+            drop(link);
+            tokio::time::sleep(SHORT).await;
+            assert_eq!(Rc::strong_count(&happened), 1, "the link's task lives on");
+        });
+    }
+
+    #[test]
+    fn a_call_is_in_flight_until_its_connection_ends() {
+        on_one_thread(async {
+            let (link, happened, stream) = standing_still().await;
+            let call = tokio::time::timeout(SHORT, link.call(Request::Status));
+            assert!(call.await.is_err(), "nobody answers");
+            assert_eq!(link.in_flight(), 1, "the caller gave up, the node did not");
+            drop(stream);
+            happened.notified().await;
+            assert_eq!(link.in_flight(), 0);
+        });
+    }
+}
