@@ -94,6 +94,8 @@ fn what_borealis_owns_cannot_be_set() -> Result<()> {
             format!("SELECT set_config('{name}', '1', false)"),
             format!("ALTER ROLE postgres SET {name} = '1'"),
             format!("ALTER DATABASE postgres SET {name} = '1'"),
+            format!("CREATE FUNCTION f() RETURNS int LANGUAGE sql SET {name} = '1' AS 'SELECT 1'"),
+            format!("ALTER FUNCTION now() SET {name} = '1'"),
         ] {
             let output = cluster.client_output("psql", &["-X", "-c", &statement])?;
             let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -125,6 +125,14 @@ unsafe extern "C-unwind" fn utility(
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseSetStmt>();
                 protected_settings::check((*statement).setstmt);
             }
+            NodeTag::T_CreateFunctionStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::CreateFunctionStmt>();
+                check_settings(options((*statement).options));
+            }
+            NodeTag::T_AlterFunctionStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::AlterFunctionStmt>();
+                check_settings(options((*statement).actions));
+            }
             _ => {}
         }
     }
@@ -162,6 +170,21 @@ unsafe extern "C-unwind" fn utility(
     }
     if let Some(database) = ends_database {
         databases::forget(database);
+    }
+}
+
+/// Refuses a function that would set what Borealis owns.
+///
+/// # Safety
+/// The options must be those of a statement about a function.
+unsafe fn check_settings(options: Vec<*mut pg_sys::DefElem>) {
+    for option in options {
+        // SAFETY: see above; the argument of a function's option `set` is such a statement (gram.y).
+        unsafe {
+            if text((*option).defname) == "set" {
+                protected_settings::check((*option).arg.cast());
+            }
+        }
     }
 }
 
