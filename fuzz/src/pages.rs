@@ -92,7 +92,7 @@ pub(crate) fn control_file(data: &[u8]) {
     let checksum = crc32c::crc32c(&file[..CHECKSUM_AT]);
     file[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&checksum.to_le_bytes());
     if let Ok(file) = ControlFile::parse(&file) {
-        let _ = (file.system_identifier(), file.catalog_version(), file.is_shut_down());
+        let _ = (file.system_identifier(), file.is_shut_down());
         let _ = (file.checkpoint_start(), file.checkpoint(), file.wal_file_bytes());
     }
 }

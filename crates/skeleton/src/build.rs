@@ -13,7 +13,7 @@ use crate::status_files;
 const VERSION: &[u8] = b"15\n";
 
 /// The directories of a data directory.
-pub const DIRECTORIES: &[&str] = &[
+const DIRECTORIES: &[&str] = &[
     "base",
     "global",
     "pg_commit_ts",

@@ -14,7 +14,6 @@ const SHUT_DOWN: u32 = 1;
 
 const SYSTEM_IDENTIFIER_AT: usize = 0;
 const VERSION_AT: usize = 8;
-const CATALOG_VERSION_AT: usize = 12;
 const STATE_AT: usize = 16;
 const TIME_AT: usize = 24;
 const CHECKPOINT_AT: usize = 32;
@@ -118,11 +117,6 @@ impl ControlFile {
     /// Identity of the PostgreSQL cluster.
     pub fn system_identifier(&self) -> u64 {
         self.u64(SYSTEM_IDENTIFIER_AT)
-    }
-
-    /// Version of the system catalogs.
-    pub fn catalog_version(&self) -> u32 {
-        self.u32(CATALOG_VERSION_AT)
     }
 
     /// Whether the cluster was shut down cleanly.
@@ -244,7 +238,7 @@ pub(crate) mod tests {
     fn shutting_down_changes_what_it_names_and_nothing_else() {
         let mut bytes = file(&[]);
         for (at, byte) in bytes[..CRC_AT].iter_mut().enumerate() {
-            if !(VERSION_AT..CATALOG_VERSION_AT).contains(&at) && !(BLOCK_BYTES_AT..256).contains(&at) {
+            if !(VERSION_AT..VERSION_AT + 4).contains(&at) && !(BLOCK_BYTES_AT..256).contains(&at) {
                 *byte = 0xA5;
             }
         }
@@ -289,7 +283,7 @@ pub(crate) mod tests {
             bytes[..CRC_AT].copy_from_slice(&noise);
             seal(&mut bytes);
             prop_assert!(ControlFile::parse(&bytes).is_err());
-            bytes[VERSION_AT..CATALOG_VERSION_AT].copy_from_slice(&VERSION.to_le_bytes());
+            bytes[VERSION_AT..VERSION_AT + 4].copy_from_slice(&VERSION.to_le_bytes());
             bytes[BLOCK_BYTES_AT..232].copy_from_slice(&file(&[])[BLOCK_BYTES_AT..232]);
             bytes[CHECKSUM_VERSION_AT..CHECKSUM_VERSION_AT + 4].fill(0);
             seal(&mut bytes);

@@ -8,7 +8,7 @@ use wal::{
 };
 
 /// `SLRU_PAGES_PER_SEGMENT`.
-pub const PAGES_PER_FILE: u32 = 32;
+const PAGES_PER_FILE: u32 = 32;
 
 const FOLDERS: [(RelationKey, &str); 4] = [
     (RelationKey::TRANSACTION_STATUS, "pg_xact"),
