@@ -2,7 +2,8 @@
 //!
 //! PostgreSQL waits for its synchronous standby, the instance process, before it shows a commit to anybody. But a session
 //! may turn that wait off, a cancel or a terminate cuts it short with a mere warning, and then the transaction is visible
-//! and reported while the volume may lose it. So before every commit:
+//! and reported while the volume may lose it. So before every commit (but those of prepared transactions by an apply worker, which
+//! is why there is none: see `subscriptions`):
 //!
 //! - `synchronous_commit` is raised to `on`, whatever the session says;
 //! - SIGINT and SIGTERM are held back until the commit is over. On SIGTERM the client's connection is shut, so that no answer

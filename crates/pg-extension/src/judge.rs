@@ -3,7 +3,8 @@
 //! What is in no log, or not as it is, and for how long that matters:
 //!
 //! - Command ids: until the transaction is over. Cycle ids of split btree pages: until no VACUUM runs.
-//! - Pages that nobody logged yet (an index being built): as long as they are as they are.
+//! - Pages that nobody logged yet (an index being built, a heap page that is only initialised): as long as they are as
+//!   they are.
 //! - A sequence: its log is ahead of it by up to 32 values. A page read back would skip them, which may happen after a
 //!   crash only. So it stays, until its values have caught up with the log; at most one page a sequence.
 //! - The free space map: changes to it are in no log. All of it is advice, and PostgreSQL takes any content of it, so it may
@@ -126,7 +127,10 @@ fn oldest_running_xid() -> u32 {
     pg_sys::TransactionId::into_inner(unsafe { pg_sys::GetOldestActiveTransactionId() })
 }
 
-/// Whether any process runs a VACUUM (`PROC_IN_VACUUM`), as `GetCurrentVirtualXIDs` looks at it.
+/// Whether any process runs a VACUUM (`PROC_IN_VACUUM`).
+///
+/// `GetCurrentVirtualXIDs` looks at as many flags as there are processes, a number that is not exported. Behind those stand
+/// copies of older ones (`ProcArrayRemove`), so a VACUUM may seem to run for longer: pages stay longer than they must.
 fn is_vacuum_running() -> bool {
     const PROC_ARRAY_LOCK: usize = 4;
     const PROC_IN_VACUUM: u8 = 0x02;

@@ -103,7 +103,7 @@ unsafe extern "C-unwind" fn request_shared_memory() {
     // SAFETY: set in `hook_shared_memory`; whoever hooked before expects to be called.
     if let Some(previous) = unsafe { PREVIOUS_REQUEST } {
         // SAFETY: as above.
-        unsafe { previous() };
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
     shared_memory::request();
 }
@@ -113,7 +113,7 @@ unsafe extern "C-unwind" fn create_shared_memory() {
     // SAFETY: as in `request_shared_memory`.
     if let Some(previous) = unsafe { PREVIOUS_STARTUP } {
         // SAFETY: as above.
-        unsafe { previous() };
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
     shared_memory::create();
 }

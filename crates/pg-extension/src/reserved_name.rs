@@ -42,7 +42,8 @@ pub fn install() {
 #[pg_guard]
 unsafe extern "C-unwind" fn check(value: *mut *mut c_char, extra: *mut *mut c_void, source: GucSource::Type) -> bool {
     // SAFETY: PostgreSQL's own check, with its own arguments; set before any process could call us.
-    let accepted = unsafe { STOCK_CHECK.is_none_or(|stock| stock(value, extra, source)) };
+    let accepted =
+        unsafe { STOCK_CHECK.is_none_or(|stock| pg_sys::ffi::pg_guard_ffi_boundary(|| stock(value, extra, source))) };
     // SAFETY: PostgreSQL gives a text, or null for an unset default.
     let name = unsafe {
         if (*value).is_null() {

@@ -72,7 +72,7 @@ impl Holders {
             share(self.vacuum, "of indexes split during a VACUUM that still runs"),
             share(
                 self.forever,
-                "that no log restores (sequences, indexes that are being built)",
+                "that no log restores (sequences, indexes that are being built, pages without rows yet)",
             ),
         ];
         shares.into_iter().flatten().collect::<Vec<_>>().join(", ")

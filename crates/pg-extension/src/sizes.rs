@@ -33,7 +33,7 @@ pub type SizesTable<'a> = FixedTable<'a, ForkKey, SizeEntry>;
 pub struct SizeEntry {
     /// How many blocks it has; `None` if there is no such fork.
     pub blocks: Option<u32>,
-    /// Whether it belongs to an unlogged relation, and lies in a file of the cluster: then `blocks` is not kept.
+    /// Whether it belongs to an unlogged relation, and lies in a file of the cluster: then `blocks` means nothing.
     pub local: bool,
     /// Whether this instance changed it, and the volume may not know that yet.
     pub changed: bool,
