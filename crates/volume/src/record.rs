@@ -134,10 +134,11 @@ pub struct VolumeRecord {
     pub timelines: Vec<OpenedTimeline>,
     /// Its protection groups, group 0 first.
     pub groups: Vec<GroupRecord>,
-    /// The granted floor: below it no version is needed. It may lag behind what the writer announces.
+    /// A floor that is granted here would bind every later writer (DESIGN §3). None is yet: a new volume has zero, and nobody
+    /// changes it. Copies follow the floor that the writer announces.
     #[serde(with = "text")]
     pub floor: Lsn,
-    /// Below it no record is needed.
+    /// The same for records. Not granted yet either.
     #[serde(with = "text")]
     pub log_floor: Lsn,
     /// LSNs that something still needs: snapshots, clones. None yet.

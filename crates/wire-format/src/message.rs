@@ -86,7 +86,7 @@ pub enum Request {
         durable: Position,
         batch: EncodedBatch,
     },
-    /// Announce the durable position and the granted floor while there is nothing to append. `all_complete` is where
+    /// Announce the durable position and the floor while there is nothing to append. `all_complete` is where
     /// every one of the group's segments is complete: below it no peer will ask for batches.
     Announce {
         segment: SegmentId,
@@ -177,7 +177,7 @@ pub struct SegmentStatus {
     pub complete: Position,
     /// The durable position it knows.
     pub durable: Position,
-    /// The granted floor it knows.
+    /// The announced floor under which it may fold versions: one that it remembers after a restart.
     pub floor: Position,
     /// Bytes in its layers.
     pub layer_bytes: u64,
