@@ -8,7 +8,7 @@ use node_link::handshake;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use wire_format::Request;
 use wire_format::frame::encode_response;
 use wire_format::message::{Hello, Response};
@@ -27,12 +27,19 @@ const WRITE_BYTES: usize = 64 << 10;
 /// How long a caller may take for its greeting.
 const GREETING_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// The answers of one connection.
+struct Answers {
+    queue: mpsc::Sender<[Bytes; 2]>,
+    /// Told when an answer could not be queued: a caller that waits for it would wait for ever.
+    stuck: Notify,
+}
+
 /// Where the answer to one request goes.
 #[derive(Clone)]
 pub(crate) struct ReplyTo {
     connection: u64,
     number: u64,
-    answers: mpsc::Sender<[Bytes; 2]>,
+    answers: Arc<Answers>,
 }
 
 impl ReplyTo {
@@ -46,11 +53,9 @@ impl ReplyTo {
     }
 
     pub(crate) fn send(&self, response: &Response) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(encode_response(self.number, response)) {
-            tracing::warn!(
-                connection = self.connection,
-                "connection.stuck: answers are not read, one was dropped"
-            );
+        let answer = encode_response(self.number, response);
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.queue.try_send(answer) {
+            self.answers.stuck.notify_one();
         }
     }
 }
@@ -156,12 +161,19 @@ impl Connection {
     /// Serves the caller until it goes, on the thread that calls this.
     pub(crate) async fn converse(self, served: Served) {
         let (number, place) = (self.number, self.place);
-        let (answers, queue) = mpsc::channel(ANSWERS_MAX);
+        let (sender, queue) = mpsc::channel(ANSWERS_MAX);
+        let answers = Arc::new(Answers {
+            queue: sender,
+            stuck: Notify::new(),
+        });
         let reader = match TcpStream::from_std(self.stream) {
             Ok(stream) => {
                 let (reader, writer) = stream.into_split();
                 let writing = tokio::spawn(write(writer, queue));
-                let ended = answer_all(reader, self.buffer, self.first, number, answers, &served).await;
+                let ended = tokio::select! {
+                    ended = answer_all(reader, self.buffer, self.first, number, answers.clone(), &served) => ended,
+                    () = answers.stuck.notified() => Err(io::Error::other("cut off: its answers are not read")),
+                };
                 writing.abort();
                 ended
             }
@@ -179,7 +191,7 @@ async fn answer_all(
     mut buffer: BytesMut,
     first: (u64, Request),
     connection: u64,
-    answers: mpsc::Sender<[Bytes; 2]>,
+    answers: Arc<Answers>,
     served: &Served,
 ) -> io::Result<()> {
     let mut next = Some(first);

@@ -357,3 +357,24 @@ async fn a_directory_of_another_node_or_version_is_refused() {
     let refused = Running::start(first).end().unwrap_err().to_string();
     assert!(refused.contains("format version 99"), "{refused}");
 }
+
+/// Whoever waits for an answer that was dropped would wait for ever; an end it hears of.
+#[tokio::test]
+async fn a_caller_that_does_not_read_its_answers_is_cut_off() {
+    let folder = Folder::new("stuck");
+    let config = config(&folder.0, 1, &free_address().await);
+    let node = Running::start(config.clone());
+    let mut caller = Caller::connect(&config).await;
+    let requests = handshake::request_frame(7, &Request::Status).concat().repeat(1000);
+    let mut cut_off = false;
+    for _ in 0..1000 {
+        cut_off = caller.stream.write_all(&requests).await.is_err();
+        if cut_off {
+            break;
+        }
+    }
+    assert!(cut_off, "a million answers are kept or were dropped");
+    let status = Caller::connect(&config).await.ask(Request::Status).await;
+    assert!(matches!(status, Response::Status(_)));
+    node.end().unwrap();
+}
