@@ -96,6 +96,11 @@ pub(crate) fn take(directory: &Path, config: &StorageConfig) -> Result<File, Ide
         let text = serde_json::to_string_pretty(&identity).map_err(|error| io(error.into()))?;
         file.write_all(text.as_bytes()).map_err(io)?;
         file.sync_all().map_err(io)?;
+        // Its name, and the directory's own: both may have been made just now.
+        let directory = directory.canonicalize().map_err(io)?;
+        for named in [Some(directory.as_path()), directory.parent()].into_iter().flatten() {
+            File::open(named).and_then(|folder| folder.sync_all()).map_err(io)?;
+        }
         return Ok(file);
     }
     let identity: Identity = serde_json::from_str(&text).map_err(|error| IdentityError::Malformed {
