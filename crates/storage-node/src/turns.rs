@@ -229,7 +229,7 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
         }
     }
     for question in turn.questions {
-        // A question that finds the queue full is asked again by the segment's next tick.
+        // A question that finds the queue full is asked again by a tick, when the segment no longer waits for its answer.
         let _ = questions.try_send(question);
     }
     journaled
