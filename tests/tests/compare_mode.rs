@@ -85,7 +85,7 @@ fn every_page_read_back_is_the_one_that_postgresql_has_in_its_file() -> Result<(
     }
     let load = (|| {
         cluster.pgbench(&["-i", "-q", "-s", "2"])?;
-        cluster.pgbench(&["-n", "-c", "4", "-j", "2", "-T", "6"])?;
+        cluster.pgbench(&["-n", "-c", "4", "-j", "2", "-t", "1300"])?;
         cluster.script(
             "VACUUM ANALYZE;
              SELECT borealis_evict_all();
@@ -93,7 +93,7 @@ fn every_page_read_back_is_the_one_that_postgresql_has_in_its_file() -> Result<(
              CREATE INDEX ON pgbench_accounts (abalance);
              SELECT borealis_evict_all();",
         )?;
-        cluster.pgbench(&["-n", "-c", "4", "-j", "2", "-T", "2"])
+        cluster.pgbench(&["-n", "-c", "4", "-j", "2", "-t", "400"])
     })();
     no_difference(&cluster, "pgbench")?;
     load?;
