@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::{command, is_root, run, text};
 
 /// How long a server may take to die, a session to come to where it waits.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What every server gets. Its dynamic shared memory lies in the data directory, so that a killed one leaves none behind.
 const SETTINGS: &str = "listen_addresses = ''
 unix_socket_directories = '.'
@@ -83,7 +83,9 @@ impl Server {
     pub fn start(&self) -> String {
         let _ = std::fs::remove_file(self.log_file());
         let mut start = command("pg_ctl");
-        start.args(["-w", "-t", "60", "-l"]).arg(self.log_file());
+        start
+            .args(["-w", "-t", &PATIENCE.as_secs().to_string(), "-l"])
+            .arg(self.log_file());
         start.arg("-D").arg(&self.data).arg("start");
         // pg_ctl's child keeps the pipes open: no output is captured.
         let null = Stdio::null;
@@ -153,7 +155,9 @@ impl Server {
 
     fn pg_ctl_stop(&self, mode: &str) -> Command {
         let mut stop = command("pg_ctl");
-        stop.args(["-w", "-m", mode, "-D"]).arg(&self.data).arg("stop");
+        stop.args(["-w", "-t", &PATIENCE.as_secs().to_string(), "-m", mode, "-D"])
+            .arg(&self.data)
+            .arg("stop");
         stop
     }
 
