@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::{command, is_root, run, text};
 
-/// How long a server may take to die, a session to come to where it waits.
+/// How long a server may take to start, to stop or to die, a session to come to where it waits.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// What every server gets. Its dynamic shared memory lies in the data directory, so that a killed one leaves none behind.
 const SETTINGS: &str = "listen_addresses = ''
