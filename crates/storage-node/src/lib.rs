@@ -8,6 +8,7 @@
 //! | module | job |
 //! |---|---|
 //! | [`config`] | what the node is told when it starts |
+//! | `contained` | the engine, whose panics are errors |
 //! | `identity` | whose files these are |
 //! | `node` | the segments and the store, shared by all threads |
 //! | `turns` | the journal thread |
@@ -17,6 +18,7 @@
 //! | `upkeep` | the background thread |
 
 pub mod config;
+mod contained;
 mod identity;
 mod network;
 mod node;
@@ -34,6 +36,7 @@ use page_store::PageStore;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use config::StorageConfig;
+use contained::Contained;
 pub use identity::{FORMAT_VERSION, IdentityError};
 use network::Served;
 use node::Node;
@@ -83,6 +86,7 @@ pub async fn run(
     let hello = config.hello()?;
     let _lock = identity::take(&config.directory, &config)?;
     let disk = Arc::new(RealDisk::new(&config.directory));
+    let engine = Arc::new(Contained(engine));
     let opened = PageStore::open(disk, config.store(), engine)?;
     let node = Arc::new(Node::new(&config, opened)?);
     tracing::info!(node = %config.name, address = %config.listen, segments = node.segment_count(), "node.start");

@@ -2,8 +2,10 @@
 //!
 //! `BOREALIS_LOG` sets what is logged, as `info` (the default) or `debug,page_store=warn`.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,14 +86,35 @@ pub fn log_to(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+thread_local! {
+    /// Whether a panic of this thread is caught by [`contain`].
+    static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// From now on a panic in any thread ends the whole process, after it was reported. For daemons whose threads share what
-/// they keep: one that goes on behind a panic may have lost something halfway, and answers as if it had not.
+/// they keep: one that goes on behind a panic may have lost something halfway, and answers as if it had not. Only what
+/// [`contain`] runs may panic.
 pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        if !IS_CONTAINED.get() {
+            std::process::abort();
+        }
     }));
+}
+
+/// Runs something that may panic; the error is what it said. What it was changing then is undefined, so `body` must change
+/// nothing that anybody looks at after an error.
+pub fn contain<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    let was_contained = IS_CONTAINED.replace(true);
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(body));
+    IS_CONTAINED.set(was_contained);
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        text.unwrap_or_else(|| "it did not say why".to_owned())
+    })
 }
 
 #[cfg(test)]
@@ -109,6 +132,9 @@ mod tests {
         if let Some(path) = std::env::var_os(PANICKING) {
             log_to(Path::new(&path)).expect("a log file");
             end_on_panic();
+            assert_eq!(contain(|| 5), Ok(5));
+            let contained: Result<(), String> = contain(|| panic!("not {}", "so bad"));
+            assert_eq!(contained, Err("not so bad".to_owned()));
             let thread = std::thread::spawn(|| panic!("something is wrong"));
             assert!(thread.join().is_err());
             return;
@@ -124,7 +150,10 @@ mod tests {
             .expect("it can be started");
         assert_eq!(ended.signal(), Some(6), "SIGABRT");
         let log = std::fs::read_to_string(&path).expect("its log");
-        assert!(log.contains("something is wrong"), "{log}");
+        assert!(
+            log.contains("something is wrong") && log.contains("not so bad"),
+            "{log}"
+        );
         std::fs::remove_file(&path).expect("the file is ours");
     }
 
