@@ -112,7 +112,6 @@ impl Layer {
         self.obsolete.store(true, Ordering::Relaxed);
     }
 
-    /// The first block that can hold `key`.
     /// A part of it was found lost: it is not merged any more.
     pub(crate) fn mark_rotten(&self) {
         self.rotten.store(true, Ordering::Relaxed);
@@ -122,6 +121,7 @@ impl Layer {
         self.rotten.load(Ordering::Relaxed)
     }
 
+    /// The first block that can hold `key`.
     fn block_of(&self, key: &Key) -> usize {
         // A key's versions may begin in the block before the first one that starts with it.
         self.blocks
