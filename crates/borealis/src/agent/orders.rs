@@ -23,6 +23,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// How long the control process may be away during a failover.
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
+/// How long a daemon may take to stand still: one in the middle of a disk operation finishes it first.
+const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// How soon it is looked again whether a paused daemon stands still.
 const PAUSE_POLL: Duration = Duration::from_millis(1);
 
@@ -183,7 +185,7 @@ async fn pause(agent: &Shared, name: &str) -> Result<Answer> {
     let name = resolve(&agent.borrow(), name)?;
     let running = process(&agent.borrow(), &name).with_context(|| not_running(&name))?;
     set_paused(&mut agent.borrow_mut(), &name, true);
-    let deadline = Instant::now() + STOP_LIMIT;
+    let deadline = Instant::now() + PAUSE_LIMIT;
     while !running.tree_is_stopped()? {
         if !running.is_alive() || !is_paused(&agent.borrow(), &name) {
             bail!("{name} was ended or woken while it was being paused");
