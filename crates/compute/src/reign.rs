@@ -458,7 +458,7 @@ impl<'a> Reign<'a> {
         status.size_bytes = self.catalog.borrow().size_bytes();
         status.log_bytes_shipped = self.shipping.copies.bytes_sent.get();
         status.log_bytes_received = self.bytes_received;
-        status.pages_read = self.source.pages_read.get() + self.broker.pages_read_ahead.get();
+        status.pages_read = self.source.pages_read.get();
         status.pages_read_ahead = self.broker.pages_read_ahead.get();
         let standing = shipper.standing();
         let silent = standing.iter().filter(|copy| !copy.live);

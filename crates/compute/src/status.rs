@@ -42,9 +42,9 @@ pub struct InstanceStatus {
     pub log_bytes_shipped: u64,
     /// Bytes of log received from PostgreSQL.
     pub log_bytes_received: u64,
-    /// Pages that backends got from storage nodes.
+    /// Pages read from storage nodes, also those that were read ahead.
     pub pages_read: u64,
-    /// Pages that a sequential scan found already read ahead.
+    /// Of what backends asked for: pages that had been read ahead.
     pub pages_read_ahead: u64,
     /// Which quorums hold.
     pub quorum: QuorumStatus,

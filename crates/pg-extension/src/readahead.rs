@@ -6,6 +6,9 @@ use units::{ForkKey, PageKey};
 
 /// How many forks are watched at a time: an index, its heap and the visibility map, twice.
 const STREAMS: usize = 6;
+/// How many blocks may be left out between two that still follow each other: ANALYZE and bitmap scans read most blocks, but
+/// not all. A page that is read ahead in vain costs less than one that is waited for alone.
+const SKIPS_MAX: u32 = 3;
 
 #[derive(Clone, Copy)]
 struct Stream {
@@ -33,7 +36,7 @@ impl Readahead {
     }
 
     /// How many pages from `key` on will likely be read, itself included: doubles from 1 to `most` while blocks follow each
-    /// other, starts anew with every jump, and never passes the end of a fork of `blocks`.
+    /// other, a few perhaps left out, starts anew with every jump, and never passes the end of a fork of `blocks`.
     pub fn wanted_soon(&mut self, key: PageKey, blocks: u32, most: u16) -> u16 {
         let left = u16::try_from(blocks.saturating_sub(key.block))
             .unwrap_or(u16::MAX)
@@ -50,10 +53,11 @@ impl Readahead {
             self.replace_next = (self.replace_next + 1) % STREAMS;
             return 1;
         };
-        if stream.next != key.block {
-            (stream.ahead, stream.announced) = (1, key.block);
-        } else {
+        let follows = stream.next..=stream.next.saturating_add(SKIPS_MAX);
+        if follows.contains(&key.block) {
             stream.ahead = stream.ahead.saturating_mul(2).min(most);
+        } else {
+            (stream.ahead, stream.announced) = (1, key.block);
         }
         stream.next = key.block.saturating_add(1);
         // What was announced is on its way: ask anew only in the second half of it.
