@@ -7,6 +7,20 @@ use system_tests::Cluster;
 /// SQLSTATE `feature_not_supported`.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
+/// What is said of statements, separated by "; ", of which the last must be refused because it does not work yet.
+fn not_supported_yet(cluster: &Cluster, statements: &str) -> Result<String> {
+    let commands = statements.split("; ").flat_map(|command| ["-c", command]);
+    let arguments: Vec<&str> = ["-X", "-v", "VERBOSITY=verbose"].into_iter().chain(commands).collect();
+    let output = cluster.client_output("psql", &arguments)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success(), "{statements}: not refused");
+    ensure!(
+        said.contains(FEATURE_NOT_SUPPORTED) && said.contains("not supported by this version of Borealis yet"),
+        "{statements}: the message does not say why: {said}"
+    );
+    Ok(said)
+}
+
 #[test]
 fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
     let cluster = Cluster::up("refusals", &[])?;
@@ -17,14 +31,7 @@ fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
     for index in ["gin (words)", "hash (id)", "gist (area)", "brin (id)", "spgist (area)"] {
         for kind in ["CREATE INDEX refused", "CREATE INDEX CONCURRENTLY refused"] {
             let statement = format!("{kind} ON t USING {index}");
-            let arguments = ["-X", "-v", "VERBOSITY=verbose", "-c", &statement];
-            let output = cluster.client_output("psql", &arguments)?;
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(!output.status.success(), "{statement}: not refused");
-            ensure!(
-                said.contains(FEATURE_NOT_SUPPORTED) && said.contains("not supported by this version of Borealis yet"),
-                "{statement}: the message does not say why: {said}"
-            );
+            let said = not_supported_yet(&cluster, &statement)?;
             ensure!(
                 said.contains("Use a btree index"),
                 "{statement}: the message does not say what to do: {said}"
@@ -119,15 +126,7 @@ fn tablespaces_and_subscriptions_are_refused() -> Result<()> {
         "CREATE SUBSCRIPTION s CONNECTION 'dbname=postgres' PUBLICATION p WITH (connect = false)",
         "SELECT pg_replication_origin_create('mine')",
     ] {
-        let commands = statement.split("; ").flat_map(|command| ["-c", command]);
-        let arguments: Vec<&str> = ["-X", "-v", "VERBOSITY=verbose"].into_iter().chain(commands).collect();
-        let output = cluster.client_output("psql", &arguments)?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(!output.status.success(), "{statement}: not refused");
-        ensure!(
-            said.contains(FEATURE_NOT_SUPPORTED) && said.contains("not supported by this version of Borealis yet"),
-            "{statement}: the message does not say why: {said}"
-        );
+        not_supported_yet(&cluster, statement)?;
     }
     let left = cluster.sql(
         "SELECT (SELECT count(*) FROM pg_tablespace WHERE oid >= 16384), (SELECT count(*) FROM pg_subscription),

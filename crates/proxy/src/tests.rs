@@ -7,6 +7,10 @@ use control_plane::message::Writer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::handover::Handovers;
+use crate::startup::StartupError;
 
 fn startup() -> Vec<u8> {
     let mut message = 16u32.to_be_bytes().to_vec();
@@ -30,6 +34,20 @@ async fn pair() -> (TcpStream, TcpStream) {
     (client.expect("it listens"), accepted.expect("a client").0)
 }
 
+/// A client that said its first message, and the task that serves it; held for so many milliseconds while there is no writer.
+async fn client(
+    writer: watch::Receiver<Option<Writer>>,
+    handovers: Arc<Handovers>,
+    has_place: bool,
+    hold_ms: u64,
+) -> (TcpStream, JoinHandle<Result<(), StartupError>>) {
+    let (mut client, accepted) = pair().await;
+    let hold = Duration::from_millis(hold_ms);
+    let serving = tokio::spawn(super::serve(accepted, writer, handovers, has_place, hold));
+    client.write_all(&startup()).await.expect("the proxy listens");
+    (client, serving)
+}
+
 /// Takes one connection, reads its first message and answers it.
 async fn answer(listener: &TcpListener, text: &[u8]) -> TcpStream {
     let (mut stream, _) = listener.accept().await.expect("a connection");
@@ -42,16 +60,8 @@ async fn answer(listener: &TcpListener, text: &[u8]) -> TcpStream {
 
 #[tokio::test]
 async fn a_client_is_held_until_the_writer_is_there_and_ready() {
-    let (mut client, accepted) = pair().await;
     let (told, known) = watch::channel(None);
-    let serving = tokio::spawn(super::serve(
-        accepted,
-        known,
-        Arc::default(),
-        true,
-        Duration::from_secs(10),
-    ));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (mut client, serving) = client(known, Arc::default(), true, 10_000).await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     told.send_replace(writer("instance-1", &server));
@@ -76,16 +86,8 @@ async fn a_client_is_held_until_the_writer_is_there_and_ready() {
 #[tokio::test]
 async fn who_finds_no_place_or_no_writer_is_told_so() {
     for (has_place, code) in [(false, "53300"), (true, "57P03")] {
-        let (mut client, accepted) = pair().await;
         let (_told, known) = watch::channel(None);
-        let serving = tokio::spawn(super::serve(
-            accepted,
-            known,
-            Arc::default(),
-            has_place,
-            Duration::from_millis(30),
-        ));
-        client.write_all(&startup()).await.expect("the proxy listens");
+        let (mut client, serving) = client(known, Arc::default(), has_place, 30).await;
         let mut error = Vec::new();
         client.read_to_end(&mut error).await.expect("an answer");
         assert!(String::from_utf8_lossy(&error).contains(code), "{error:?}");
@@ -96,17 +98,9 @@ async fn who_finds_no_place_or_no_writer_is_told_so() {
 /// A writer whose processes are frozen accepts connections and never answers.
 #[tokio::test]
 async fn a_client_held_by_a_frozen_writer_goes_to_the_next_one() {
-    let (mut client, accepted) = pair().await;
     let frozen = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (told, known) = watch::channel(writer("instance-1", &frozen));
-    let serving = tokio::spawn(super::serve(
-        accepted,
-        known,
-        Arc::default(),
-        true,
-        Duration::from_secs(10),
-    ));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (mut client, serving) = client(known, Arc::default(), true, 10_000).await;
     let (_silent, _) = frozen.accept().await.expect("the proxy tries it");
     let next = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     told.send_replace(writer("instance-2", &next));
@@ -119,17 +113,9 @@ async fn a_client_held_by_a_frozen_writer_goes_to_the_next_one() {
 
 #[tokio::test]
 async fn a_client_that_ended_its_own_side_still_gets_the_answer() {
-    let (mut client, accepted) = pair().await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (_told, known) = watch::channel(writer("instance-1", &server));
-    let serving = tokio::spawn(super::serve(
-        accepted,
-        known,
-        Arc::default(),
-        true,
-        Duration::from_secs(10),
-    ));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (mut client, serving) = client(known, Arc::default(), true, 10_000).await;
     let mut stream = answer(&server, b"ready").await;
     let mut got = [0; 5];
     client.read_exact(&mut got).await.expect("the answer");
@@ -149,17 +135,9 @@ async fn a_client_that_ended_its_own_side_still_gets_the_answer() {
 /// A client that never closes must not keep the place of a connection whose server is gone.
 #[tokio::test]
 async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
-    let (mut client, accepted) = pair().await;
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (_told, known) = watch::channel(writer("instance-1", &server));
-    let serving = tokio::spawn(super::serve(
-        accepted,
-        known,
-        Arc::default(),
-        true,
-        Duration::from_secs(10),
-    ));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (_client, serving) = client(known, Arc::default(), true, 10_000).await;
     drop(answer(&server, b"ready").await);
     let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
     ended.expect("in time").expect("no panic").expect("a clean end");
@@ -167,16 +145,8 @@ async fn a_server_that_ends_ends_the_connection_even_if_the_client_stays() {
 
 #[tokio::test]
 async fn a_held_client_that_leaves_gives_its_place_back() {
-    let (mut client, accepted) = pair().await;
     let (_told, known) = watch::channel(None);
-    let serving = tokio::spawn(super::serve(
-        accepted,
-        known,
-        Arc::default(),
-        true,
-        Duration::from_secs(600),
-    ));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (client, serving) = client(known, Arc::default(), true, 600_000).await;
     drop(client);
     let ended = tokio::time::timeout(Duration::from_secs(60), serving).await;
     ended.expect("in time").expect("no panic").expect("a clean end");

@@ -10,7 +10,6 @@ use tokio::net::UnixStream;
 use wire_format::handover::{Handover, REFUSED, TAKEN};
 
 use super::*;
-use crate::handover::Handovers;
 
 /// A folder with the endpoint's socket; the folder goes with it.
 struct Endpoint {
@@ -73,16 +72,13 @@ struct Connected {
     server: TcpStream,
     asking: Handover,
     told: watch::Sender<Option<Writer>>,
-    serving: tokio::task::JoinHandle<Result<(), crate::startup::StartupError>>,
+    serving: JoinHandle<Result<(), StartupError>>,
 }
 
 async fn connected(endpoint: &Endpoint) -> Connected {
-    let (mut client, accepted) = pair().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let (told, known) = watch::channel(writer("instance-1", &listener));
-    let limit = Duration::from_secs(10);
-    let serving = tokio::spawn(crate::serve(accepted, known, endpoint.handovers.clone(), true, limit));
-    client.write_all(&startup()).await.expect("the proxy listens");
+    let (client, serving) = client(known, endpoint.handovers.clone(), true, 10_000).await;
     let (mut server, _) = listener.accept().await.expect("a connection");
     let mut message = vec![0; startup().len()];
     server.read_exact(&mut message).await.expect("the first message");

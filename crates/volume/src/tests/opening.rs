@@ -129,6 +129,15 @@ impl Opener {
     }
 }
 
+/// A copy tells the opener of epoch 2 how far it is.
+fn appended(copy: u8, complete: Position) -> Response {
+    Response::Appended {
+        segment: id(copy),
+        epoch: Epoch::from_raw(2),
+        complete,
+    }
+}
+
 /// Found by simulation, seed 13: after a power cut of all copies nobody remembers a durable position, and the first flush
 /// of all follows none that a timeline sees. The new timeline then began at 0/0, without everything acknowledged.
 #[test]
@@ -186,11 +195,7 @@ fn a_fourth_copy_is_made_before_the_record_changes() {
     };
     assert_ne!(*source, id(4));
     assert_eq!((*after, *through), (position(1, 10), position(1, 30)));
-    let copied = Response::Appended {
-        segment: id(4),
-        epoch: Epoch::from_raw(2),
-        complete: position(1, 30),
-    };
+    let copied = appended(4, position(1, 30));
     opener.hear(4, copied).expect("an acknowledgement");
     assert!(opener.swapped().is_some());
 }
@@ -355,11 +360,7 @@ fn a_copy_that_does_not_give_its_batches_is_given_up() {
             "after {millis} ms"
         );
     }
-    let copied = Response::Appended {
-        segment: id(2),
-        epoch: Epoch::from_raw(2),
-        complete: position(1, 30),
-    };
+    let copied = appended(2, position(1, 30));
     opener.hear(2, copied).expect("an acknowledgement");
     assert!(opener.swapped().is_some());
 }
@@ -420,11 +421,7 @@ fn a_copy_that_is_complete_on_another_path_does_not_count() {
             .expect("a promise");
     }
     opener.later();
-    let elsewhere = Response::Appended {
-        segment: id(4),
-        epoch: Epoch::from_raw(2),
-        complete: position(2, 40),
-    };
+    let elsewhere = appended(4, position(2, 40));
     let error = opener.hear(4, elsewhere);
     assert!(matches!(error, Err(OpeningError::RecordOutdated { .. })), "{error:?}");
     assert_eq!(opener.swapped(), None);
@@ -440,11 +437,7 @@ fn a_copy_that_what_it_is_sent_does_not_help_is_left_alone_for_a_while() {
             .expect("a promise");
     }
     opener.later();
-    let nothing = Response::Appended {
-        segment: id(4),
-        epoch: Epoch::from_raw(2),
-        complete: Position::ZERO,
-    };
+    let nothing = appended(4, Position::ZERO);
     let batch = EncodedBatch::new(Batch {
         volume: record().volume,
         group: GroupId::FIRST,
