@@ -193,7 +193,7 @@ impl Layout {
 
     /// Where the cluster endpoint gives its clients to the writer's backends.
     pub fn endpoint_socket(&self) -> PathBuf {
-        self.directory.join("run/endpoint.sock")
+        self.directory.join(compute::config::ENDPOINT_SOCKET)
     }
 
     /// The control process's socket.

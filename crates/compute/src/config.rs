@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+/// Where in the cluster's directory the endpoint gives its clients to the writer's backends.
+pub const ENDPOINT_SOCKET: &str = "run/endpoint.sock";
+
 /// Settings of one instance process, read from `DIR/config/NAME.json`. Unknown keys are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,7 +122,7 @@ impl InstanceConfig {
 
     /// Where the cluster endpoint gives its clients to their backends.
     pub fn endpoint_socket(&self) -> PathBuf {
-        self.directory.join("run/endpoint.sock")
+        self.directory.join(ENDPOINT_SOCKET)
     }
 
     /// Where the instance tells its status: one line of JSON a connection.
