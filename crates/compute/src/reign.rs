@@ -27,14 +27,12 @@ use crate::pauses::Stage;
 use crate::postgresql::{self, Postmaster};
 use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
-use crate::shipping::Shipping;
+use crate::shipping::{Shipping, TICK};
 use crate::state::StateReader;
 use crate::status::SharedStatus;
 use crate::user_settings::{self, UserSettings};
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
-/// How often the shipper is told that time passes, and PostgreSQL is looked at.
-const TICK: Duration = Duration::from_millis(10);
 const CONTROL_PAUSE: Duration = Duration::from_millis(100);
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);

@@ -16,8 +16,8 @@ use crate::copies::{Copies, LogEvent};
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 
-/// How often the shipper is told that time passes while it ships the checkpoint.
-const TICK: Duration = Duration::from_millis(10);
+/// How often the shipper is told that time passes.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 
 /// A shipper with its connections.
 pub(crate) struct Shipping {
