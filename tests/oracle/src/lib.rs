@@ -1,0 +1,12 @@
+//! Redo against PostgreSQL itself.
+//!
+//! With `wal_consistency_checking` every record carries each page it changes as PostgreSQL left it. A stock server runs
+//! the [`workload`] so; [`replay`] feeds its log through `redo` and compares page by page, masked as PostgreSQL's own
+//! check masks; [`comparison`] holds what no image shows against the files of a clean stop; [`run`] is the whole of it.
+
+pub mod comparison;
+pub mod coverage;
+pub mod replay;
+pub mod run;
+pub mod state;
+pub mod workload;

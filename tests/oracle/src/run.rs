@@ -1,0 +1,178 @@
+//! One run: a stock server, the workload on it, and its log through redo.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use stock_postgresql::{Scratch, Server};
+use units::Lsn;
+use wal::{Kind, Marks, StreamDecoder, record_end, record_start};
+
+use crate::comparison::{Catalog, Comparison, compare};
+use crate::replay::{Replay, Tally};
+use crate::state::{ClusterState, control_file};
+use crate::workload::{Connection, Scenario};
+
+const SETTINGS: &str = "
+shared_buffers = 4MB
+fsync = off
+autovacuum_naptime = 1s
+autovacuum_vacuum_threshold = 20
+autovacuum_freeze_max_age = 100000
+vacuum_freeze_min_age = 10
+max_prepared_transactions = 10
+track_commit_timestamp = on
+checkpoint_timeout = 1h
+max_wal_size = 20GB
+wal_keep_size = 20GB
+bgwriter_lru_maxpages = 0
+allow_in_place_tablespaces = on
+wal_compression = lz4
+";
+/// Every record carries the pages as PostgreSQL left them, and none replaces redo by a copy.
+const CHECKED: &str = "
+wal_consistency_checking = 'all'
+full_page_writes = off
+";
+/// As on a real server: redo meets images of pages wherever a checkpoint went before.
+const AS_IN_PRODUCTION: &str = "
+full_page_writes = on
+";
+
+/// How the server of a run logs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Logging {
+    /// With an after-image of every page in every record.
+    Checked,
+    /// As on a real server, with images of pages after checkpoints.
+    AsInProduction,
+}
+
+/// What a run found.
+pub struct Outcome {
+    /// By kind of record.
+    pub tallies: BTreeMap<Kind, Tally>,
+    /// Pages that differ from after-images.
+    pub differences: Vec<String>,
+    /// The end beside the files.
+    pub files: Comparison,
+}
+
+impl Outcome {
+    /// Every difference, of whatever sort.
+    pub fn differences(&self) -> Vec<&String> {
+        self.differences.iter().chain(&self.files.differences).collect()
+    }
+}
+
+/// A fresh server, a copy of its directory before it ran, and where its log begins.
+pub struct Oracle {
+    server: Server,
+    scratch: Scratch,
+    /// As initdb left it.
+    before: ClusterState,
+    marks: Marks,
+    wal_file_bytes: u64,
+}
+
+impl Oracle {
+    /// Starts one. `name` tells runs of one process apart.
+    pub fn start(name: &str, logging: Logging) -> Result<Oracle> {
+        let scratch = Scratch::new(name);
+        let logging = match logging {
+            Logging::Checked => CHECKED,
+            Logging::AsInProduction => AS_IN_PRODUCTION,
+        };
+        let server = Server::initdb(scratch.path("data"), &[], &format!("{SETTINGS}{logging}"));
+        let before = ClusterState::read(server.data())?;
+        let control = control_file(server.data())?;
+        let checkpoint = control.checkpoint();
+        let start = control.checkpoint_start();
+        let file_bytes = control.wal_file_bytes();
+        let shutdown_record = checkpoint.shutdown_record(Lsn::from_raw(0));
+        let end = record_end(start, shutdown_record.len() as u64, file_bytes);
+        let marks = Marks::from_checkpoint(&checkpoint, control.parameters(), start, end);
+        server.start();
+        Ok(Oracle {
+            server,
+            scratch,
+            before,
+            marks,
+            wal_file_bytes: file_bytes,
+        })
+    }
+
+    /// The way to the server.
+    pub fn connection(&self) -> Connection {
+        Connection {
+            host: self.server.data().display().to_string(),
+            port: 5432,
+            user: "postgres".to_owned(),
+            password: None,
+        }
+    }
+
+    /// Runs a scenario, on a server with the settings that it needs.
+    pub fn run(&self, scenario: &Scenario) -> Result<Vec<String>> {
+        scenario
+            .run(&self.connection())
+            .with_context(|| format!("scenario {}", scenario.name))
+    }
+
+    /// Stops the server cleanly, follows all of its log, and compares what that makes with its files.
+    pub fn finish(self) -> Result<Outcome> {
+        let catalog = Catalog::read(&self.connection())?;
+        self.server.stop();
+        let control = control_file(self.server.data())?;
+        ensure!(control.is_shut_down(), "the server was not stopped cleanly");
+        let mut replay = Replay::new(self.before, self.marks);
+        follow(
+            self.server.data(),
+            self.wal_file_bytes,
+            control.checkpoint_start(),
+            &mut replay,
+        )?;
+        let files = ClusterState::read(self.server.data())?;
+        let files = compare(&replay, &files, &catalog);
+        // The folder goes after the server that lies in it.
+        drop(self.server);
+        drop(self.scratch);
+        Ok(Outcome {
+            tallies: replay.tallies,
+            differences: replay.differences,
+            files,
+        })
+    }
+}
+
+/// Follows the log from where `replay` stands to the record that begins at `last`, that one included.
+fn follow(data: &Path, file_bytes: u64, last: Lsn, replay: &mut Replay) -> Result<()> {
+    let start = record_start(replay.marks.end, file_bytes);
+    let mut decoder = StreamDecoder::new(start, Some(replay.marks.last_record), file_bytes);
+    while replay.marks.last_record < last {
+        let at = decoder.next_push();
+        let bytes = std::fs::read(wal_file(data, at, file_bytes)?)?;
+        decoder.push(at, &bytes[(at.raw() % file_bytes) as usize..])?;
+        while replay.marks.last_record < last
+            && let Some(record) = decoder.next_record()?
+        {
+            replay.follow(&record)?;
+        }
+    }
+    Ok(())
+}
+
+/// The WAL file that holds `at`, of the newest timeline that has one.
+fn wal_file(data: &Path, at: Lsn, file_bytes: u64) -> Result<PathBuf> {
+    let name = skeleton::wal_file(1, at, file_bytes);
+    let place = name.get("pg_wal/00000001".len()..).context("a WAL file's name")?;
+    let mut found: Vec<PathBuf> = Vec::new();
+    for entry in data.join("pg_wal").read_dir()? {
+        let path = entry?.path();
+        let is_it = path
+            .file_name()
+            .is_some_and(|name| name.len() == 24 && name.to_string_lossy().ends_with(place));
+        found.extend(is_it.then_some(path));
+    }
+    found.into_iter().max().with_context(|| format!("{name} is gone"))
+}

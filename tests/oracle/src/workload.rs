@@ -1,0 +1,164 @@
+//! The workload: a folder of SQL files that runs through any connection of a superuser.
+//!
+//! `NAME.sql` is one scenario and has a database of its own, called `NAME`. After it come its sessions
+//! `NAME.session-1.sql`, `NAME.session-2.sql`, … all at once, and then `NAME.end.sql`, each if it is there. Before any of
+//! them `prelude.sql` gives the database what scenarios need to wait for each other.
+//!
+//! A scenario that begins with lines `-- setting: NAME = VALUE` needs a server that runs so.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// How long one statement may take.
+const STATEMENT_TIMEOUT: &str = "-c statement_timeout=300s";
+const SETTING: &str = "-- setting: ";
+
+/// Where a workload runs.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Host name or folder of the socket.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// A superuser.
+    pub user: String,
+    /// Its password, if the server asks for one.
+    pub password: Option<String>,
+}
+
+impl Connection {
+    /// A client program that connects to a database.
+    fn client(&self, program: &str, database: &str) -> Command {
+        let mut client = stock_postgresql::command(program);
+        client
+            .env("PGHOST", &self.host)
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", &self.user)
+            .env("PGDATABASE", database)
+            .env("PGOPTIONS", STATEMENT_TIMEOUT)
+            .env("PGCONNECT_TIMEOUT", "30");
+        if let Some(password) = &self.password {
+            client.env("PGPASSWORD", password);
+        }
+        client
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        client
+    }
+
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = self.client("psql", database);
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]);
+        psql
+    }
+
+    /// What statements of one session answer.
+    pub fn query(&self, database: &str, sql: &str) -> Result<String> {
+        let child = self.psql(database).args(["-c", sql]).spawn();
+        answer(child.context("start psql")?, sql)
+    }
+
+    /// What the statements of a file answer.
+    pub fn file(&self, database: &str, file: &Path) -> Result<String> {
+        answer(self.begin(database, file)?, &file.display().to_string())
+    }
+
+    fn begin(&self, database: &str, file: &Path) -> Result<Child> {
+        let child = self.psql(database).arg("-f").arg(file).spawn();
+        child.context("start psql")
+    }
+
+    /// Runs a client program that must succeed.
+    pub fn program(&self, program: &str, database: &str, arguments: &[&str]) -> Result<String> {
+        let child = self.client(program, database).args(arguments).spawn();
+        answer(child.with_context(|| format!("start {program}"))?, program)
+    }
+}
+
+fn answer(child: Child, what: &str) -> Result<String> {
+    let output = child.wait_with_output().context("wait for psql")?;
+    if !output.status.success() {
+        bail!("{what}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// One scenario.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scenario {
+    /// Its name, which is its database's, too.
+    pub name: String,
+    /// Settings of the server that it needs.
+    pub settings: BTreeMap<String, String>,
+    folder: PathBuf,
+    sessions: Vec<PathBuf>,
+    end: Option<PathBuf>,
+}
+
+impl Scenario {
+    /// Runs it. What its sessions answer, in the order of their files.
+    pub fn run(&self, connection: &Connection) -> Result<Vec<String>> {
+        let name = &self.name;
+        connection.query("postgres", &format!("CREATE DATABASE \"{name}\""))?;
+        let prelude = Path::new(env!("CARGO_MANIFEST_DIR")).join("prelude.sql");
+        connection.file(name, &prelude)?;
+        let mut answers = vec![connection.file(name, &self.folder.join(format!("{name}.sql")))?];
+        let started: Result<Vec<Child>> = self.sessions.iter().map(|file| connection.begin(name, file)).collect();
+        // All of them are waited for, also after one has failed: none is left running.
+        let ended: Vec<Result<String>> = started?
+            .into_iter()
+            .zip(&self.sessions)
+            .map(|(child, file)| answer(child, &file.display().to_string()))
+            .collect();
+        for answer in ended {
+            answers.push(answer?);
+        }
+        if let Some(end) = &self.end {
+            answers.push(connection.file(name, end)?);
+        }
+        Ok(answers)
+    }
+}
+
+/// All scenarios, by name.
+pub fn scenarios() -> Result<Vec<Scenario>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workload");
+    let mut names = Vec::new();
+    for entry in folder.read_dir().context("list the workload")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".sql").map(str::to_owned));
+    }
+    names.sort();
+    let file = |name: &str| folder.join(format!("{name}.sql"));
+    let scenario = |name: &String| {
+        let session = format!("{name}.session-");
+        let end = format!("{name}.end");
+        Ok(Scenario {
+            settings: settings(&file(name))?,
+            sessions: names
+                .iter()
+                .filter(|name| name.starts_with(&session))
+                .map(|name| file(name))
+                .collect(),
+            end: names.contains(&end).then(|| file(&end)),
+            name: name.clone(),
+            folder: folder.clone(),
+        })
+    };
+    names.iter().filter(|name| !name.contains('.')).map(scenario).collect()
+}
+
+/// The settings that a file asks for in its first lines.
+fn settings(file: &Path) -> Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let lines = text.lines().map_while(|line| line.strip_prefix(SETTING));
+    let pairs = lines.map(|line| {
+        let (name, value) = line.split_once(" = ").with_context(|| format!("{line}: no setting"))?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
+}
