@@ -22,6 +22,9 @@ mod multixact;
 mod nbtree;
 mod nbtree_tuple;
 mod sequence;
+mod spgist;
+mod spgutils;
+mod spgxlog;
 
 use engine::{Engine, EngineError, Touch};
 use units::{Lsn, Page, PageKey, RelationKey, fork};
@@ -82,6 +85,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
         resource_manager::HEAP2 => heapam::redo2(record, end, block, page),
         resource_manager::BTREE => nbtree::redo(record, end, block, page),
         resource_manager::SEQUENCE => sequence::redo(record, end, page),
+        resource_manager::SPGIST => spgist::redo(record, end, block, page),
         resource_manager::GENERIC => generic_xlog::redo(block, end, page),
         _ => Err(Fault::Unsupported),
     }

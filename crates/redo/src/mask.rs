@@ -9,6 +9,7 @@ use wal::resource_manager;
 use crate::bufpage::{PageMut, Pointer, State, aligned};
 use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
 use crate::nbtree;
+use crate::spgutils;
 
 const MARKER: u8 = 0;
 /// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`.
@@ -32,6 +33,7 @@ pub fn mask(page: &mut Page, block: u32, manager: u8) {
     match manager {
         resource_manager::HEAP | resource_manager::HEAP2 => mask_heap(&mut page, block),
         resource_manager::BTREE => mask_btree(&mut page),
+        resource_manager::SPGIST => spgutils::mask_last_used(&mut page),
         _ => {}
     }
 }

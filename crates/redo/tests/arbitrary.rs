@@ -41,14 +41,14 @@ proptest! {
 
     #[test]
     fn arbitrary_records_on_arbitrary_pages_never_panic(
-        manager in prop_oneof![Just(9u8), Just(10), Just(11), Just(15), Just(20), 0..22u8],
+        manager in prop_oneof![Just(9u8), Just(10), Just(11), Just(15), Just(16), Just(20), 0..22u8],
         info in any::<u8>(),
         blocks in prop::collection::vec(block(), 0..5),
         main in prop::collection::vec(prop_oneof![0..6u8, any::<u8>()], 0..60),
         seed in prop::collection::vec(any::<u8>(), 1..64),
         lower in prop_oneof![Just(24u16), Just(40), Just(64), any::<u16>()],
         upper in prop_oneof![Just(8176u16), Just(4000), Just(0), any::<u16>()],
-        special in prop_oneof![Just(8176u16), Just(8192), any::<u16>()],
+        special in prop_oneof![Just(8176u16), Just(8184), Just(8192), any::<u16>()],
     ) {
         let record = record(manager, info & 0xF0, &blocks, &main);
         let end = Lsn::from_raw(100);
