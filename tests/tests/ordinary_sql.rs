@@ -212,3 +212,38 @@ fn many_tables_in_one_transaction_and_large_copies() -> Result<()> {
     })?;
     Ok(())
 }
+
+/// What a client learns of an error beside its text: drivers look at the constraint's name, editors at the position.
+#[test]
+fn errors_of_utility_statements_are_postgresqls_own() -> Result<()> {
+    let cluster = Cluster::up("errors", &[])?;
+    cluster.sql("CREATE TABLE words (id int CONSTRAINT words_key PRIMARY KEY, n int)")?;
+    cluster.sql("INSERT INTO words VALUES (1, 1)")?;
+    for (statements, wanted) in [
+        (
+            "PREPARE again AS INSERT INTO words VALUES (1); EXECUTE again",
+            "CONSTRAINT NAME:  words_key",
+        ),
+        (
+            "ALTER TABLE words ADD CONSTRAINT large CHECK (1 < id)",
+            "CONSTRAINT NAME:  large",
+        ),
+        (
+            "CREATE TABLE wrong (n int DEFAULT (n))",
+            "LINE 1: CREATE TABLE wrong (n int DEFAULT (n))",
+        ),
+        (
+            "COPY words FROM PROGRAM 'printf \"2\\t2\\n3\\tx\\n\"'",
+            "CONTEXT:  COPY words, line 2, column n: \"x\"",
+        ),
+        (
+            "DO 'BEGIN PERFORM 1 / (SELECT n - 1 FROM words); END'",
+            "PL/pgSQL function inline_code_block line 1 at PERFORM",
+        ),
+    ] {
+        let output = cluster.client_output("psql", &["-X", "-q", "-v", "VERBOSITY=verbose", "-c", statements])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains(wanted), "{statements}: no {wanted:?} in\n{said}");
+    }
+    Ok(())
+}

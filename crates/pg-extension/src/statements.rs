@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
+use pgrx::pg_sys::panic::pgrx_extern_c_guard as guarded;
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
@@ -55,7 +56,25 @@ fn options(list: *mut pg_sys::List) -> Vec<*mut pg_sys::DefElem> {
     }
 }
 
-#[pg_guard]
+// PostgreSQL's own, without a guard around it: see `utility`.
+unsafe extern "C-unwind" {
+    #[link_name = "standard_ProcessUtility"]
+    fn stock_utility(
+        planned: *mut PlannedStmt,
+        query: *const c_char,
+        read_only: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        receiver: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+/// Executes a utility statement.
+///
+/// An error of the statement passes over this frame as PostgreSQL raised it. A guard would make it anew from what it knows
+/// of it, without its position, its context and the names of the table and constraint. So nothing here has a destructor.
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn utility(
     planned: *mut PlannedStmt,
@@ -67,9 +86,46 @@ unsafe extern "C-unwind" fn utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    // SAFETY: called from PostgreSQL, with its own arguments; `PREVIOUS_UTILITY` was set in `install`.
+    unsafe {
+        let prepared = guarded(|| prepare(planned, read_only, context));
+        PREVIOUS_UTILITY.unwrap_or(stock_utility)(
+            prepared.planned,
+            query,
+            prepared.read_only,
+            context,
+            parameters,
+            environment,
+            receiver,
+            completion,
+        );
+        if let Some(database) = prepared.ends_database {
+            guarded(|| databases::forget(database));
+        }
+    }
+}
+
+/// A statement, ready for its execution.
+#[derive(Clone, Copy)]
+struct Prepared {
+    planned: *mut PlannedStmt,
+    read_only: bool,
+    /// The database that is gone afterwards.
+    ends_database: Option<u32>,
+}
+
+/// Refuses what must be refused, changes what must be changed.
+///
+/// # Safety
+/// The statement must be a planned utility statement of PostgreSQL's.
+unsafe fn prepare(
+    planned: *mut PlannedStmt,
+    read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+) -> Prepared {
     let (mut planned, mut read_only) = (planned, read_only);
     let (mut ends_database, mut needs_quorum) = (None, false);
-    // SAFETY: PostgreSQL gives a planned utility statement; each cast below follows the node's tag.
+    // SAFETY: see above; each cast below follows the node's tag.
     unsafe {
         match (*(*planned).utilityStmt).type_ {
             // Also one without a location (`allow_in_place_tablespaces`).
@@ -141,35 +197,10 @@ unsafe extern "C-unwind" fn utility(
         // must not make a failure out of what is committed.
         commit_guard::hold();
     }
-    // SAFETY: set in `install`; the arguments are PostgreSQL's own.
-    unsafe {
-        match PREVIOUS_UTILITY {
-            Some(previous) => pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                previous(
-                    planned,
-                    query,
-                    read_only,
-                    context,
-                    parameters,
-                    environment,
-                    receiver,
-                    completion,
-                )
-            }),
-            None => pg_sys::standard_ProcessUtility(
-                planned,
-                query,
-                read_only,
-                context,
-                parameters,
-                environment,
-                receiver,
-                completion,
-            ),
-        }
-    }
-    if let Some(database) = ends_database {
-        databases::forget(database);
+    Prepared {
+        planned,
+        read_only,
+        ends_database,
     }
 }
 
