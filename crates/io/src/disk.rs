@@ -19,6 +19,12 @@ pub trait Disk: Send + Sync {
     /// Writes at `at`, creating the file (and its folder) if need be. May write a part before it fails.
     fn write_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// As [`Disk::write_at`], for a file that is written front to back and synced after every few writes. What lies behind the
+    /// written bytes may become zeros, up to the next multiple of 4096.
+    fn write_log_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(file, at, bytes)
+    }
+
     /// Cuts the file to `length` bytes.
     fn truncate(&self, file: &str, length: u64) -> io::Result<()>;
 

@@ -3,6 +3,7 @@
 //! Shells pass [`RealDisk`]; tests and the simulator pass [`MemoryDisk`], which can lose power, fill up and fail to sync.
 //! Everything is synchronous: whoever must not wait calls from a thread of its own.
 
+mod direct;
 mod disk;
 mod memory;
 mod real;

@@ -215,6 +215,9 @@ fn in_folder<'a>(name: &'a str, folder: &str) -> Option<&'a str> {
     (!rest.contains('/')).then_some(rest)
 }
 
+/// Up to a multiple of this a write of log may leave zeros behind itself.
+const LOG_BLOCK_BYTES: u64 = 4096;
+
 impl Disk for MemoryDisk {
     fn list(&self, folder: &str) -> io::Result<Vec<String>> {
         let state = self.state();
@@ -261,6 +264,14 @@ impl Disk for MemoryDisk {
             None if fits < bytes.len() => Err(io::ErrorKind::StorageFull.into()),
             None => Ok(()),
         }
+    }
+
+    fn write_log_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        // What may become zeros does.
+        let end = at + bytes.len() as u64;
+        let length = self.length(file).unwrap_or(0);
+        let zeros = (end.next_multiple_of(LOG_BLOCK_BYTES).min(length)).saturating_sub(end);
+        self.write_at(file, at, &[bytes, &vec![0; zeros as usize]].concat())
     }
 
     fn truncate(&self, file: &str, length: u64) -> io::Result<()> {

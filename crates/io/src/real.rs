@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Disk;
+use crate::direct::DirectLog;
 
 /// Files kept open, at most. The one used longest ago is closed first, never the one that log is written to: what a failed
 /// write leaves behind is reported by a sync of the same open file, and perhaps of no other.
@@ -17,6 +18,8 @@ const OPEN_FILES_MAX: usize = 128;
 pub struct RealDisk {
     root: PathBuf,
     open: Mutex<OpenFiles>,
+    /// The file that log is written to, and how; `None`: through the page cache.
+    log: Mutex<(String, Option<DirectLog>)>,
 }
 
 #[derive(Default)]
@@ -32,6 +35,7 @@ impl RealDisk {
         RealDisk {
             root: root.into(),
             open: Mutex::default(),
+            log: Mutex::default(),
         }
     }
 
@@ -77,6 +81,32 @@ impl RealDisk {
 
     fn close(&self, name: &str) {
         self.open_files().files.remove(name);
+        self.forget_log(name);
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, (String, Option<DirectLog>)> {
+        // A write that was left half done has taken from the log what it knew of its end.
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget_log(&self, name: &str) {
+        let mut log = self.log();
+        if log.0 == name {
+            *log = Default::default();
+        }
+    }
+
+    /// Whether it could be written past the page cache.
+    fn write_directly(&self, name: &str, at: u64, bytes: &[u8]) -> io::Result<bool> {
+        let mut log = self.log();
+        if log.0 != name {
+            let direct = match DirectLog::open(&self.path(name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                opened => opened?,
+            };
+            *log = (name.to_owned(), direct);
+        }
+        log.1.as_mut().map_or(Ok(false), |direct| direct.write_at(at, bytes))
     }
 }
 
@@ -114,7 +144,15 @@ impl Disk for RealDisk {
         self.file(file, true)?.write_all_at(bytes, at)
     }
 
+    fn write_log_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.write_directly(file, at, bytes)? {
+            return Ok(());
+        }
+        self.write_at(file, at, bytes)
+    }
+
     fn truncate(&self, file: &str, length: u64) -> io::Result<()> {
+        self.forget_log(file);
         self.file(file, false)?.set_len(length)
     }
 
@@ -208,5 +246,57 @@ mod tests {
         assert!(disk.open_files().files.len() <= OPEN_FILES_MAX);
         assert!(Arc::ptr_eq(&log, &disk.file("log", false).unwrap()));
         assert_eq!(disk.read_all("layer-0").unwrap(), b"x", "opened again");
+    }
+
+    /// Directly or not, the file holds what was written, its length and all before it stays, and nothing follows that was not
+    /// there.
+    #[test]
+    fn log_arrives_whatever_way_it_goes() {
+        let folder = Folder::new("log");
+        let disk = RealDisk::new(&folder.0);
+        let length = 3 << 20;
+        disk.write_at("log", 0, &vec![7; length]).unwrap();
+        let mut expected = vec![7; length];
+        let mut state = 0x9E37_79B9_u32;
+        let mut at = 1000;
+        loop {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Mostly short writes; some end a block, some are too long to go directly, some come after a gap.
+            let bytes = match state >> 28 {
+                0 => 200 << 10,
+                1 => 4096 - at % 4096,
+                2 => 8192 - at % 4096,
+                _ => 1 + (state >> 8) as usize % 3000,
+            };
+            at += if state >> 27 == 7 { 5000 } else { 0 };
+            if length < at + bytes {
+                break;
+            }
+            disk.write_log_at("log", at as u64, &vec![state as u8; bytes]).unwrap();
+            expected[at..at + bytes].fill(state as u8);
+            at += bytes;
+            let held = disk.read_all("log").unwrap();
+            assert_eq!(held.len(), length);
+            assert!(held[..at] == expected[..at], "up to {at}");
+            assert!(held[at..].iter().all(|byte| matches!(byte, 0 | 7)));
+            // What a gap will jump over is as the file has it.
+            expected[at..].copy_from_slice(&held[at..]);
+            disk.sync("log").unwrap();
+        }
+        disk.write_log_at("log", at as u64, &vec![1; length - at]).unwrap();
+        disk.write_log_at("log", length as u64, b"beyond").unwrap();
+        assert_eq!(
+            disk.length("log").unwrap(),
+            length as u64 + 6,
+            "longer by what was written"
+        );
+        disk.truncate("log", 10).unwrap();
+        disk.write_log_at("log", 10, b"after the cut").unwrap();
+        assert_eq!(disk.length("log").unwrap(), 23);
+        disk.write_log_at("new", 0, b"made").unwrap();
+        assert_eq!(disk.read_all("new").unwrap(), b"made");
+        disk.rename("new", "log").unwrap();
+        disk.write_log_at("log", 4, b" anew").unwrap();
+        assert_eq!(disk.read_all("log").unwrap(), b"made anew");
     }
 }

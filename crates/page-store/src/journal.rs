@@ -174,7 +174,7 @@ impl Journal {
     fn write(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let written = self
             .disk
-            .write_at(&file_name(self.current), self.end - self.current, bytes);
+            .write_log_at(&file_name(self.current), self.end - self.current, bytes);
         if let Err(error) = written {
             // What is refused must never come back behind what is accepted later.
             self.sealed = true;
@@ -205,7 +205,7 @@ impl Journal {
         // The new file may say from now on where this one ends. If it cannot be written, the same bytes are tried again:
         // nothing can change the states before.
         self.sealed = true;
-        let written = self.disk.write_at(&file_name(start), 0, &out.bytes);
+        let written = self.disk.write_log_at(&file_name(start), 0, &out.bytes);
         written.map_err(|error| refused(&error))?;
         let file = JournalFile {
             bytes: out.bytes.len() as u64,
