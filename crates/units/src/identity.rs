@@ -83,11 +83,13 @@ impl GroupId {
     pub const FIRST: GroupId = GroupId(0);
 
     /// The group with this number.
+    #[inline]
     pub const fn from_raw(raw: u32) -> GroupId {
         GroupId(raw)
     }
 
     /// Its number.
+    #[inline]
     pub const fn raw(self) -> u32 {
         self.0
     }

@@ -41,6 +41,7 @@ impl RelationKey {
     /// `pg_commit_ts`.
     pub const COMMIT_TIMESTAMPS: RelationKey = RelationKey::status_array(4);
 
+    #[inline]
     const fn status_array(relation: u32) -> RelationKey {
         RelationKey {
             tablespace: 0,
@@ -50,11 +51,13 @@ impl RelationKey {
     }
 
     /// Whether this is an array of transaction-status pages instead of a relation of the engine.
+    #[inline]
     pub fn is_status_array(self) -> bool {
         self.tablespace == 0 && self.database == 0
     }
 
     /// One fork of this relation.
+    #[inline]
     pub const fn fork(self, fork: u8) -> ForkKey {
         ForkKey { relation: self, fork }
     }
@@ -71,6 +74,7 @@ pub struct ForkKey {
 
 impl ForkKey {
     /// One page of this fork.
+    #[inline]
     pub const fn page(self, block: u32) -> PageKey {
         PageKey { fork: self, block }
     }
@@ -133,11 +137,13 @@ pub struct Page(Box<[u8; PAGE_BYTES]>);
 
 impl Page {
     /// A page that nothing was written to yet.
+    #[inline]
     pub fn zeroed() -> Page {
         Page(Box::new([0; PAGE_BYTES]))
     }
 
     /// `None` unless `bytes` are exactly one page.
+    #[inline]
     pub fn from_bytes(bytes: &[u8]) -> Option<Page> {
         let mut page = Page::zeroed();
         (bytes.len() == PAGE_BYTES).then(|| page.0.copy_from_slice(bytes))?;
@@ -145,16 +151,19 @@ impl Page {
     }
 
     /// The bytes.
+    #[inline]
     pub fn bytes(&self) -> &[u8; PAGE_BYTES] {
         &self.0
     }
 
     /// The bytes, to be changed.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_BYTES] {
         &mut self.0
     }
 
     /// Whether nothing was ever written to it.
+    #[inline]
     pub fn is_zeroed(&self) -> bool {
         self.0.iter().all(|byte| *byte == 0)
     }

@@ -16,21 +16,25 @@ impl Lsn {
     pub const MAX: Lsn = Lsn(u64::MAX);
 
     /// The position `raw` bytes from the beginning of the log.
+    #[inline]
     pub const fn from_raw(raw: u64) -> Lsn {
         Lsn(raw)
     }
 
     /// Bytes from the beginning of the log.
+    #[inline]
     pub const fn raw(self) -> u64 {
         self.0
     }
 
     /// `None` when `earlier` is in fact later: the caller decides what that means.
+    #[inline]
     pub fn bytes_since(self, earlier: Lsn) -> Option<ByteCount> {
         self.0.checked_sub(earlier.0).map(ByteCount)
     }
 
     /// The position `bytes` further on; stays at the end of the number line instead of wrapping around.
+    #[inline]
     pub fn advanced_by(self, bytes: u64) -> Lsn {
         Lsn(self.0.saturating_add(bytes))
     }
@@ -83,16 +87,19 @@ impl Epoch {
     pub const ZERO: Epoch = Epoch(0);
 
     /// The reign with this number.
+    #[inline]
     pub const fn from_raw(raw: u64) -> Epoch {
         Epoch(raw)
     }
 
     /// Its number.
+    #[inline]
     pub const fn raw(self) -> u64 {
         self.0
     }
 
     /// The reign after this one.
+    #[inline]
     pub fn next(self) -> Epoch {
         Epoch(self.0.checked_add(1).expect("a volume is opened fewer than 2^64 times"))
     }
@@ -131,6 +138,7 @@ impl Position {
     };
 
     /// `lsn` as written in `epoch`.
+    #[inline]
     pub const fn new(epoch: Epoch, lsn: Lsn) -> Position {
         Position { epoch, lsn }
     }
