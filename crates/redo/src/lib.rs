@@ -75,7 +75,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
     if key.fork.relation.is_status_array() {
         return status(record, key, page);
     }
-    let Some(block) = block else {
+    let Some(block) = &block else {
         return implied(record, key, page);
     };
     match record.header.resource_manager {

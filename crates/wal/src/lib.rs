@@ -35,7 +35,7 @@ pub use position::{
     record_end, record_start,
 };
 pub use record::{
-    BlockImage, BlockReference, Compression, DecodeError, DecodedRecord, RECORD_HEADER_BYTES, RecordHeader,
+    BlockImage, BlockReference, Blocks, Compression, DecodeError, DecodedRecord, RECORD_HEADER_BYTES, RecordHeader,
     record_checksum,
 };
 pub use state_change::{StateChange, state_changes};

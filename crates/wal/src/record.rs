@@ -8,7 +8,6 @@ use crate::resource_manager;
 pub const RECORD_HEADER_BYTES: usize = 24;
 /// Block references have ids 0 to 32: `XLR_MAX_BLOCK_ID`.
 const BLOCK_ID_MAX: u8 = 32;
-const BLOCKS_MAX: usize = BLOCK_ID_MAX as usize + 1;
 /// The upper four bits of a record's info are the resource manager's.
 const OPERATION_MASK: u8 = 0xF0;
 const SWITCH: u8 = 0x40;
@@ -139,8 +138,9 @@ impl BlockReference<'_> {
     }
 }
 
-/// A record taken apart. Borrows from its bytes; no allocation.
-#[derive(Clone, Debug)]
+/// A record taken apart. Borrows from its bytes; no allocation. Its block references are read anew each time they are asked
+/// for: most records have one or two, and room for all that there can be would cost more than everything else.
+#[derive(Clone, Copy, Debug)]
 pub struct DecodedRecord<'a> {
     /// Its fixed header.
     pub header: RecordHeader,
@@ -150,33 +150,45 @@ pub struct DecodedRecord<'a> {
     pub origin: Option<u16>,
     /// The top-level transaction, if it is logged with a subtransaction's first record.
     pub toplevel_transaction: Option<u32>,
-    blocks: [Option<BlockReference<'a>>; BLOCKS_MAX],
-    blocks_end: usize,
+    blocks: Blocks<'a>,
 }
 
 /// Bytes still to be read.
+#[derive(Clone, Copy, Debug)]
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    #[inline]
     fn take(&mut self, bytes: usize, of: &'static str) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.0.split_at_checked(bytes).ok_or(DecodeError::Short(of))?;
         self.0 = rest;
         Ok(taken)
     }
 
+    #[inline]
     fn u8(&mut self, of: &'static str) -> Result<u8, DecodeError> {
         Ok(self.take(1, of)?[0])
     }
 
+    #[inline]
     fn u16(&mut self, of: &'static str) -> Result<u16, DecodeError> {
         let bytes = self.take(2, of)?;
         Ok(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 
+    #[inline]
     fn u32(&mut self, of: &'static str) -> Result<u32, DecodeError> {
         let bytes = self.take(4, of)?;
         Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     }
+}
+
+/// One of the parts that stand between a record's fixed header and the bytes that they announce.
+enum Part<'a> {
+    Block(BlockReference<'a>, Announced),
+    Origin(u16),
+    TopLevel(u32),
+    MainData(usize),
 }
 
 /// Lengths announced by a block's header; the bytes come behind all headers.
@@ -193,48 +205,30 @@ impl<'a> DecodedRecord<'a> {
         if header.total_bytes as usize != record.len() {
             return Err(DecodeError::Contradiction("its length is not what its header says"));
         }
-        let mut cursor = Cursor(&record[RECORD_HEADER_BYTES..]);
-        let mut decoded = DecodedRecord {
-            header,
-            data: &[],
-            origin: None,
-            toplevel_transaction: None,
-            blocks: [None; BLOCKS_MAX],
-            blocks_end: 0,
-        };
-        let mut announced = [Announced {
-            image_bytes: 0,
-            data_bytes: 0,
-        }; BLOCKS_MAX];
+        let parts = Cursor(&record[RECORD_HEADER_BYTES..]);
+        let mut cursor = parts;
+        let (mut origin, mut toplevel_transaction) = (None, None);
         let mut announced_bytes = 0;
         let mut main_bytes = 0;
         let mut relation = None;
+        let mut blocks_end = 0;
         // Headers come first; they end where exactly the announced bytes are left.
         while announced_bytes < cursor.0.len() {
-            match cursor.u8("part's id")? {
-                ID_DATA_SHORT => {
-                    main_bytes = usize::from(cursor.u8("main data's length")?);
-                    announced_bytes += main_bytes;
+            match next_part(&mut cursor, &mut relation)? {
+                Part::MainData(bytes) => {
+                    main_bytes = bytes;
+                    announced_bytes += bytes;
                     break;
                 }
-                ID_DATA_LONG => {
-                    main_bytes = cursor.u32("main data's length")? as usize;
-                    announced_bytes += main_bytes;
-                    break;
-                }
-                ID_ORIGIN => decoded.origin = Some(cursor.u16("origin")?),
-                ID_TOPLEVEL_XID => decoded.toplevel_transaction = Some(cursor.u32("top-level transaction")?),
-                id if id <= BLOCK_ID_MAX => {
-                    if usize::from(id) < decoded.blocks_end {
+                Part::Origin(number) => origin = Some(number),
+                Part::TopLevel(transaction) => toplevel_transaction = Some(transaction),
+                Part::Block(block, lengths) => {
+                    if block.id < blocks_end {
                         return Err(DecodeError::Contradiction("its block references are out of order"));
                     }
-                    let (block, lengths) = block_header(&mut cursor, id, &mut relation)?;
+                    blocks_end = block.id + 1;
                     announced_bytes += lengths.image_bytes + lengths.data_bytes;
-                    announced[usize::from(id)] = lengths;
-                    decoded.blocks[usize::from(id)] = Some(block);
-                    decoded.blocks_end = usize::from(id) + 1;
                 }
-                other => return Err(DecodeError::UnknownPart(other)),
             }
         }
         if cursor.0.len() != announced_bytes {
@@ -242,40 +236,94 @@ impl<'a> DecodedRecord<'a> {
                 "its parts are not as long as their headers say",
             ));
         }
-        for (block, lengths) in decoded.blocks.iter_mut().zip(announced) {
-            let Some(block) = block else { continue };
-            if let Some(image) = &mut block.image {
-                image.bytes = cursor.take(lengths.image_bytes, "page image")?;
-            }
-            block.data = cursor.take(lengths.data_bytes, "block data")?;
-        }
-        decoded.data = cursor.take(main_bytes, "main data")?;
-        Ok(decoded)
+        let parts_bytes = parts.0.len() - announced_bytes;
+        let (block_bytes, data) = cursor.0.split_at(announced_bytes - main_bytes);
+        Ok(DecodedRecord {
+            header,
+            data,
+            origin,
+            toplevel_transaction,
+            blocks: Blocks {
+                parts: Cursor(&parts.0[..parts_bytes]),
+                bytes: Cursor(block_bytes),
+                relation: None,
+            },
+        })
     }
 
     /// The operation: the upper four bits of the header's info.
+    #[inline]
     pub fn operation(&self) -> u8 {
         self.header.info & OPERATION_MASK
     }
 
     /// The block reference with this id.
-    pub fn block(&self, id: u8) -> Option<&BlockReference<'a>> {
-        self.blocks.get(usize::from(id))?.as_ref()
+    #[inline]
+    pub fn block(&self, id: u8) -> Option<BlockReference<'a>> {
+        self.blocks().find(|block| block.id == id)
     }
 
     /// Every block reference, in order of their ids.
-    pub fn blocks(&self) -> impl Iterator<Item = &BlockReference<'a>> {
-        self.blocks[..self.blocks_end].iter().flatten()
+    #[inline]
+    pub fn blocks(&self) -> Blocks<'a> {
+        self.blocks
     }
 }
 
+/// Walks the block references of a record, which were found sound when it was decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    parts: Cursor<'a>,
+    /// What the parts announce.
+    bytes: Cursor<'a>,
+    relation: Option<RelationKey>,
+}
+
+impl<'a> Iterator for Blocks<'a> {
+    type Item = BlockReference<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<BlockReference<'a>> {
+        while !self.parts.0.is_empty() {
+            // Nothing fails here that did not fail when the record was decoded.
+            if let Part::Block(mut block, lengths) = next_part(&mut self.parts, &mut self.relation).ok()? {
+                if let Some(image) = &mut block.image {
+                    image.bytes = self.bytes.take(lengths.image_bytes, "page image").ok()?;
+                }
+                block.data = self.bytes.take(lengths.data_bytes, "block data").ok()?;
+                return Some(block);
+            }
+        }
+        None
+    }
+}
+
+#[inline]
+fn next_part<'a>(cursor: &mut Cursor<'a>, relation: &mut Option<RelationKey>) -> Result<Part<'a>, DecodeError> {
+    Ok(match cursor.u8("part's id")? {
+        id if id <= BLOCK_ID_MAX => {
+            let (block, lengths) = block_header(cursor, id, relation)?;
+            Part::Block(block, lengths)
+        }
+        ID_DATA_SHORT => Part::MainData(usize::from(cursor.u8("main data's length")?)),
+        ID_DATA_LONG => Part::MainData(cursor.u32("main data's length")? as usize),
+        ID_ORIGIN => Part::Origin(cursor.u16("origin")?),
+        ID_TOPLEVEL_XID => Part::TopLevel(cursor.u32("top-level transaction")?),
+        other => return Err(DecodeError::UnknownPart(other)),
+    })
+}
+
+#[inline]
 fn block_header<'a>(
     cursor: &mut Cursor<'a>,
     id: u8,
     relation: &mut Option<RelationKey>,
 ) -> Result<(BlockReference<'a>, Announced), DecodeError> {
-    let flags = cursor.u8("block header")?;
-    let data_bytes = usize::from(cursor.u16("block header")?);
+    /// Flags, length of the data.
+    const FIXED_BYTES: usize = 3;
+    let fixed = cursor.take(FIXED_BYTES, "block header")?;
+    let flags = fixed[0];
+    let data_bytes = usize::from(u16::from_le_bytes([fixed[1], fixed[2]]));
     let has_data = flags & BLOCK_HAS_DATA != 0;
     if has_data != (data_bytes != 0) {
         return Err(DecodeError::Contradiction("a block's data and its length disagree"));

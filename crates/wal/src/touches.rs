@@ -64,9 +64,13 @@ pub fn cleared_visibility(record: &DecodedRecord<'_>) -> Result<[Option<PageKey>
         (resource_manager::HEAP2, 0x60) => 7,
         _ => return Ok([None, None]),
     };
-    let mut fields = Fields::new(record.kind()?, record.data);
-    fields.bytes(flags_at, "flags")?;
-    let flags = fields.u8("flags")?;
+    let Some(flags) = record.data.get(flags_at) else {
+        let kind = record.kind()?;
+        return Err(RecordError::Short { kind, field: "flags" });
+    };
+    if flags & (CLEARED | UPDATE_NEW_CLEARED) == 0 {
+        return Ok([None, None]);
+    }
     let new = record.block(0).map(|block| block.key);
     let is_update =
         record.header.resource_manager == resource_manager::HEAP && matches!(record.operation() & 0x70, 0x20 | 0x40);
