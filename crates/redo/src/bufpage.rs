@@ -62,7 +62,7 @@ impl Pointer {
 }
 
 /// `MAXALIGN`.
-pub(crate) fn aligned(bytes: usize) -> usize {
+pub(crate) const fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(8)
 }
 
@@ -162,6 +162,11 @@ impl<'a> PageMut<'a> {
         if known == 0 || precedes {
             self.set_u32(PRUNE_AT, transaction);
         }
+    }
+
+    /// What an index keeps in `pd_prune_xid` of a page it deleted.
+    pub(crate) fn set_prune_xid(&mut self, transaction: u32) {
+        self.set_u32(PRUNE_AT, transaction);
     }
 
     /// Whether header and special space can be believed.

@@ -26,8 +26,11 @@ const INFOMASK2_AT: usize = 18;
 const INFOMASK_AT: usize = 20;
 const HOFF_AT: usize = 22;
 
-/// A place on a page: `ItemPointerData`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// `sizeof(ItemPointerData)`.
+pub(crate) const TUPLE_ID_BYTES: usize = 6;
+
+/// A place on a page: `ItemPointerData`. Ordered as the heap is (`ItemPointerCompare`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct TupleId {
     pub(crate) block: u32,
     pub(crate) number: u16,
@@ -40,7 +43,15 @@ impl TupleId {
         number: 0xFFFD,
     };
 
-    pub(crate) fn encode(self) -> [u8; 6] {
+    pub(crate) fn decode(bytes: [u8; TUPLE_ID_BYTES]) -> TupleId {
+        let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        TupleId {
+            block: u32::from(half(0)) << 16 | u32::from(half(2)),
+            number: half(4),
+        }
+    }
+
+    pub(crate) fn encode(self) -> [u8; TUPLE_ID_BYTES] {
         let high = ((self.block >> 16) as u16).to_le_bytes();
         let low = (self.block as u16).to_le_bytes();
         let number = self.number.to_le_bytes();

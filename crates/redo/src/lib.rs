@@ -13,6 +13,10 @@ mod bufpage;
 mod clog;
 mod fault;
 mod generic_xlog;
+mod gin;
+mod ginblock;
+mod gindatapage;
+mod ginpostinglist;
 mod heap_tuple;
 mod heapam;
 mod image;
@@ -84,6 +88,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
         resource_manager::HEAP => heapam::redo(record, end, block, page),
         resource_manager::HEAP2 => heapam::redo2(record, end, block, page),
         resource_manager::BTREE => nbtree::redo(record, end, block, page),
+        resource_manager::GIN => gin::redo(record, end, block, page),
         resource_manager::SEQUENCE => sequence::redo(record, end, page),
         resource_manager::SPGIST => spgist::redo(record, end, block, page),
         resource_manager::GENERIC => generic_xlog::redo(block, end, page),

@@ -8,8 +8,7 @@ use wal::resource_manager;
 
 use crate::bufpage::{PageMut, Pointer, State, aligned};
 use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
-use crate::nbtree;
-use crate::spgutils;
+use crate::{gin, nbtree, spgutils};
 
 const MARKER: u8 = 0;
 /// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`.
@@ -18,7 +17,14 @@ const HINTS: u16 = 0x0003;
 /// Masks a page that a record of this resource manager changed. A page that is no page stays as it is.
 pub fn mask(page: &mut Page, block: u32, manager: u8) {
     let mut page = PageMut::new(page);
-    if page.is_new() || page.check().is_err() {
+    if page.is_new() {
+        return;
+    }
+    // Their pages need not have line pointers, nor a hole where the header says so.
+    if manager == resource_manager::GIN {
+        return gin::mask(&mut page);
+    }
+    if page.check().is_err() {
         return;
     }
     page.bytes_mut()[..10].fill(MARKER);
@@ -36,6 +42,13 @@ pub fn mask(page: &mut Page, block: u32, manager: u8) {
         resource_manager::SPGIST => spgutils::mask_last_used(&mut page),
         _ => {}
     }
+}
+
+/// LSN and checksum (`mask_page_lsn_and_checksum`), and of the hints those in the flags.
+pub(crate) fn mask_header(page: &mut PageMut<'_>) {
+    page.bytes_mut()[..10].fill(MARKER);
+    let flags = page.u16(10);
+    page.set_u16(10, flags & !HINTS);
 }
 
 fn mask_heap(page: &mut PageMut<'_>, block: u32) {

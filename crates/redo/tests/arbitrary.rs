@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use redo::PostgreSql;
 use units::{Lsn, PAGE_BYTES, Page, RelationKey};
 
-fn page(seed: &[u8], lower: u16, upper: u16, special: u16) -> Page {
+fn page(seed: &[u8], lower: u16, upper: u16, special: u16, last: u16) -> Page {
     let mut bytes = [0u8; PAGE_BYTES];
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = seed[at % seed.len()].wrapping_mul(at as u8 | 1);
@@ -16,6 +16,7 @@ fn page(seed: &[u8], lower: u16, upper: u16, special: u16) -> Page {
     bytes[12..14].copy_from_slice(&lower.to_le_bytes());
     bytes[14..16].copy_from_slice(&upper.to_le_bytes());
     bytes[16..18].copy_from_slice(&special.to_le_bytes());
+    bytes[PAGE_BYTES - 2..].copy_from_slice(&last.to_le_bytes());
     Page::from_bytes(&bytes).expect("a page of bytes")
 }
 
@@ -41,7 +42,7 @@ proptest! {
 
     #[test]
     fn arbitrary_records_on_arbitrary_pages_never_panic(
-        manager in prop_oneof![Just(9u8), Just(10), Just(11), Just(15), Just(16), Just(20), 0..22u8],
+        manager in prop_oneof![Just(9u8), Just(10), Just(11), Just(13), Just(15), Just(16), Just(17), Just(20), 0..22u8],
         info in any::<u8>(),
         blocks in prop::collection::vec(block(), 0..5),
         main in prop::collection::vec(prop_oneof![0..6u8, any::<u8>()], 0..60),
@@ -49,6 +50,8 @@ proptest! {
         lower in prop_oneof![Just(24u16), Just(40), Just(64), any::<u16>()],
         upper in prop_oneof![Just(8176u16), Just(4000), Just(0), any::<u16>()],
         special in prop_oneof![Just(8176u16), Just(8184), Just(8192), any::<u16>()],
+        // The flags of a GIN page, the kind of a BRIN page.
+        last in prop_oneof![0..256u16, 0xF091..0xF094u16, any::<u16>()],
     ) {
         let record = record(manager, info & 0xF0, &blocks, &main);
         let end = Lsn::from_raw(100);
@@ -61,7 +64,7 @@ proptest! {
         });
         let others = (0..4).map(|fork| relation.fork(fork).page(0));
         for key in named.take(20).chain(others) {
-            let mut page = page(&seed, lower, upper, special);
+            let mut page = page(&seed, lower, upper, special, last);
             let _ = PostgreSql.apply(&record, end, key, &mut page);
             redo::mask::mask(&mut page, key.block, manager);
         }
