@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test check bench bench-full soak fuzz dependencies
+.PHONY: build up down test check bench bench-full soak fuzz regression dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -11,3 +11,4 @@ bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
 fuzz: ; @cargo xtask fuzz $(ARGUMENTS)
+regression: dependencies ; @cargo xtask regression $(ARGUMENTS)

@@ -21,6 +21,8 @@ usage: cargo xtask COMMAND
                  (--seconds N of updates, --scale N of the load, for a shorter run)
   fuzz           libFuzzer on every decoder (--seconds N of each; TARGET: only this one; TARGET FILE: this input, once;
                  --keep: some of what was found goes into the committed corpus)
+  regression     build, then PostgreSQL's own suites on stock PostgreSQL and on a cluster; the tests that differ
+                 (--source DIR: a source tree of PostgreSQL 15, if apt has none; SUITE …: only these)
   up             build, then `borealis up`
   down           `borealis down`";
 
@@ -40,6 +42,7 @@ fn main() -> Result<()> {
             steps::build().and_then(|()| steps::built("bench", &arguments))
         }
         ["fuzz", options @ ..] => fuzz::run(options),
+        ["regression", options @ ..] => steps::build().and_then(|()| steps::built("regression", options)),
         ["up"] => steps::build().and_then(|()| steps::built("borealis", &["up"])),
         ["down"] => steps::built("borealis", &["down"]),
         _ => bail!("{USAGE}"),
