@@ -17,9 +17,12 @@ mod gin;
 mod ginblock;
 mod gindatapage;
 mod ginpostinglist;
+mod hash;
+mod hashpage;
 mod heap_tuple;
 mod heapam;
 mod image;
+mod itup;
 mod maps;
 pub mod mask;
 mod multixact;
@@ -32,10 +35,10 @@ mod spgxlog;
 
 use engine::{Engine, EngineError, Touch};
 use units::{Lsn, Page, PageKey, RelationKey, fork};
-use wal::{DecodedRecord, resource_manager};
+use wal::{BlockReference, DecodedRecord, resource_manager};
 
 use bufpage::PageMut;
-use fault::Fault;
+use fault::{Applied, Fault};
 
 pub use image::{ImageError, restore};
 
@@ -70,11 +73,29 @@ impl Engine for PostgreSql {
     }
 }
 
+/// The page as a record leaves it, by the image that the record carries of it: also if the image is there for consistency
+/// checks only. For oracles: it is what [`Engine::apply`] has to make of the page before.
+pub fn after_image(
+    record: &DecodedRecord<'_>,
+    end: Lsn,
+    block: &BlockReference<'_>,
+) -> Result<Option<Page>, ImageError> {
+    let Some(image) = &block.image else {
+        return Ok(None);
+    };
+    let mut page = restore(image)?;
+    complete_image(record, end, block, &mut PageMut::new(&mut page)).map_err(|_| ImageError)?;
+    Ok(Some(page))
+}
+
 /// Redo of one record on one page that it touches.
 fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<'_>) -> Result<(), Fault> {
     let block = record.blocks().find(|block| block.key == key);
-    if let Some(image) = block.and_then(|block| block.image).filter(|image| image.apply) {
-        return image::apply(&image, end, page);
+    if let Some(block) = &block
+        && let Some(image) = block.image.filter(|image| image.apply)
+    {
+        image::apply(&image, end, page)?;
+        return complete_image(record, end, block, page);
     }
     if key.fork.relation.is_status_array() {
         return status(record, key, page);
@@ -89,10 +110,19 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
         resource_manager::HEAP2 => heapam::redo2(record, end, block, page),
         resource_manager::BTREE => nbtree::redo(record, end, block, page),
         resource_manager::GIN => gin::redo(record, end, block, page),
+        resource_manager::HASH => hash::redo(record, end, block, page),
         resource_manager::SEQUENCE => sequence::redo(record, end, page),
         resource_manager::SPGIST => spgist::redo(record, end, block, page),
         resource_manager::GENERIC => generic_xlog::redo(block, end, page),
         _ => Err(Fault::Unsupported),
+    }
+}
+
+/// What redo changes even on a page that an image restored: the image was made before that (`BLK_RESTORED`).
+fn complete_image(record: &DecodedRecord<'_>, end: Lsn, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
+    match record.header.resource_manager {
+        resource_manager::HASH => hash::complete_image(record, end, block, page),
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ use wal::resource_manager;
 
 use crate::bufpage::{PageMut, Pointer, State, aligned};
 use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
-use crate::{gin, nbtree, spgutils};
+use crate::{gin, hashpage, nbtree, spgutils};
 
 const MARKER: u8 = 0;
 /// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`.
@@ -39,6 +39,7 @@ pub fn mask(page: &mut Page, block: u32, manager: u8) {
     match manager {
         resource_manager::HEAP | resource_manager::HEAP2 => mask_heap(&mut page, block),
         resource_manager::BTREE => mask_btree(&mut page),
+        resource_manager::HASH => mask_hash(&mut page),
         resource_manager::SPGIST => spgutils::mask_last_used(&mut page),
         _ => {}
     }
@@ -77,16 +78,30 @@ fn mask_heap(page: &mut PageMut<'_>, block: u32) {
     }
 }
 
-fn mask_btree(page: &mut PageMut<'_>) {
-    if nbtree::is_leaf(page) {
-        for number in 1..=page.pointers() {
-            if let Ok(pointer) = page.pointer(number)
-                && pointer.state != State::Unused
-            {
-                let state = State::Unused;
-                page.set_pointer(number, Pointer { state, ..pointer });
-            }
+/// `mask_lp_flags`: readers mark items dead without a record.
+fn mask_dead_items(page: &mut PageMut<'_>) {
+    for number in 1..=page.pointers() {
+        if let Ok(pointer) = page.pointer(number)
+            && pointer.state != State::Unused
+        {
+            let state = State::Unused;
+            page.set_pointer(number, Pointer { state, ..pointer });
         }
     }
+}
+
+fn mask_btree(page: &mut PageMut<'_>) {
+    if nbtree::is_leaf(page) {
+        mask_dead_items(page);
+    }
     nbtree::mask_opaque(page);
+}
+
+/// `hash_mask` also hides all of a page that is not in use; redo leaves it as PostgreSQL does.
+fn mask_hash(page: &mut PageMut<'_>) {
+    if page.check_bucket().is_ok() {
+        mask_dead_items(page);
+        // It belongs to a bucket, so it has flags.
+        let _ = page.clear_hash_flags(hashpage::HAS_DEAD_TUPLES);
+    }
 }

@@ -168,7 +168,6 @@ fn a_kind_that_is_not_done_is_named_unless_an_image_makes_it_needless() {
     for (manager, name) in [
         // Changes no page, ever.
         (resource_manager::STANDBY, "Standby"),
-        (resource_manager::HASH, "Hash"),
         (resource_manager::GIST, "Gist"),
         (resource_manager::BRIN, "BRIN"),
     ] {

@@ -80,16 +80,15 @@ impl Replay {
 
     fn page(&mut self, record: &wal::Record, decoded: &DecodedRecord<'_>, kind: Kind, key: PageKey) -> Result<()> {
         let tally = self.tallies.entry(kind).or_default();
-        let image = decoded
-            .blocks()
-            .find(|block| block.key == key)
-            .and_then(|block| block.image);
+        let block = decoded.blocks().find(|block| block.key == key);
+        let image = block.and_then(|block| block.image);
         if key.fork.fork == fork::VISIBILITY && image.is_some_and(|image| image.hole_bytes != 0) {
             self.hollow_maps.insert(key);
         }
         let is_copy = image.as_ref().is_some_and(|image| image.apply);
-        let after = image.filter(|image| !image.apply);
-        let after = after.map(|image| redo::restore(&image)).transpose()?;
+        let after = block.filter(|_| !is_copy);
+        let after = after.map(|block| redo::after_image(decoded, record.end, &block));
+        let after = after.transpose()?.flatten();
         let page = self.state.pages.entry(key).or_insert_with(Page::zeroed);
         let applied = PostgreSql.apply(&record.bytes, record.end, key, page);
         if is_copy {
