@@ -338,6 +338,23 @@ impl<'a> PageMut<'a> {
         self.shift_items(gone.offset, bytes as isize)
     }
 
+    /// `PageIndexTupleDeleteNoCompact`: the others keep their numbers. The last line pointer goes, any other is left
+    /// unused.
+    pub(crate) fn delete_index_tuple_in_place(&mut self, number: u16) -> Applied {
+        self.check()?;
+        let gone = self.stored(number)?;
+        let bytes = aligned(gone.bytes);
+        if number < self.pointers() {
+            self.set_pointer(number, UNUSED);
+        } else {
+            self.set_lower(self.lower() - POINTER_BYTES);
+        }
+        let upper = self.upper();
+        self.bytes_mut().copy_within(upper..gone.offset, upper + bytes);
+        self.set_upper(upper + bytes);
+        self.shift_items(gone.offset, bytes as isize)
+    }
+
     /// Items at or below `offset` were moved by so many bytes.
     fn shift_items(&mut self, offset: usize, by: isize) -> Applied {
         for number in 1..=self.pointers() {

@@ -43,6 +43,12 @@ impl TupleId {
         number: 0xFFFD,
     };
 
+    /// `ItemPointerSetInvalid`.
+    pub(crate) const INVALID: TupleId = TupleId {
+        block: u32::MAX,
+        number: 0,
+    };
+
     pub(crate) fn decode(bytes: [u8; TUPLE_ID_BYTES]) -> TupleId {
         let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         TupleId {

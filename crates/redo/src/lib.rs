@@ -9,6 +9,7 @@
 //! - A kind of record that is not implemented is an error that names it, unless an image of the page makes redo needless.
 //! - The result depends on nothing but the arguments.
 
+mod brin;
 mod bufpage;
 mod clog;
 mod fault;
@@ -113,6 +114,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
         resource_manager::HASH => hash::redo(record, end, block, page),
         resource_manager::SEQUENCE => sequence::redo(record, end, page),
         resource_manager::SPGIST => spgist::redo(record, end, block, page),
+        resource_manager::BRIN => brin::redo(record, end, block, page),
         resource_manager::GENERIC => generic_xlog::redo(block, end, page),
         _ => Err(Fault::Unsupported),
     }

@@ -8,7 +8,7 @@ use wal::resource_manager;
 
 use crate::bufpage::{PageMut, Pointer, State, aligned};
 use crate::heap_tuple::{TupleId, XMAX_COMMITTED, XMAX_INVALID};
-use crate::{gin, hashpage, nbtree, spgutils};
+use crate::{brin, gin, hashpage, nbtree, spgutils};
 
 const MARKER: u8 = 0;
 /// `PD_HAS_FREE_LINES`, `PD_PAGE_FULL`.
@@ -21,8 +21,10 @@ pub fn mask(page: &mut Page, block: u32, manager: u8) {
         return;
     }
     // Their pages need not have line pointers, nor a hole where the header says so.
-    if manager == resource_manager::GIN {
-        return gin::mask(&mut page);
+    match manager {
+        resource_manager::GIN => return gin::mask(&mut page),
+        resource_manager::BRIN => return brin::mask(&mut page),
+        _ => {}
     }
     if page.check().is_err() {
         return;

@@ -169,7 +169,6 @@ fn a_kind_that_is_not_done_is_named_unless_an_image_makes_it_needless() {
         // Changes no page, ever.
         (resource_manager::STANDBY, "Standby"),
         (resource_manager::GIST, "Gist"),
-        (resource_manager::BRIN, "BRIN"),
     ] {
         let mut block = Block {
             data: vec![1, 2, 3],
