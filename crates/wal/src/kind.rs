@@ -75,6 +75,12 @@ impl DecodedRecord<'_> {
     }
 }
 
+/// Every kind of record that PostgreSQL 15 knows, by resource manager and operation code.
+pub fn kinds() -> impl Iterator<Item = Kind> {
+    let managers = (0..=u8::MAX).filter_map(operations_of);
+    managers.flat_map(|(manager, operations)| operations.iter().map(move |(_, operation)| Kind { manager, operation }))
+}
+
 type Operations = &'static [(u8, &'static str)];
 
 /// Name and operations of a resource manager: the `*_identify` functions of `access/rmgrdesc`.

@@ -26,7 +26,7 @@ mod touches;
 mod transaction;
 
 pub use checkpoint::{CHECKPOINT_BYTES, Checkpoint, Parameters};
-pub use kind::{Kind, RecordError};
+pub use kind::{Kind, RecordError, kinds};
 pub use layout::{LayoutError, PageWriter, encode_record};
 pub use marks::{DecodeMarksError, Marks};
 pub use multixact::{MultixactCreation, MultixactMember};

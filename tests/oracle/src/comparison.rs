@@ -1,9 +1,10 @@
 //! What has no after-image: the state that the log makes beside the one that a clean stop left in files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 
 use anyhow::{Context, Result};
-use units::{Page, RelationKey, fork};
+use units::{ForkKey, Page, PageKey, RelationKey, fork};
 use wal::resource_manager;
 
 use crate::replay::{Replay, first_masked_difference};
@@ -76,51 +77,113 @@ pub struct Comparison {
 
 /// Compares the state that the log makes with the files.
 pub fn compare(replay: &Replay, files: &ClusterState, catalog: &Catalog) -> Comparison {
-    let ours = &replay.state;
     let mut comparison = Comparison::default();
-    for (key, page) in &files.pages {
-        let relation = key.fork.relation;
-        let is_status = relation.is_status_array();
-        let is_unlogged = files.forks.contains_key(&relation.fork(fork::INIT)) && key.fork.fork != fork::INIT;
-        // The free space map is logged only where a relation is truncated.
-        if is_unlogged || key.fork.fork == fork::FREE_SPACE {
-            continue;
-        }
+    let keys: BTreeSet<&PageKey> = files.pages.keys().chain(replay.state.pages.keys()).collect();
+    for key in keys {
+        comparison.page(replay, files, catalog, key);
+    }
+    comparison.sizes(&replay.state, files);
+    let (ours, files) = (&replay.state, files);
+    comparison.values("relation map", &ours.relation_maps, &files.relation_maps);
+    comparison.values("tablespace", &ours.tablespaces, &files.tablespaces);
+    comparison.values("prepared transaction", &ours.prepared, &files.prepared);
+    comparison.values("replication origin", &ours.origins, &files.origins);
+    let databases = |state: &ClusterState| state.databases.iter().map(|database| (*database, ())).collect();
+    comparison.values::<_, ()>("database", &databases(ours), &databases(files));
+    comparison
+}
+
+impl Comparison {
+    fn page(&mut self, replay: &Replay, files: &ClusterState, catalog: &Catalog, key: &PageKey) {
         let zeroed = Page::zeroed();
-        let made = ours.pages.get(key).unwrap_or(&zeroed);
-        let (sort, first) = if is_status {
-            ("transaction status", first_difference(made, page, 0))
+        let relation = key.fork.relation;
+        let made = replay.state.pages.get(key).unwrap_or(&zeroed);
+        let file = files.pages.get(key);
+        if file.is_none() && relation.is_status_array() {
+            // What is not needed any more is taken away.
+            return;
+        }
+        let file = file.unwrap_or(&zeroed);
+        if is_unlogged(files, key.fork) || (made.is_zeroed() && is_empty_unlogged(file) && !relation.is_status_array())
+        {
+            return;
+        }
+        let (sort, first) = if relation.is_status_array() {
+            ("transaction status", first_difference(made, file, 0))
         } else if replay.hollow_maps.contains(key) {
-            ("visibility map, logged without its bits", first_surplus_bit(made, page))
+            ("visibility map, logged without its bits", first_surplus_bit(made, file))
         } else if key.fork.fork == fork::VISIBILITY {
             // A map has no line pointers: all of it counts, but for LSN and checksum.
-            ("visibility map", first_difference(made, page, 10))
+            ("visibility map", first_difference(made, file, 10))
         } else {
             let Some(manager) = catalog.managers.get(&relation).copied() else {
-                comparison
-                    .differences
-                    .push(format!("{key} is a file's, but no relation's"));
-                continue;
+                self.differences.push(format!("{key} belongs to no relation"));
+                return;
             };
             if manager == resource_manager::SEQUENCE {
                 // The log runs ahead of a sequence's page by up to 32 values.
-                continue;
+                return;
             }
-            if is_empty_unlogged(page) && made.is_zeroed() {
-                // Relations are extended ahead of the log.
-                continue;
-            }
-            ("relation", first_masked_difference(made, page, key.block, manager))
+            ("relation", first_masked_difference(made, file, key.block, manager))
         };
         match first {
-            None => *comparison.equal.entry(sort).or_default() += 1,
+            None => *self.equal.entry(sort).or_default() += 1,
             Some(first) => {
                 let what = format!("{key} ({sort}) differs from its file, first at byte {first}");
-                comparison.differences.push(what);
+                self.differences.push(what);
             }
         }
     }
-    comparison
+
+    /// Forks exist on both sides; a file may be longer than the log knows by blocks that were never logged.
+    fn sizes(&mut self, ours: &ClusterState, files: &ClusterState) {
+        let forks: BTreeSet<&ForkKey> = ours.forks.keys().chain(files.forks.keys()).collect();
+        for fork in forks.into_iter().filter(|fork| !fork.relation.is_status_array()) {
+            let (made, file) = (ours.forks.get(fork), files.forks.get(fork));
+            let is_equal = match (made, file) {
+                // Files without a log of their own.
+                _ if is_unlogged(files, *fork) => continue,
+                (Some(made), Some(file)) => {
+                    let mut surplus = files.pages.range(fork.page(*made)..=fork.page(u32::MAX));
+                    *made == *file || (*made < *file && surplus.all(|(_, page)| is_empty_unlogged(page)))
+                }
+                // An empty map needs no file.
+                (Some(0), None) => fork.fork != fork::MAIN,
+                (made, file) => made.is_none() && file == Some(&0) && fork.fork != fork::MAIN,
+            };
+            if is_equal {
+                *self.equal.entry("size").or_default() += 1;
+            } else {
+                let what = format!("{fork} has {made:?} blocks by the log, {file:?} in its files");
+                self.differences.push(what);
+            }
+        }
+    }
+
+    fn values<K: Ord + Debug, V: PartialEq + Debug>(
+        &mut self,
+        sort: &'static str,
+        ours: &BTreeMap<K, V>,
+        files: &BTreeMap<K, V>,
+    ) {
+        let keys: BTreeSet<&K> = ours.keys().chain(files.keys()).collect();
+        for key in keys {
+            if ours.get(key) == files.get(key) {
+                *self.equal.entry(sort).or_default() += 1;
+            } else {
+                let (made, file) = (ours.get(key), files.get(key));
+                self.differences
+                    .push(format!("{sort} {key:?}: {made:?} by the log, {file:?} in its file"));
+            }
+        }
+    }
+}
+
+/// Pages of an unlogged relation are not logged but for its init fork; the free space map only where a relation is
+/// truncated.
+fn is_unlogged(files: &ClusterState, fork: ForkKey) -> bool {
+    let has_init_fork = files.forks.contains_key(&fork.relation.fork(fork::INIT));
+    fork.fork == fork::FREE_SPACE || (has_init_fork && fork.fork != fork::INIT)
 }
 
 /// A page that was initialised and never logged.

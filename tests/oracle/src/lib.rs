@@ -4,6 +4,7 @@
 //! the [`workload`] so; [`replay`] feeds its log through `redo` and compares page by page, masked as PostgreSQL's own
 //! check masks; [`comparison`] holds what no image shows against the files of a clean stop; [`run`] is the whole of it.
 
+mod changes;
 pub mod comparison;
 pub mod coverage;
 pub mod replay;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use engine::{Engine, Touch};
 use redo::PostgreSql;
 use redo::mask::mask;
-use units::{ForkKey, Page, PageKey, RelationKey, fork};
-use wal::{DecodedRecord, Kind, Marks, StateChange, state_changes};
+use units::{Page, PageKey, fork};
+use wal::{Checkpoint, DecodedRecord, Kind, Marks, StateChange, state_changes};
 
 use crate::state::ClusterState;
 
@@ -71,11 +71,48 @@ impl Replay {
                 Touch::Page { key, .. } => self.page(record, &decoded, kind, key)?,
             }
         }
-        self.marks.advance(&decoded, record.start, record.end)?;
         let mut changes = Vec::new();
         state_changes(&decoded, &mut changes)?;
-        changes.iter().for_each(|change| self.state.change(change));
+        for change in &changes {
+            if let StateChange::Checkpoint {
+                checkpoint,
+                is_shutdown: true,
+            } = change
+            {
+                self.compare_counters(record, kind, checkpoint);
+            }
+            self.state.change(change);
+        }
+        self.marks.advance(&decoded, record.start, record.end)?;
         Ok(())
+    }
+
+    /// At a shutdown PostgreSQL says its counters exactly: the marks, as of the record before, must be as far.
+    fn compare_counters(&mut self, record: &wal::Record, kind: Kind, theirs: &Checkpoint) {
+        /// `VAR_OID_PREFETCH`: object identifiers are logged so far ahead.
+        const OIDS_AHEAD_MAX: u32 = 8192;
+        let ours = self.marks.shutdown_checkpoint(record.start, theirs.time);
+        let exact = |checkpoint: &Checkpoint| {
+            [
+                checkpoint.next_transaction,
+                checkpoint.next_multixact.into(),
+                checkpoint.next_multixact_offset.into(),
+                checkpoint.newest_commit_timestamp.into(),
+                checkpoint.full_page_writes.into(),
+            ]
+        };
+        self.tallies.entry(kind).or_default().compared += 1;
+        if exact(&ours) != exact(theirs) || OIDS_AHEAD_MAX < ours.next_oid.wrapping_sub(theirs.next_oid) {
+            let what = format!("counters at {}: {ours:?} from the log, but {theirs:?}", record.start);
+            self.differ(kind, what);
+        }
+    }
+
+    fn differ(&mut self, kind: Kind, what: String) {
+        self.tallies.entry(kind).or_default().different += 1;
+        if self.differences.len() < DIFFERENCES_TOLD_MAX {
+            self.differences.push(what);
+        }
     }
 
     fn page(&mut self, record: &wal::Record, decoded: &DecodedRecord<'_>, kind: Kind, key: PageKey) -> Result<()> {
@@ -109,10 +146,7 @@ impl Replay {
             (Ok(()), None) => None,
         };
         if let Some(difference) = difference {
-            tally.different += 1;
-            if self.differences.len() < DIFFERENCES_TOLD_MAX {
-                self.differences.push(difference);
-            }
+            self.differ(kind, difference);
             // Go on from what is right, so that one difference is told once.
             if let Some(after) = after {
                 self.state.pages.insert(key, after);
@@ -132,110 +166,4 @@ pub fn first_masked_difference(one: &Page, other: &Page, block: u32, manager: u8
     mask(&mut other, block, manager);
     let mut pairs = one.bytes().iter().zip(other.bytes());
     pairs.position(|(one, other)| one != other)
-}
-
-impl ClusterState {
-    fn remove_pages(&mut self, fork: ForkKey, from_block: u32) {
-        let gone: Vec<PageKey> = self
-            .pages
-            .range(fork.page(from_block)..=fork.page(u32::MAX))
-            .map(|(key, _)| *key)
-            .collect();
-        gone.iter().for_each(|key| drop(self.pages.remove(key)));
-    }
-
-    fn remove_database(&mut self, tablespace: u32, database: u32) {
-        for fork in self.forks_of(tablespace, database) {
-            self.forks.remove(&fork);
-            self.remove_pages(fork, 0);
-        }
-    }
-
-    fn forks_of(&self, tablespace: u32, database: u32) -> Vec<ForkKey> {
-        let relation = |relation| RelationKey {
-            tablespace,
-            database,
-            relation,
-        };
-        let range = relation(0).fork(0)..=relation(u32::MAX).fork(u8::MAX);
-        self.forks.range(range).map(|(fork, _)| *fork).collect()
-    }
-
-    /// `copydir`: files as they are.
-    fn copy_database(&mut self, from: (u32, u32), to: (u32, u32)) {
-        for fork in self.forks_of(from.0, from.1) {
-            let mut copy = fork;
-            (copy.relation.tablespace, copy.relation.database) = to;
-            let pages: Vec<(PageKey, Page)> = self
-                .pages
-                .range(fork.page(0)..=fork.page(u32::MAX))
-                .map(|(key, page)| (copy.page(key.block), page.clone()))
-                .collect();
-            self.pages.extend(pages);
-            let blocks = self.forks.get(&fork).copied().unwrap_or(0);
-            self.forks.insert(copy, blocks);
-        }
-        if let Some(map) = self.relation_maps.get(&from).cloned() {
-            self.relation_maps.insert(to, map);
-        }
-    }
-
-    fn change(&mut self, change: &StateChange<'_>) {
-        match *change {
-            StateChange::ForkCreated { fork } => {
-                self.forks.entry(fork).or_insert(0);
-            }
-            StateChange::ForkExtended { fork, if_exists, .. } if if_exists && !self.forks.contains_key(&fork) => {}
-            StateChange::ForkExtended { fork, blocks, .. } => {
-                let known = self.forks.entry(fork).or_insert(0);
-                *known = blocks.max(*known);
-            }
-            StateChange::ForkTruncated { fork, blocks } => {
-                if let Some(known) = self.forks.get_mut(&fork) {
-                    *known = blocks.min(*known);
-                }
-            }
-            StateChange::ForkDropped { fork } => {
-                self.forks.remove(&fork);
-            }
-            StateChange::DatabaseCreated { tablespace, database } => {
-                self.databases.insert((tablespace, database));
-            }
-            StateChange::DatabaseCopied {
-                tablespace,
-                database,
-                source_tablespace,
-                source_database,
-            } => {
-                let to = (tablespace, database);
-                self.copy_database((source_tablespace, source_database), to);
-                self.databases.insert(to);
-            }
-            StateChange::DatabaseDropped { tablespace, database } => {
-                self.databases.remove(&(tablespace, database));
-                self.relation_maps.remove(&(tablespace, database));
-            }
-            StateChange::RelationMapUpdated {
-                tablespace,
-                database,
-                bytes,
-            } => {
-                self.relation_maps.insert((tablespace, database), bytes.to_vec());
-            }
-            StateChange::TablespaceCreated { tablespace, path } => {
-                self.tablespaces.insert(tablespace, path.to_vec());
-            }
-            StateChange::TablespaceDropped { tablespace } => {
-                self.tablespaces.remove(&tablespace);
-            }
-            StateChange::Prepared { transaction, payload } => {
-                self.prepared.insert(transaction, payload.to_vec());
-            }
-            StateChange::PreparedFinished { transaction } => {
-                self.prepared.remove(&transaction);
-            }
-            // Counters are the marks' business; the rest is no state of the cluster's.
-            _ => {}
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use skeleton::ControlFile;
 use skeleton::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, ImportedFile, classify};
-use units::{ForkKey, PAGE_BYTES, Page, PageKey, fork};
+use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey, fork};
 
 /// `TABLESPACE_VERSION_DIRECTORY` of PostgreSQL 15.
 const TABLESPACE_FOLDER: &str = "PG_15_202209061";
@@ -26,6 +26,8 @@ pub struct ClusterState {
     pub tablespaces: BTreeMap<u32, Vec<u8>>,
     /// Prepared transactions, each with its file less the checksum.
     pub prepared: BTreeMap<u32, Vec<u8>>,
+    /// How far each replication origin was replayed; one that was never is not among them.
+    pub origins: BTreeMap<u16, Lsn>,
 }
 
 impl ClusterState {
@@ -60,7 +62,26 @@ impl ClusterState {
             bytes.truncate(bytes.len().saturating_sub(4));
             state.prepared.insert(transaction, bytes);
         }
+        state.read_origins(&data.join("pg_logical/replorigin_checkpoint"))?;
         Ok(state)
+    }
+
+    /// `CheckPointReplicationOrigin`: a magic number, entries of a number and a position, a checksum.
+    fn read_origins(&mut self, path: &Path) -> Result<()> {
+        const MAGIC: [u8; 4] = 0x1257_DADE_u32.to_le_bytes();
+        // A cluster without origins has no such file, unless it had some before.
+        let Ok(bytes) = std::fs::read(path) else {
+            return Ok(());
+        };
+        let entries = bytes
+            .strip_prefix(&MAGIC)
+            .and_then(|bytes| bytes.get(..bytes.len().checked_sub(4)?));
+        for entry in entries.context("a file of origins")?.chunks_exact(16) {
+            let origin = u16::from_le_bytes([entry[0], entry[1]]);
+            let position = entry[8..].try_into().map(u64::from_le_bytes)?;
+            self.origins.insert(origin, Lsn::from_raw(position));
+        }
+        Ok(())
     }
 
     fn read_databases(&mut self, data: &Path, folder: &str, tablespace: Option<u32>) -> Result<()> {
