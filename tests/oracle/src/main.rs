@@ -38,18 +38,17 @@ fn main() -> Result<()> {
         );
     }
     let is_wanted =
-        |scenario: &&Scenario| arguments.scenarios.is_empty() || arguments.scenarios.contains(&scenario.name);
+        |scenario: &Scenario| arguments.scenarios.is_empty() || arguments.scenarios.contains(&scenario.name);
+    let wanted: Vec<Scenario> = all.into_iter().filter(is_wanted).collect();
     let logging = if arguments.as_in_production {
         Logging::AsInProduction
     } else {
         Logging::Checked
     };
     let oracle = Oracle::start("oracle", logging)?;
-    for scenario in all.iter().filter(is_wanted) {
-        let started = std::time::Instant::now();
-        oracle.run(scenario)?;
-        println!("{} ({:.1} s)", scenario.name, started.elapsed().as_secs_f64());
-    }
+    oracle.run(&wanted, &mut |scenario, time| {
+        println!("{} ({:.1} s)", scenario.name, time.as_secs_f64())
+    })?;
     let outcome = oracle.finish()?;
     print!("{}", coverage::table(&outcome.tallies));
     for (sort, pages) in &outcome.files.equal {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use stock_postgresql::{Scratch, Server};
@@ -59,6 +60,18 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what another run found.
+    pub fn add(&mut self, other: Outcome) {
+        for (kind, tally) in other.tallies {
+            self.tallies.entry(kind).or_default().add(tally);
+        }
+        self.differences.extend(other.differences);
+        self.files.differences.extend(other.files.differences);
+        for (sort, equal) in other.files.equal {
+            *self.files.equal.entry(sort).or_default() += equal;
+        }
+    }
+
     /// Every difference, of whatever sort.
     pub fn differences(&self) -> Vec<&String> {
         self.differences.iter().chain(&self.files.differences).collect()
@@ -112,11 +125,37 @@ impl Oracle {
         }
     }
 
-    /// Runs a scenario, on a server with the settings that it needs.
-    pub fn run(&self, scenario: &Scenario) -> Result<Vec<String>> {
-        scenario
-            .run(&self.connection())
-            .with_context(|| format!("scenario {}", scenario.name))
+    /// Runs scenarios one after another, those that need other settings last: for them the server starts anew. `ended`
+    /// hears of each, and how long it took.
+    pub fn run(&self, scenarios: &[Scenario], ended: &mut dyn FnMut(&Scenario, Duration)) -> Result<()> {
+        let mut ordered: Vec<&Scenario> = scenarios.iter().collect();
+        ordered.sort_by_key(|scenario| &scenario.settings);
+        let mut settings = BTreeMap::new();
+        for scenario in ordered {
+            if scenario.settings != settings {
+                settings = scenario.settings.clone();
+                self.restart_with(&settings)?;
+            }
+            let started = Instant::now();
+            let ran = scenario.run(&self.connection());
+            ran.with_context(|| format!("scenario {}", scenario.name))?;
+            ended(scenario, started.elapsed());
+        }
+        if !settings.is_empty() {
+            self.restart_with(&BTreeMap::new())?;
+        }
+        Ok(())
+    }
+
+    fn restart_with(&self, settings: &BTreeMap<String, String>) -> Result<()> {
+        self.server.stop();
+        let lines = settings.iter().map(|(name, value)| format!("{name} = '{value}'\n"));
+        std::fs::write(
+            self.server.data().join("postgresql.auto.conf"),
+            lines.collect::<String>(),
+        )?;
+        self.server.start();
+        Ok(())
     }
 
     /// Stops the server cleanly, follows all of its log, and compares what that makes with its files.

@@ -6,9 +6,8 @@ use oracle::workload::scenarios;
 
 fn run_all(name: &str, logging: Logging) -> Outcome {
     let oracle = Oracle::start(name, logging).expect("a server");
-    for scenario in scenarios().expect("the workload") {
-        oracle.run(&scenario).expect("it runs");
-    }
+    let scenarios = scenarios().expect("the workload");
+    oracle.run(&scenarios, &mut |_, _| {}).expect("it runs");
     let connection = oracle.connection();
     let pgbench = |arguments: &[&str]| {
         connection
