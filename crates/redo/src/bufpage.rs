@@ -38,6 +38,7 @@ pub(crate) struct Pointer {
 }
 
 impl Pointer {
+    #[inline]
     fn decode(raw: u32) -> Pointer {
         let state = match raw >> 15 & 3 {
             0 => State::Unused,
@@ -52,74 +53,96 @@ impl Pointer {
         }
     }
 
+    #[inline]
     fn encode(self) -> u32 {
         self.offset as u32 | (self.state as u32) << 15 | (self.bytes as u32) << 17
     }
 
+    #[inline]
     fn has_storage(self) -> bool {
         self.bytes != 0
     }
 }
 
 /// `MAXALIGN`.
+#[inline]
 pub(crate) const fn aligned(bytes: usize) -> usize {
     bytes.next_multiple_of(8)
 }
 
 /// A page being changed.
-pub(crate) struct PageMut<'a>(&'a mut Page);
+pub(crate) struct PageMut<'a>(&'a mut [u8; PAGE_BYTES]);
 
 impl<'a> PageMut<'a> {
+    #[inline]
     pub(crate) fn new(page: &'a mut Page) -> PageMut<'a> {
-        PageMut(page)
+        PageMut(page.bytes_mut())
     }
 
+    /// A page that is being made beside the one that it will replace.
+    #[inline]
+    pub(crate) fn over(bytes: &'a mut [u8; PAGE_BYTES]) -> PageMut<'a> {
+        PageMut(bytes)
+    }
+
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8; PAGE_BYTES] {
-        self.0.bytes()
+        self.0
     }
 
+    #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8; PAGE_BYTES] {
-        self.0.bytes_mut()
+        self.0
     }
 
+    #[inline]
     pub(crate) fn u16(&self, at: usize) -> u16 {
         u16::from_le_bytes([self.bytes()[at], self.bytes()[at + 1]])
     }
 
+    #[inline]
     pub(crate) fn set_u16(&mut self, at: usize, value: u16) {
         self.bytes_mut()[at..at + 2].copy_from_slice(&value.to_le_bytes());
     }
 
+    #[inline]
     pub(crate) fn u32(&self, at: usize) -> u32 {
         let bytes = &self.bytes()[at..at + 4];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
+    #[inline]
     pub(crate) fn set_u32(&mut self, at: usize, value: u32) {
         self.bytes_mut()[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
 
+    #[inline]
     pub(crate) fn lower(&self) -> usize {
         usize::from(self.u16(LOWER_AT))
     }
 
+    #[inline]
     pub(crate) fn upper(&self) -> usize {
         usize::from(self.u16(UPPER_AT))
     }
 
+    #[inline]
     pub(crate) fn special(&self) -> usize {
         usize::from(self.u16(SPECIAL_AT))
     }
 
+    #[inline]
     pub(crate) fn set_lower(&mut self, lower: usize) {
         self.set_u16(LOWER_AT, lower as u16);
     }
 
+    #[inline]
     pub(crate) fn set_upper(&mut self, upper: usize) {
         self.set_u16(UPPER_AT, upper as u16);
     }
 
     /// `PageIsNew`.
+    #[inline]
     pub(crate) fn is_new(&self) -> bool {
         self.upper() == 0
     }
@@ -135,16 +158,19 @@ impl<'a> PageMut<'a> {
     }
 
     /// `PageSetLSN`: the high half first.
+    #[inline]
     pub(crate) fn set_lsn(&mut self, lsn: Lsn) {
         self.set_u32(0, (lsn.raw() >> 32) as u32);
         self.set_u32(4, lsn.raw() as u32);
     }
 
+    #[inline]
     fn set_flag(&mut self, flag: u16, on: bool) {
         let flags = self.u16(FLAGS_AT);
         self.set_u16(FLAGS_AT, if on { flags | flag } else { flags & !flag });
     }
 
+    #[inline]
     pub(crate) fn set_all_visible(&mut self, visible: bool) {
         self.set_flag(ALL_VISIBLE, visible);
     }
@@ -170,6 +196,7 @@ impl<'a> PageMut<'a> {
     }
 
     /// Whether header and special space can be believed.
+    #[inline]
     pub(crate) fn check(&self) -> Applied {
         let (lower, upper, special) = (self.lower(), self.upper(), self.special());
         let sound = HEADER_BYTES <= lower
@@ -186,15 +213,18 @@ impl<'a> PageMut<'a> {
     }
 
     /// `PageGetMaxOffsetNumber`: never more than a page holds, whatever its header says.
+    #[inline]
     pub(crate) fn pointers(&self) -> u16 {
         (self.lower().min(PAGE_BYTES).saturating_sub(HEADER_BYTES) / POINTER_BYTES) as u16
     }
 
+    #[inline]
     fn pointer_at(number: u16) -> usize {
         HEADER_BYTES + POINTER_BYTES * (usize::from(number) - 1)
     }
 
     /// The line pointer of an item, counted from one.
+    #[inline]
     pub(crate) fn pointer(&self, number: u16) -> Result<Pointer, Fault> {
         if number == 0 || self.pointers() < number {
             return Err(Fault::Mismatch("the page has no such line pointer"));
@@ -202,11 +232,13 @@ impl<'a> PageMut<'a> {
         Ok(Pointer::decode(self.u32(PageMut::pointer_at(number))))
     }
 
+    #[inline]
     pub(crate) fn set_pointer(&mut self, number: u16, pointer: Pointer) {
         self.set_u32(PageMut::pointer_at(number), pointer.encode());
     }
 
     /// Where an item with storage lies, checked.
+    #[inline]
     pub(crate) fn stored(&self, number: u16) -> Result<Pointer, Fault> {
         let pointer = self.pointer(number)?;
         let within = pointer.has_storage()
@@ -220,6 +252,7 @@ impl<'a> PageMut<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn item(&self, number: u16) -> Result<&[u8], Fault> {
         let pointer = self.stored(number)?;
         Ok(&self.bytes()[pointer.offset..pointer.offset + pointer.bytes])
@@ -228,6 +261,13 @@ impl<'a> PageMut<'a> {
     /// `PageAddItemExtended` with a given offset number. `overwrite`: an unused line pointer is taken as it is (heap);
     /// otherwise those from it on move up (indexes).
     pub(crate) fn add_item(&mut self, item: &[u8], number: u16, overwrite: bool) -> Applied {
+        let at = self.add_room(item.len(), number, overwrite)?;
+        self.bytes_mut()[at..at + item.len()].copy_from_slice(item);
+        Ok(())
+    }
+
+    /// As [`PageMut::add_item`], but where the item's bytes come is left to the caller: answers with the place.
+    pub(crate) fn add_room(&mut self, item_bytes: usize, number: u16, overwrite: bool) -> Result<usize, Fault> {
         self.check()?;
         let limit = self.pointers() + 1;
         if number == 0 || limit < number {
@@ -241,7 +281,7 @@ impl<'a> PageMut<'a> {
             }
         }
         let lower = self.lower() + if reuses { 0 } else { POINTER_BYTES };
-        let upper = self.upper().checked_sub(aligned(item.len()));
+        let upper = self.upper().checked_sub(aligned(item_bytes));
         let upper = upper.filter(|upper| lower <= *upper);
         let upper = upper.ok_or(Fault::Mismatch("the page has no room for the item"))?;
         if !reuses && number < limit {
@@ -254,34 +294,80 @@ impl<'a> PageMut<'a> {
         let pointer = Pointer {
             offset: upper,
             state: State::Normal,
-            bytes: item.len(),
+            bytes: item_bytes,
         };
         self.set_pointer(number, pointer);
-        self.bytes_mut()[upper..upper + item.len()].copy_from_slice(item);
-        Ok(())
+        Ok(upper)
     }
 
-    /// `compactify_tuples`: items in the order of their line pointers, from the special space downwards.
-    fn compact(&mut self, items: &[(u16, Pointer)]) -> Applied {
-        let total: usize = items.iter().map(|(_, pointer)| aligned(pointer.bytes)).sum();
+    /// `compactify_tuples`: items in the order of their line pointers, from the special space downwards. Every pointer with
+    /// storage has been checked.
+    fn compact(&mut self) -> Applied {
+        let mut total = 0;
+        let mut lowest = self.special();
+        let mut descend = true;
+        for number in 1..=self.pointers() {
+            let pointer = self.pointer(number)?;
+            if pointer.has_storage() {
+                total += aligned(pointer.bytes);
+                descend &= pointer.offset + aligned(pointer.bytes) <= lowest;
+                lowest = pointer.offset;
+            }
+        }
         if self.special() - self.lower() < total {
             return Err(Fault::Mismatch("the page's items are longer than the page"));
         }
+        if descend {
+            self.compact_descending()
+        } else {
+            self.compact_any()
+        }
+    }
+
+    /// Each item lies below the one before it: nothing is overwritten that is still to be moved. Neighbours move together.
+    fn compact_descending(&mut self) -> Applied {
+        let mut upper = self.special();
+        // What is still to be moved: from where to where on the page, and how far up.
+        let (mut from, mut end, mut by) = (upper, upper, 0);
+        for number in 1..=self.pointers() {
+            let pointer = self.pointer(number)?;
+            if !pointer.has_storage() {
+                continue;
+            }
+            let bytes = aligned(pointer.bytes);
+            if pointer.offset + bytes != from {
+                self.bytes_mut().copy_within(from..end, from + by);
+                end = pointer.offset + bytes;
+                by = upper - end;
+            }
+            from = pointer.offset;
+            upper -= bytes;
+            if by != 0 {
+                let offset = upper;
+                self.set_pointer(number, Pointer { offset, ..pointer });
+            }
+        }
+        self.bytes_mut().copy_within(from..end, from + by);
+        self.set_upper(upper);
+        Ok(())
+    }
+
+    /// The items lie in any order, and are copied from what the page was.
+    fn compact_any(&mut self) -> Applied {
         let before = *self.bytes();
         let mut upper = self.special();
-        for (number, pointer) in items {
+        for number in 1..=self.pointers() {
+            let pointer = self.pointer(number)?;
+            if !pointer.has_storage() {
+                continue;
+            }
             let bytes = aligned(pointer.bytes);
             upper -= bytes;
             let end = (pointer.offset + bytes).min(PAGE_BYTES);
             let from = &before[pointer.offset..end];
             self.bytes_mut()[upper..upper + from.len()].copy_from_slice(from);
-            self.set_pointer(
-                *number,
-                Pointer {
-                    offset: upper,
-                    ..*pointer
-                },
-            );
+            let offset = upper;
+            self.set_pointer(number, Pointer { offset, ..pointer });
         }
         self.set_upper(upper);
         Ok(())
@@ -290,7 +376,6 @@ impl<'a> PageMut<'a> {
     /// `PageRepairFragmentation`: items move together, unused line pointers at the end go.
     pub(crate) fn repair_fragmentation(&mut self) -> Applied {
         self.check()?;
-        let mut items = Vec::new();
         let (mut used, mut last_used) = (0, 0);
         for number in 1..=self.pointers() {
             let pointer = self.pointer(number)?;
@@ -300,12 +385,11 @@ impl<'a> PageMut<'a> {
             }
             if pointer.has_storage() {
                 self.stored(number)?;
-                items.push((number, pointer));
             }
             used += 1;
             last_used = number;
         }
-        self.compact(&items)?;
+        self.compact()?;
         self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(last_used));
         self.set_flag(HAS_FREE_LINES, used < last_used);
         Ok(())
@@ -381,18 +465,19 @@ impl<'a> PageMut<'a> {
         }
         self.check()?;
         let mut gone = numbers.iter().peekable();
-        let mut kept = Vec::new();
+        let mut kept = 0;
         for number in 1..=self.pointers() {
             let pointer = self.stored(number)?;
             if gone.next_if_eq(&&number).is_none() {
-                kept.push((kept.len() as u16 + 1, pointer));
+                kept += 1;
+                self.set_pointer(kept, pointer);
             }
         }
         if gone.next().is_some() {
             return Err(Fault::Mismatch("items to delete are not on the page, or out of order"));
         }
-        self.set_lower(HEADER_BYTES + POINTER_BYTES * kept.len());
-        self.compact(&kept)
+        self.set_lower(HEADER_BYTES + POINTER_BYTES * usize::from(kept));
+        self.compact()
     }
 
     /// `PageIndexTupleOverwrite`.

@@ -1,7 +1,9 @@
 //! The header of a heap tuple on a page. Follows `access/htup_details.h`.
 
+use std::ops::Range;
+
 use crate::bufpage::{PageMut, State};
-use crate::fault::Fault;
+use crate::fault::{Applied, Fault};
 
 pub(crate) const HEADER_BYTES: usize = 23;
 
@@ -74,6 +76,7 @@ pub(crate) struct Tuple<'a, 'p> {
 
 impl<'a, 'p> Tuple<'a, 'p> {
     /// The tuple behind a normal line pointer.
+    #[inline]
     pub(crate) fn of(page: &'a mut PageMut<'p>, number: u16) -> Result<Tuple<'a, 'p>, Fault> {
         page.check()?;
         let pointer = page.stored(number)?;
@@ -87,26 +90,32 @@ impl<'a, 'p> Tuple<'a, 'p> {
         })
     }
 
+    #[inline]
     pub(crate) fn infomask(&self) -> u16 {
         self.page.u16(self.at + INFOMASK_AT)
     }
 
+    #[inline]
     pub(crate) fn set_infomask(&mut self, infomask: u16) {
         self.page.set_u16(self.at + INFOMASK_AT, infomask);
     }
 
+    #[inline]
     pub(crate) fn infomask2(&self) -> u16 {
         self.page.u16(self.at + INFOMASK2_AT)
     }
 
+    #[inline]
     pub(crate) fn set_infomask2(&mut self, infomask2: u16) {
         self.page.set_u16(self.at + INFOMASK2_AT, infomask2);
     }
 
+    #[inline]
     pub(crate) fn set_xmin(&mut self, transaction: u32) {
         self.page.set_u32(self.at + XMIN_AT, transaction);
     }
 
+    #[inline]
     pub(crate) fn set_xmax(&mut self, transaction: u32) {
         self.page.set_u32(self.at + XMAX_AT, transaction);
     }
@@ -119,16 +128,19 @@ impl<'a, 'p> Tuple<'a, 'p> {
     }
 
     /// `HeapTupleHeaderSetCmax(tuple, FirstCommandId, false)`.
+    #[inline]
     pub(crate) fn clear_command(&mut self) {
         self.page.set_u32(self.at + COMMAND_AT, 0);
         self.set_infomask(self.infomask() & !COMBO_COMMAND);
     }
 
+    #[inline]
     pub(crate) fn set_ctid(&mut self, ctid: TupleId) {
         let at = self.at + CTID_AT;
         self.page.bytes_mut()[at..at + 6].copy_from_slice(&ctid.encode());
     }
 
+    #[inline]
     pub(crate) fn set_hot_updated(&mut self, updated: bool) {
         let infomask2 = self.infomask2();
         self.set_infomask2(if updated {
@@ -155,6 +167,7 @@ impl<'a, 'p> Tuple<'a, 'p> {
     }
 
     /// `HEAP_XMAX_IS_LOCKED_ONLY`.
+    #[inline]
     pub(crate) fn is_locked_only(&self) -> bool {
         let infomask = self.infomask();
         infomask & LOCK_ONLY != 0 || infomask & (XMAX_IS_MULTI | LOCK_MASK) == EXCLUSIVE_LOCK
@@ -162,48 +175,51 @@ impl<'a, 'p> Tuple<'a, 'p> {
 
     /// What follows the header and the null bitmap.
     pub(crate) fn data_mut(&mut self) -> Result<&mut [u8], Fault> {
-        let header = usize::from(self.page.bytes()[self.at + HOFF_AT]);
-        if self.bytes < header {
+        let (whole, data_at) = self.place()?;
+        Ok(&mut self.page.bytes_mut()[data_at..whole.end])
+    }
+
+    /// Where it lies on the page, and where on the page its header ends.
+    pub(crate) fn place(&self) -> Result<(Range<usize>, usize), Fault> {
+        let whole = self.at..self.at + self.bytes;
+        let data_at = self.at + usize::from(self.page.bytes()[self.at + HOFF_AT]);
+        if whole.end < data_at {
             return Err(Fault::Mismatch("a tuple ends inside its header"));
         }
-        let (from, end) = (self.at + header, self.at + self.bytes);
-        Ok(&mut self.page.bytes_mut()[from..end])
-    }
-
-    /// Its bytes from the header's end on, and all of them.
-    pub(crate) fn data(&mut self) -> Result<Vec<u8>, Fault> {
-        Ok(self.data_mut()?.to_vec())
-    }
-
-    /// The whole tuple.
-    pub(crate) fn whole(&self) -> &[u8] {
-        &self.page.bytes()[self.at..self.at + self.bytes]
+        Ok((whole, data_at))
     }
 }
 
-/// A tuple that a record brings: its three header fields, and what follows the fixed header.
-pub(crate) struct NewTuple<'a> {
+/// The header of a tuple that a record brings.
+pub(crate) struct NewHeader {
     pub(crate) infomask2: u16,
     pub(crate) infomask: u16,
     pub(crate) header_bytes: u8,
     pub(crate) xmin: u32,
     pub(crate) xmax: u32,
     pub(crate) ctid: TupleId,
-    pub(crate) data: &'a [u8],
 }
 
-impl NewTuple<'_> {
+impl NewHeader {
     /// As it stands on a page, with the first command id.
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut tuple = vec![0; HEADER_BYTES];
-        tuple[XMIN_AT..XMIN_AT + 4].copy_from_slice(&self.xmin.to_le_bytes());
-        tuple[XMAX_AT..XMAX_AT + 4].copy_from_slice(&self.xmax.to_le_bytes());
-        tuple[CTID_AT..CTID_AT + 6].copy_from_slice(&self.ctid.encode());
-        tuple[INFOMASK2_AT..INFOMASK2_AT + 2].copy_from_slice(&self.infomask2.to_le_bytes());
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[XMIN_AT..XMIN_AT + 4].copy_from_slice(&self.xmin.to_le_bytes());
+        header[XMAX_AT..XMAX_AT + 4].copy_from_slice(&self.xmax.to_le_bytes());
+        header[CTID_AT..CTID_AT + 6].copy_from_slice(&self.ctid.encode());
+        header[INFOMASK2_AT..INFOMASK2_AT + 2].copy_from_slice(&self.infomask2.to_le_bytes());
         let infomask = self.infomask & !COMBO_COMMAND;
-        tuple[INFOMASK_AT..INFOMASK_AT + 2].copy_from_slice(&infomask.to_le_bytes());
-        tuple[HOFF_AT] = self.header_bytes;
-        tuple.extend_from_slice(self.data);
-        tuple
+        header[INFOMASK_AT..INFOMASK_AT + 2].copy_from_slice(&infomask.to_le_bytes());
+        header[HOFF_AT] = self.header_bytes;
+        header
+    }
+
+    /// Adds a tuple of this header, behind which comes `data`.
+    pub(crate) fn add_to(&self, page: &mut PageMut<'_>, data: &[u8]) -> Applied {
+        let at = page.add_room(HEADER_BYTES + data.len(), self.ctid.number, true)?;
+        let tuple = &mut page.bytes_mut()[at..at + HEADER_BYTES + data.len()];
+        tuple[..HEADER_BYTES].copy_from_slice(&self.encode());
+        tuple[HEADER_BYTES..].copy_from_slice(data);
+        Ok(())
     }
 }

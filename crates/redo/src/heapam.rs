@@ -1,11 +1,13 @@
 //! The heap. Follows `heap_redo` and `heap2_redo` in `access/heap/heapam.c`.
 
-use units::{Lsn, PAGE_BYTES};
+use std::ops::Range;
+
+use units::Lsn;
 use wal::{BlockReference, DecodedRecord};
 
 use crate::bufpage::{DEAD, PageMut, Pointer, State, UNUSED};
 use crate::fault::{Applied, Fault, slice_at, u8_at, u16_at, u16s_at, u32_at};
-use crate::heap_tuple::{NewTuple, Tuple, TupleId};
+use crate::heap_tuple::{HEADER_BYTES, NewHeader, Tuple, TupleId};
 use crate::maps;
 
 /// `SizeOfHeapHeader`: infomask2, infomask, hoff.
@@ -74,7 +76,7 @@ fn insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut Pag
         page.init(0);
     }
     let (infomask2, infomask, header_bytes, data) = new_tuple(block.data)?;
-    let tuple = NewTuple {
+    let header = NewHeader {
         infomask2,
         infomask,
         header_bytes,
@@ -84,9 +86,8 @@ fn insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut Pag
             block: block.key.block,
             number,
         },
-        data,
     };
-    page.add_item(&tuple.encode(), number, true)?;
+    header.add_to(page, data)?;
     if flags & ALL_VISIBLE_CLEARED != 0 {
         page.set_all_visible(false);
     }
@@ -110,7 +111,7 @@ fn multi_insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &m
         at = at.next_multiple_of(2);
         let bytes = usize::from(u16_at(block.data, at)?);
         let data = slice_at(block.data, at + MULTI_TUPLE_HEADER_BYTES, bytes)?;
-        let new = NewTuple {
+        let header = NewHeader {
             infomask2: u16_at(block.data, at + 2)?,
             infomask: u16_at(block.data, at + 4)?,
             header_bytes: u8_at(block.data, at + 6)?,
@@ -120,9 +121,8 @@ fn multi_insert(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &m
                 block: block.key.block,
                 number,
             },
-            data,
         };
-        page.add_item(&new.encode(), number, true)?;
+        header.add_to(page, data)?;
         at += MULTI_TUPLE_HEADER_BYTES + bytes;
     }
     if at != block.data.len() {
@@ -171,13 +171,13 @@ fn delete(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut Pag
 const PREFIX_FROM_OLD: u8 = 1 << 5;
 const SUFFIX_FROM_OLD: u8 = 1 << 6;
 
-/// What a new version takes over from the old one on the same page; empty if it takes nothing.
+/// Where on the page the old version lies, from which a new one may take its ends; nowhere if it takes nothing.
 #[derive(Default)]
 struct OldVersion {
     /// The whole tuple.
-    whole: Vec<u8>,
+    whole: Range<usize>,
     /// What follows its header.
-    data: Vec<u8>,
+    data_at: usize,
 }
 
 /// `heap_xlog_update`: the page is the new version's, the old one's, or both.
@@ -218,8 +218,7 @@ fn update_old_version(
     tuple.set_ctid(new_id);
     let mut old = OldVersion::default();
     if flags & (PREFIX_FROM_OLD | SUFFIX_FROM_OLD) != 0 {
-        old.data = tuple.data()?;
-        old.whole = tuple.whole().to_vec();
+        (old.whole, old.data_at) = tuple.place()?;
     }
     page.set_prunable(record.header.transaction);
     if flags & ALL_VISIBLE_CLEARED != 0 {
@@ -252,50 +251,65 @@ fn add_new_version(
         .get(at..)
         .ok_or(Fault::Mismatch("the record's tuple is too short"))?;
     let (infomask2, infomask, header_bytes, own) = new_tuple(tuple)?;
-    let data = new_version_data(own, header_bytes, old, prefix, suffix)?;
-    let tuple = NewTuple {
+    let header = NewHeader {
         infomask2,
         infomask,
         header_bytes,
         xmin: record.header.transaction,
         xmax: u32_at(record.data, 8)?,
         ctid: new_id,
-        data: &data,
     };
-    page.add_item(&tuple.encode(), new_id.number, true)?;
+    // The null bitmap and what fills it up come from the record; the prefix stands behind them.
+    let bitmap = if prefix == 0 {
+        own.len()
+    } else {
+        usize::from(header_bytes)
+            .checked_sub(HEADER_BYTES)
+            .filter(|bitmap| *bitmap <= own.len())
+            .ok_or(Fault::Mismatch("the record's tuple is too short"))?
+    };
+    let (bitmap, own) = own.split_at(bitmap);
+    let prefix = old.data_at..old.data_at + prefix;
+    let suffix = old.whole.end.checked_sub(suffix).filter(|at| old.whole.start <= *at);
+    let (Some(suffix_at), true) = (suffix, prefix.end <= old.whole.end) else {
+        return Err(Fault::Mismatch(
+            "the old version is shorter than what the new one takes from it",
+        ));
+    };
+    let suffix = suffix_at..old.whole.end;
+    let bytes = HEADER_BYTES + bitmap.len() + prefix.len() + own.len() + suffix.len();
+    let at = page.add_room(bytes, new_id.number, true)?;
+    let page_bytes = page.bytes_mut();
+    let mut at = at;
+    let mut add = |part: Part<'_>| {
+        let end = match part {
+            Part::New(bytes) => {
+                page_bytes[at..at + bytes.len()].copy_from_slice(bytes);
+                at + bytes.len()
+            }
+            Part::Old(from) => {
+                let end = at + from.len();
+                page_bytes.copy_within(from, at);
+                end
+            }
+        };
+        at = end;
+    };
+    add(Part::New(&header.encode()));
+    add(Part::New(bitmap));
+    add(Part::Old(prefix));
+    add(Part::New(own));
+    add(Part::Old(suffix));
     if flags & NEW_ALL_VISIBLE_CLEARED != 0 {
         page.set_all_visible(false);
     }
     Ok(())
 }
 
-/// Null bitmap, prefix of the old version, what the record itself has, suffix of the old version.
-fn new_version_data(
-    own: &[u8],
-    header_bytes: u8,
-    old: &OldVersion,
-    prefix: usize,
-    suffix: usize,
-) -> Result<Vec<u8>, Fault> {
-    let short = Fault::Mismatch("the old version is shorter than what the new one takes from it");
-    let mut data = Vec::with_capacity(own.len() + prefix + suffix);
-    if prefix == 0 {
-        data.extend_from_slice(own);
-    } else {
-        // The null bitmap and what fills it up come from the record; the prefix stands behind them.
-        let bitmap = usize::from(header_bytes).checked_sub(crate::heap_tuple::HEADER_BYTES);
-        let bitmap = bitmap.filter(|bitmap| *bitmap <= own.len());
-        let (bitmap, own) = own.split_at(bitmap.ok_or(Fault::Mismatch("the record's tuple is too short"))?);
-        data.extend_from_slice(bitmap);
-        data.extend_from_slice(old.data.get(..prefix).ok_or(short)?);
-        data.extend_from_slice(own);
-    }
-    let suffix_at = old.whole.len().checked_sub(suffix).ok_or(short)?;
-    data.extend_from_slice(&old.whole[suffix_at..]);
-    if PAGE_BYTES < data.len() {
-        return Err(Fault::Mismatch("the new version is longer than a page"));
-    }
-    Ok(data)
+/// A piece of a new version: from the record, or from the old version on the same page.
+enum Part<'a> {
+    New(&'a [u8]),
+    Old(Range<usize>),
 }
 
 /// `heap_xlog_confirm`.
@@ -350,27 +364,25 @@ fn prune(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut Page
     page.check()?;
     let redirected = usize::from(u16_at(record.data, 4)?);
     let dead = usize::from(u16_at(record.data, 6)?);
-    let numbers: Vec<u16> = u16s_at(block.data, 0, block.data.len() / 2)?.collect();
-    let (redirects, rest) = numbers
-        .split_at_checked(2 * redirected)
-        .ok_or(Fault::Mismatch("the record is too short"))?;
-    let (dead, unused) = rest
-        .split_at_checked(dead)
-        .ok_or(Fault::Mismatch("the record is too short"))?;
-    for pair in redirects.chunks_exact(2) {
-        page.pointer(pair[0])?;
+    let mut numbers = u16s_at(block.data, 0, block.data.len() / 2)?;
+    if numbers.len() < 2 * redirected + dead {
+        return Err(Fault::Mismatch("the record is too short"));
+    }
+    for _ in 0..redirected {
+        let (Some(number), Some(target)) = (numbers.next(), numbers.next()) else {
+            break;
+        };
+        page.pointer(number)?;
         let redirect = Pointer {
-            offset: usize::from(pair[1]) & 0x7FFF,
+            offset: usize::from(target) & 0x7FFF,
             state: State::Redirect,
             bytes: 0,
         };
-        page.set_pointer(pair[0], redirect);
+        page.set_pointer(number, redirect);
     }
-    for (numbers, pointer) in [(dead, DEAD), (unused, UNUSED)] {
-        for number in numbers {
-            page.pointer(*number)?;
-            page.set_pointer(*number, pointer);
-        }
+    for (at, number) in numbers.enumerate() {
+        page.pointer(number)?;
+        page.set_pointer(number, if at < dead { DEAD } else { UNUSED });
     }
     page.repair_fragmentation()
 }

@@ -15,11 +15,19 @@ pub struct ImageError;
 
 /// The page in an image, as it was logged.
 pub fn restore(image: &BlockImage<'_>) -> Result<Page, ImageError> {
-    let bytes = PAGE_BYTES
-        .checked_sub(usize::from(image.hole_bytes))
-        .ok_or(ImageError)?;
-    let mut unpacked = [0; PAGE_BYTES];
-    let unpacked = &mut unpacked[..bytes];
+    let mut page = Page::zeroed();
+    unpack(image, page.bytes_mut())?;
+    Ok(page)
+}
+
+/// Unpacks to the head of the page, then moves what stands behind the hole to its end.
+fn unpack(image: &BlockImage<'_>, page: &mut [u8; PAGE_BYTES]) -> Result<(), ImageError> {
+    let (hole, hole_bytes) = (usize::from(image.hole_offset), usize::from(image.hole_bytes));
+    let bytes = PAGE_BYTES.checked_sub(hole_bytes).ok_or(ImageError)?;
+    if bytes < hole {
+        return Err(ImageError);
+    }
+    let unpacked = &mut page[..bytes];
     match image.compression {
         Compression::None => {
             if image.bytes.len() != bytes {
@@ -39,21 +47,17 @@ pub fn restore(image: &BlockImage<'_>) -> Result<Page, ImageError> {
             decoder.read_exact(unpacked).map_err(|_| ImageError)?;
         }
     }
-    let hole = usize::from(image.hole_offset);
-    if bytes < hole {
-        return Err(ImageError);
+    if hole_bytes != 0 {
+        page.copy_within(hole..bytes, hole + hole_bytes);
+        page[hole..hole + hole_bytes].fill(0);
     }
-    let mut page = Page::zeroed();
-    page.bytes_mut()[..hole].copy_from_slice(&unpacked[..hole]);
-    page.bytes_mut()[hole + usize::from(image.hole_bytes)..].copy_from_slice(&unpacked[hole..]);
-    Ok(page)
+    Ok(())
 }
 
 /// The image becomes the page; its LSN becomes the record's, unless it is a page of zeros
 /// (`XLogReadBufferForRedoExtended`).
 pub(crate) fn apply(image: &BlockImage<'_>, end: Lsn, page: &mut PageMut<'_>) -> Applied {
-    let restored = restore(image).map_err(|_| Fault::Mismatch("its page image does not unpack to a page"))?;
-    page.bytes_mut().copy_from_slice(restored.bytes());
+    unpack(image, page.bytes_mut()).map_err(|_| Fault::Mismatch("its page image does not unpack to a page"))?;
     if !page.is_new() {
         page.set_lsn(end);
     }

@@ -29,6 +29,7 @@ pub mod mask;
 mod multixact;
 mod nbtree;
 mod nbtree_tuple;
+mod numbers;
 mod sequence;
 mod spgist;
 mod spgutils;

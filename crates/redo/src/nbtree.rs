@@ -1,11 +1,12 @@
 //! Btrees. Follows `btree_redo` in `access/nbtree/nbtxlog.c`.
 
-use units::{Lsn, PAGE_BYTES, Page};
+use units::{Lsn, PAGE_BYTES};
 use wal::{BlockReference, DecodedRecord};
 
 use crate::bufpage::{HEADER_BYTES, PageMut, aligned};
 use crate::fault::{Applied, Fault, slice_at, u16_at, u16s_at, u32_at};
-use crate::nbtree_tuple::IndexTuple;
+use crate::nbtree_tuple::{IndexTuple, NewTuple, TupleIds};
+use crate::numbers::Numbers;
 
 /// `sizeof(BTPageOpaqueData)`, and what stands in it.
 const OPAQUE_BYTES: usize = 16;
@@ -133,7 +134,7 @@ fn insert_into_posting(record: &DecodedRecord<'_>, block: &BlockReference<'_>, p
     page.opaque(0)?;
     let number = u16_at(record.data, 0)?;
     let at = u16_at(block.data, 0)?;
-    let mut new = IndexTuple::at_head(slice_at(block.data, 2, block.data.len() - 2)?)?;
+    let mut new = NewTuple::of(IndexTuple::at_head(slice_at(block.data, 2, block.data.len() - 2)?)?.bytes())?;
     let before = number
         .checked_sub(1)
         .ok_or(Fault::Mismatch("nothing stands before the new tuple"))?;
@@ -166,20 +167,24 @@ fn meta(block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
 
 /// `_bt_restore_page`: tuples of the record in the order in which they lie on the page, the last item first.
 fn restore_items(page: &mut PageMut<'_>, data: &[u8]) -> Applied {
-    let mut items = Vec::new();
-    let mut rest = data;
-    while !rest.is_empty() {
-        let tuple = IndexTuple::at_head(rest)?;
-        let (item, left) = rest
-            .split_at_checked(aligned(tuple.bytes().len()))
-            .ok_or(Fault::Mismatch("an index tuple is shorter than it says"))?;
-        items.push(item);
-        rest = left;
+    let mut starts = Numbers::default();
+    let mut at = 0;
+    while at < data.len() {
+        let tuple = IndexTuple::at_head(&data[at..])?;
+        // Block data is never as long as 64 KiB.
+        starts.push(at as u16)?;
+        at += aligned(tuple.bytes().len());
     }
-    let items = items.iter().rev().zip(1..);
-    items
-        .into_iter()
-        .try_for_each(|(item, number)| page.add_item(item, number, false))
+    if at != data.len() {
+        return Err(Fault::Mismatch("an index tuple is shorter than it says"));
+    }
+    let mut end = at;
+    for (start, number) in starts.iter().rev().zip(1..) {
+        let start = usize::from(*start);
+        page.add_item(&data[start..end], number, false)?;
+        end = start;
+    }
+    Ok(())
 }
 
 /// `btree_xlog_split`: the new right page.
@@ -210,9 +215,9 @@ fn split_left(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut
     let mut new = None;
     let mut posting = None;
     if new_on_left || posting_at != 0 {
-        let mut tuple = IndexTuple::at_head(rest)?;
-        let whole = aligned(tuple.bytes().len());
-        let logged = slice_at(rest, 0, whole)?.to_vec();
+        let logged = IndexTuple::at_head(rest)?;
+        let whole = aligned(logged.bytes().len());
+        let mut tuple = NewTuple::of(slice_at(rest, 0, whole)?)?;
         rest = &rest[whole..];
         if posting_at != 0 {
             let before = new_number
@@ -221,14 +226,12 @@ fn split_left(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut
             let list = IndexTuple::at_head(page.item(before)?)?.swap(&mut tuple, posting_at)?;
             posting = Some((before, list));
         }
-        let mut item = logged;
-        item[..tuple.bytes().len()].copy_from_slice(tuple.bytes());
-        new = Some(item);
+        new = Some(tuple);
     }
     let new = new.filter(|_| new_on_left);
     let first = page.first_data_key()?;
-    let mut scratch = Page::zeroed();
-    let mut left = PageMut::new(&mut scratch);
+    let mut scratch = [0; PAGE_BYTES];
+    let mut left = PageMut::over(&mut scratch);
     left.init(OPAQUE_BYTES);
     left.add_item(rest, HIGH_KEY, false)?;
     let mut number = HIGH_KEY + 1;
@@ -239,12 +242,10 @@ fn split_left(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut
     for old in first..first_right {
         match (&posting, &new) {
             (Some((replaced, list)), _) if *replaced == old => {
-                let mut item = list.bytes().to_vec();
-                item.resize(aligned(item.len()), 0);
-                add(&mut left, &item)?;
+                add(&mut left, list.padded())?;
                 continue;
             }
-            (_, Some(item)) if new_number == old => add(&mut left, item)?,
+            (_, Some(item)) if new_number == old => add(&mut left, item.bytes())?,
             _ => {}
         }
         add(&mut left, page.item(old)?)?;
@@ -252,12 +253,11 @@ fn split_left(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut
     if let Some(item) = &new
         && first_right <= new_number
     {
-        add(&mut left, item)?;
+        add(&mut left, item.bytes())?;
     }
     let opaque = page.opaque(0)?;
-    let special = page.bytes()[opaque..].to_vec();
-    left.bytes_mut()[opaque..].copy_from_slice(&special);
-    page.bytes_mut().copy_from_slice(scratch.bytes());
+    left.bytes_mut()[opaque..].copy_from_slice(&page.bytes()[opaque..]);
+    *page.bytes_mut() = scratch;
     page.set_u16(opaque + FLAGS_AT, INCOMPLETE_SPLIT | if level == 0 { LEAF } else { 0 });
     page.set_u32(opaque + NEXT_AT, right.key.block);
     page.set_u16(opaque + CYCLE_AT, 0);
@@ -267,12 +267,12 @@ fn split_left(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut
 /// `btree_xlog_dedup`: runs of equal tuples become posting lists.
 fn deduplicate(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
     let count = usize::from(u16_at(record.data, 0)?);
-    let numbers: Vec<u16> = u16s_at(block.data, 0, 2 * count)?.collect();
-    let mut intervals = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).peekable();
+    let mut numbers = u16s_at(block.data, 0, 2 * count)?;
+    let mut intervals = std::iter::from_fn(|| Some((numbers.next()?, numbers.next()?))).peekable();
     let first = page.first_data_key()?;
     let opaque = page.opaque(0)?;
-    let mut scratch = Page::zeroed();
-    let mut fresh = PageMut::new(&mut scratch);
+    let mut scratch = [0; PAGE_BYTES];
+    let mut fresh = PageMut::over(&mut scratch);
     fresh.init(OPAQUE_BYTES);
     let mut to = 1;
     for number in 1..first {
@@ -287,13 +287,14 @@ fn deduplicate(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mu
             .next_if(|(at, _)| *at == number)
             .map_or(1, |(_, items)| items.max(1));
         if items == 1 {
-            let mut item = base.bytes().to_vec();
-            item.resize(aligned(item.len()), 0);
-            fresh.add_item(&item, to, false)?;
+            let (bytes, whole) = (base.bytes().len(), aligned(base.bytes().len()));
+            let at = fresh.add_room(whole, to, false)?;
+            fresh.bytes_mut()[at..at + bytes].copy_from_slice(base.bytes());
+            fresh.bytes_mut()[at + bytes..at + whole].fill(0);
         } else {
-            let mut ids = Vec::new();
+            let mut ids = TupleIds::default();
             for merged in number..number.saturating_add(items) {
-                ids.extend(IndexTuple::at_head(page.item(merged)?)?.tuple_ids()?);
+                ids.add(IndexTuple::at_head(page.item(merged)?)?.tuple_ids()?)?;
             }
             fresh.add_item(base.with_tuple_ids(&ids)?.bytes(), to, false)?;
         }
@@ -303,9 +304,8 @@ fn deduplicate(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mu
     if intervals.next().is_some() {
         return Err(Fault::Mismatch("intervals to merge are not on the page"));
     }
-    let special = page.bytes()[opaque..].to_vec();
-    fresh.bytes_mut()[opaque..].copy_from_slice(&special);
-    page.bytes_mut().copy_from_slice(scratch.bytes());
+    fresh.bytes_mut()[opaque..].copy_from_slice(&page.bytes()[opaque..]);
+    *page.bytes_mut() = scratch;
     page.change_flags(HAS_GARBAGE, 0)
 }
 
@@ -314,16 +314,14 @@ fn deduplicate(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mu
 fn delete(block: &BlockReference<'_>, page: &mut PageMut<'_>, deleted: u16, updated: u16) -> Applied {
     let (deleted, updated) = (usize::from(deleted), usize::from(updated));
     page.opaque(0)?;
-    let gone: Vec<u16> = u16s_at(block.data, 0, deleted)?.collect();
-    let changed: Vec<u16> = u16s_at(block.data, 2 * deleted, updated)?.collect();
+    let gone = Numbers::of(u16s_at(block.data, 0, deleted)?)?;
+    let changed = u16s_at(block.data, 2 * deleted, updated)?;
     let mut at = 2 * (deleted + updated);
     for number in changed {
         let count = usize::from(u16_at(block.data, at)?);
         let ids = u16s_at(block.data, at + 2, count)?;
         let shorter = IndexTuple::at_head(page.item(number)?)?.without(ids)?;
-        let mut item = shorter.bytes().to_vec();
-        item.resize(aligned(item.len()), 0);
-        page.overwrite_index_tuple(number, &item)?;
+        page.overwrite_index_tuple(number, shorter.padded())?;
         at += 2 + 2 * count;
     }
     page.delete_index_tuples(&gone)?;
@@ -338,7 +336,7 @@ fn half_dead(page: &mut PageMut<'_>, previous: u32, next: u32, top_parent: u32) 
         level: 0,
         flags: HALF_DEAD | LEAF,
     });
-    page.add_item(IndexTuple::top_parent(top_parent).bytes(), HIGH_KEY, false)
+    page.add_item(NewTuple::top_parent(top_parent).bytes(), HIGH_KEY, false)
 }
 
 /// `btree_xlog_mark_page_halfdead`: the parent's downlink to the leaf leads to the right sibling from now on.
@@ -349,7 +347,7 @@ fn half_dead_parent(page: &mut PageMut<'_>, number: u16) -> Applied {
         .ok_or(Fault::Mismatch("the page has no such line pointer"))?;
     let right = IndexTuple::at_head(page.item(next)?)?.block();
     let place = page.stored(number)?;
-    let mut downlink = IndexTuple::at_head(page.item(number)?)?;
+    let mut downlink = NewTuple::of(IndexTuple::at_head(page.item(number)?)?.bytes())?;
     downlink.set_block(right);
     page.bytes_mut()[place.offset..place.offset + downlink.bytes().len()].copy_from_slice(downlink.bytes());
     page.delete_index_tuple(next)

@@ -17,8 +17,10 @@ pub(crate) struct LastPage {
     bytes: Vec<u8>,
     /// The end of the last whole record.
     record_end: Lsn,
-    /// The page of `record_end`, up to there, if the stream is on a later page by now.
-    passed: Option<(Lsn, Vec<u8>)>,
+    /// Where the page of `record_end` begins, if the stream is on a later page by now.
+    passed: Option<Lsn>,
+    /// That page, up to `record_end`.
+    passed_bytes: Vec<u8>,
 }
 
 impl LastPage {
@@ -28,10 +30,12 @@ impl LastPage {
             bytes: Vec::new(),
             record_end: start,
             passed: None,
+            passed_bytes: Vec::new(),
         }
     }
 
     /// The stream goes on by these bytes.
+    #[inline]
     pub(crate) fn pass(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let at = self.start.advanced_by(self.bytes.len() as u64);
@@ -47,7 +51,9 @@ impl LastPage {
 
     fn turn(&mut self, page: Lsn) {
         if let Some(length) = self.known_bytes() {
-            self.passed = Some((self.start, self.bytes[..length].to_vec()));
+            self.passed = Some(self.start);
+            std::mem::swap(&mut self.passed_bytes, &mut self.bytes);
+            self.passed_bytes.truncate(length);
         }
         self.start = page;
         self.bytes.clear();
@@ -75,8 +81,8 @@ impl LastPage {
         if self.record_end.raw().is_multiple_of(WAL_PAGE_BYTES) {
             return (self.record_end, Vec::new());
         }
-        if let Some(passed) = &self.passed {
-            return passed.clone();
+        if let Some(start) = self.passed {
+            return (start, self.passed_bytes.clone());
         }
         let Some(length) = self.record_end.bytes_since(self.start) else {
             return (self.record_end, Vec::new());

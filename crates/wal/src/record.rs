@@ -46,6 +46,7 @@ pub struct RecordHeader {
 
 impl RecordHeader {
     /// The header of `record`; `None` if it is shorter than one.
+    #[inline]
     pub fn decode(record: &[u8]) -> Option<RecordHeader> {
         let header: &[u8; RECORD_HEADER_BYTES] = record.first_chunk()?;
         let u32_at = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);

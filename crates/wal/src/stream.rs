@@ -71,11 +71,15 @@ pub enum StreamError {
     },
 }
 
-/// Splits a stream of log into records. Memory: the record being assembled, and what was pushed and not yet taken.
+/// Splits a stream of log into records. Memory: the record being assembled, and what was pushed and not yet taken. Records
+/// are handed out in the buffers in which they came; these are used again once all of their records are dropped, so that a
+/// stream whose records are taken one by one allocates nothing.
 #[derive(Debug)]
 pub struct StreamDecoder {
     wal_file_bytes: u64,
     input: BytesMut,
+    /// Records that came in more than one piece: the one being assembled, and room for the next.
+    assembled: BytesMut,
     /// Where `input` begins.
     at: Lsn,
     previous_start: Option<Lsn>,
@@ -91,12 +95,8 @@ pub struct StreamDecoder {
 enum State {
     /// Before a record, after `end` of the one before.
     Between,
-    /// In the middle of one.
-    Inside {
-        start: Lsn,
-        expected: u32,
-        record: BytesMut,
-    },
+    /// In the middle of one, of which `StreamDecoder::assembled` has the first bytes.
+    Inside { start: Lsn, expected: u32 },
     /// In the padding after a switch record, which extends to the end of the file.
     Padding { until: Lsn },
 }
@@ -113,6 +113,7 @@ impl StreamDecoder {
         StreamDecoder {
             wal_file_bytes,
             input: BytesMut::new(),
+            assembled: BytesMut::new(),
             at: start,
             previous_start,
             state: State::Between,
@@ -174,12 +175,7 @@ impl StreamDecoder {
 
     /// Bytes that were pushed and belong to no yielded record yet.
     pub fn pending_bytes(&self) -> usize {
-        let assembled = if let State::Inside { record, .. } = &self.state {
-            record.len()
-        } else {
-            0
-        };
-        self.input.len() + assembled
+        self.input.len() + self.assembled.len()
     }
 
     /// The next whole record, or `None` until more is pushed. An error is final: every later call returns it again.
@@ -201,10 +197,14 @@ impl StreamDecoder {
             if self.at.raw().is_multiple_of(WAL_PAGE_BYTES) && !self.pass_page_header()? {
                 return Ok(None);
             }
-            if matches!(self.state, State::Between) && !self.begin_record()? {
-                return Ok(None);
-            }
-            if let Some((start, bytes)) = self.assemble()? {
+            let (start, expected) = match self.state {
+                State::Inside { start, expected } => (start, expected),
+                _ => match self.begin_record()? {
+                    Some(expected) => (self.at, expected),
+                    None => return Ok(None),
+                },
+            };
+            if let Some(bytes) = self.assemble(start, expected)? {
                 return self.finish(start, bytes).map(Some);
             }
             if self.input.is_empty() {
@@ -226,15 +226,15 @@ impl StreamDecoder {
         true
     }
 
-    /// Reads a record's length. `false`: it is not here yet.
-    fn begin_record(&mut self) -> Result<bool, StreamError> {
+    /// Reads a record's length; `None`: it is not here yet.
+    fn begin_record(&self) -> Result<Option<u32>, StreamError> {
         let malformed = |what| StreamError::Record { at: self.at, what };
         // A record begins at a multiple of eight, so its length never crosses a page.
         if !self.at.raw().is_multiple_of(8) {
             return Err(malformed("does not begin at a multiple of eight"));
         }
         let Some(length) = self.input.first_chunk() else {
-            return Ok(false);
+            return Ok(None);
         };
         let expected = u32::from_le_bytes(*length);
         if (expected as usize) < RECORD_HEADER_BYTES {
@@ -243,43 +243,51 @@ impl StreamDecoder {
         if RECORD_BYTES_MAX < expected {
             return Err(malformed("is longer than a record can be"));
         }
-        self.state = State::Inside {
-            start: self.at,
-            expected,
-            record: BytesMut::new(),
-        };
-        Ok(true)
+        Ok(Some(expected))
     }
 
-    /// Adds what this page has of the record; its start and its bytes once they are whole.
-    fn assemble(&mut self) -> Result<Option<(Lsn, Bytes)>, StreamError> {
-        let State::Inside {
-            start,
-            expected,
-            record,
-        } = &mut self.state
-        else {
-            return Ok(None);
-        };
+    /// Takes what this page has of the record that begins at `start`; its bytes once they are whole.
+    fn assemble(&mut self, start: Lsn, expected: u32) -> Result<Option<Bytes>, StreamError> {
         let room = (WAL_PAGE_BYTES - self.at.raw() % WAL_PAGE_BYTES) as usize;
-        let missing = *expected as usize - record.len();
+        let before = self.assembled.len();
+        let missing = expected as usize - before;
         let take = missing.min(room).min(self.input.len());
-        let had_header = RECORD_HEADER_BYTES <= record.len();
-        self.last_page.pass(&self.input[..take]);
-        if record.is_empty() && take == missing {
-            *record = self.input.split_to(take);
+        let is_whole = take == missing;
+        // The padding to the next multiple of eight never crosses a page. If it is not here yet, it is skipped later.
+        let end = self.at.raw() + take as u64;
+        let padding = (end.next_multiple_of(8) - end) as usize;
+        let padding = if is_whole && take + padding <= self.input.len() {
+            padding
         } else {
-            record.extend_from_slice(&self.input[..take]);
-            self.input.advance(take);
+            0
+        };
+        self.last_page.pass(&self.input[..take + padding]);
+        self.at = self.at.advanced_by((take + padding) as u64);
+        if before == 0 && is_whole {
+            let record = self.input.split_to(take).freeze();
+            self.input.advance(padding);
+            return Ok(Some(record));
         }
-        self.at = self.at.advanced_by(take as u64);
-        let start = *start;
+        self.assembled.extend_from_slice(&self.input[..take]);
+        self.input.advance(take + padding);
+        self.state = State::Inside { start, expected };
         // Before a wrong length makes us wait for a gigabyte.
-        if !had_header && let Some(header) = RecordHeader::decode(record) {
+        if before < RECORD_HEADER_BYTES
+            && let Some(header) = RecordHeader::decode(&self.assembled)
+        {
             check_previous(self.previous_start, start, &header)?;
         }
-        let is_whole = take == missing;
-        Ok(is_whole.then(|| (start, std::mem::take(record).freeze())))
+        Ok(is_whole.then(|| self.take_assembled()))
+    }
+
+    /// The assembled record. Its buffer is kept for the next ones, unless a record was so long that others would waste it.
+    fn take_assembled(&mut self) -> Bytes {
+        const KEPT_BYTES_MAX: usize = 1 << 20;
+        if KEPT_BYTES_MAX < self.assembled.len() {
+            std::mem::take(&mut self.assembled).freeze()
+        } else {
+            self.assembled.split().freeze()
+        }
     }
 
     fn finish(&mut self, start: Lsn, bytes: Bytes) -> Result<Record, StreamError> {
@@ -288,6 +296,7 @@ impl StreamDecoder {
             what: "is shorter than a record's header",
         };
         let header = RecordHeader::decode(&bytes).ok_or(malformed)?;
+        check_previous(self.previous_start, start, &header)?;
         let computed = record_checksum(&bytes);
         if computed != header.checksum {
             return Err(StreamError::Checksum {
@@ -297,7 +306,6 @@ impl StreamDecoder {
             });
         }
         self.previous_start = Some(start);
-        // The padding to the next multiple of eight never crosses a page; it is skipped when it arrives.
         let mut end = self.at.raw().next_multiple_of(8);
         if header.is_switch() {
             end = end.next_multiple_of(self.wal_file_bytes);
@@ -335,10 +343,11 @@ impl StreamDecoder {
         if header.flags & page_flag::FIRST_IS_OVERWRITTEN_CONTINUATION != 0 {
             // The record that should go on here was never finished; PostgreSQL wrote others over its rest.
             self.state = State::Between;
+            self.assembled.clear();
         } else {
-            match &self.state {
-                State::Inside { expected, record, .. } => {
-                    let left = u64::from(*expected) - record.len() as u64;
+            match self.state {
+                State::Inside { expected, .. } => {
+                    let left = u64::from(expected) - self.assembled.len() as u64;
                     if !continues {
                         return Err(wrong("a record should go on here, but the page does not say so"));
                     }
