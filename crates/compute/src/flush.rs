@@ -3,6 +3,7 @@
 //! Invariants:
 //! - A flush ends at a record's end, or holds nothing but a piece of one record: its boundary is then the record end before.
 //! - Marks and catalog entries of a flush are as of its boundary, in the order of the log.
+//! - No byte of a record leaves that no storage node could redo: an extension's own, or of a later release.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,17 +11,18 @@ use std::rc::Rc;
 use bytes::Bytes;
 use units::Lsn;
 use volume::FlushParts;
-use wal::{DecodedRecord, Marks, Record, StreamDecoder, StreamError};
+use wal::{DecodedRecord, Marks, Record, RecordHeader, StreamDecoder, StreamError};
 use wire_format::{CatalogEntry, Item};
 
 use crate::catalog::Catalog;
 
-/// WAL that is not what it should be: PostgreSQL and this build do not understand each other.
+/// WAL that is not what it should be: PostgreSQL and this build do not understand each other. Nothing of it is shipped, so no
+/// commit behind it is ever acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FlushError {
     #[error("the log cannot be read: {0}")]
     Stream(#[from] StreamError),
-    #[error("the record ending at {end} cannot be read: {what}")]
+    #[error("the record ending at {end} cannot be kept: {what}")]
     Record { end: Lsn, what: String },
 }
 
@@ -74,6 +76,7 @@ impl FlushBuilder {
                 break;
             };
             if self.flush_bytes_max < record.bytes.len() {
+                check_kind(&record)?;
                 self.long = Some((record, 0));
                 // What came before it is a flush of its own.
                 return if self.items.is_empty() {
@@ -98,13 +101,14 @@ impl FlushBuilder {
     }
 
     fn pass(&mut self, record: &Record) -> Result<(), FlushError> {
-        let end = record.end;
-        let unreadable = |what: String| FlushError::Record { end, what };
+        let unreadable = |what| unreadable(record, what);
         let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| unreadable(error.to_string()))?;
         let mut changes = Vec::new();
         wal::state_changes(&decoded, &mut changes).map_err(|error| unreadable(error.to_string()))?;
-        self.catalog.borrow_mut().apply_all(&changes, end, &mut self.entries);
-        let passed = self.marks.advance(&decoded, record.start, end);
+        self.catalog
+            .borrow_mut()
+            .apply_all(&changes, record.end, &mut self.entries);
+        let passed = self.marks.advance(&decoded, record.start, record.end);
         passed.map_err(|error| unreadable(error.to_string()))
     }
 
@@ -142,5 +146,82 @@ impl FlushBuilder {
             self.long = Some((record, next));
         }
         Ok(self.take(end, written_at_us))
+    }
+}
+
+fn unreadable(record: &Record, what: String) -> FlushError {
+    FlushError::Record { end: record.end, what }
+}
+
+/// Before the first piece of a long record leaves, whose inside is looked at with the last.
+fn check_kind(record: &Record) -> Result<(), FlushError> {
+    let header = RecordHeader::decode(&record.bytes);
+    let header = header.ok_or_else(|| unreadable(record, "it is shorter than a header".to_owned()))?;
+    header
+        .kind()
+        .map(drop)
+        .map_err(|error| unreadable(record, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use wal::{PageWriter, encode_record, record_start, resource_manager};
+
+    use super::*;
+
+    const WAL_FILE_BYTES: u64 = 1 << 20;
+    const FLUSH_BYTES_MAX: usize = 4096;
+
+    /// A builder that was given two messages of so many bytes, the second one's of this resource manager.
+    fn given(manager: u8, data_bytes: usize) -> (FlushBuilder, Lsn) {
+        let begin = Lsn::from_raw(3 * WAL_FILE_BYTES);
+        let marks = Marks {
+            end: begin,
+            last_record: Lsn::from_raw(begin.raw() - 64),
+            ..Marks::default()
+        };
+        let mut flushes = FlushBuilder::new(marks, Rc::default(), WAL_FILE_BYTES, FLUSH_BYTES_MAX);
+        let mut writer = PageWriter::new(begin, 1, 77, WAL_FILE_BYTES, &[]);
+        let mut previous = marks.last_record;
+        let mut first_end = begin;
+        for manager in [resource_manager::LOGICAL_MESSAGE, manager] {
+            let start = record_start(writer.end(), WAL_FILE_BYTES);
+            let record = encode_record(manager, 0, 0, previous, &vec![7; data_bytes]);
+            writer.append(start, &record).expect("it follows the one before");
+            (previous, first_end) = (start, if first_end == begin { writer.end() } else { first_end });
+        }
+        flushes
+            .push(begin, writer.into_bytes().into())
+            .expect("it begins there");
+        (flushes, first_end)
+    }
+
+    #[test]
+    fn a_long_record_leaves_in_pieces_and_counts_with_the_last() {
+        let (mut flushes, first_end) = given(resource_manager::LOGICAL_MESSAGE, 2 * FLUSH_BYTES_MAX);
+        let mut pieces = 0;
+        while flushes.end() < first_end {
+            let flush = flushes.next(0).expect("sound log").expect("a piece");
+            assert!(matches!(flush.items[..], [Item::Fragment { .. }]));
+            assert_eq!(flush.boundary, flushes.end());
+            pieces += 1;
+        }
+        assert_eq!(pieces, 3);
+    }
+
+    /// What nobody could redo never leaves, not even the first piece of it, and neither does anything behind it.
+    #[test]
+    fn a_record_of_an_extension_is_refused_and_the_extension_named() {
+        for (data_bytes, flushes_before) in [(100, 0), (2 * FLUSH_BYTES_MAX, 3)] {
+            let (mut flushes, first_end) = given(128, data_bytes);
+            for _ in 0..flushes_before {
+                let flush = flushes.next(0).expect("the first record").expect("a piece of it");
+                assert!(flush.end <= first_end);
+            }
+            let refused = flushes.next(0).expect_err("no flush has it").to_string();
+            assert!(refused.contains("resource manager 128"), "{refused}");
+            assert!(refused.contains("shared_preload_libraries"), "{refused}");
+            assert!(flushes.end() <= first_end);
+        }
     }
 }

@@ -193,6 +193,35 @@ fn a_kind_that_is_not_done_is_named_unless_an_image_makes_it_needless() {
     }
 }
 
+/// What such a record does beside its blocks only the extension knows: an image of a page does not make up for that.
+#[test]
+fn a_record_of_an_extension_is_refused_also_with_an_image() {
+    const APPLY: u8 = 0x02;
+    let block = Block {
+        image: Some(Image {
+            bytes: vec![7; PAGE_BYTES],
+            hole_offset: 0,
+            info: APPLY,
+        }),
+        ..Block::default()
+    };
+    let key = RELATION.fork(fork::MAIN).page(0);
+    for manager in [128, 255] {
+        let record = record(manager, 0, std::slice::from_ref(&block), &[]);
+        let mut touches = Vec::new();
+        let mut page = Page::zeroed();
+        let refusals = [
+            PostgreSql.touches(&record, END, &mut touches),
+            PostgreSql.apply(&record, END, key, &mut page),
+        ];
+        for refused in refusals {
+            let text = refused.expect_err("nobody knows its redo").to_string();
+            assert!(text.contains(&format!("resource manager {manager}")), "{text}");
+        }
+        assert_eq!((touches, page), (vec![], Page::zeroed()));
+    }
+}
+
 #[test]
 fn an_image_of_zeros_stays_zeros_and_a_hole_is_zeros() {
     const HAS_HOLE: u8 = 0x01;

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::DecodedRecord;
 use crate::resource_manager as manager;
+use crate::{DecodedRecord, RecordHeader};
 
 /// The name of a kind of record. Prints as `Heap/INSERT+INIT`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,7 +23,13 @@ impl fmt::Display for Kind {
 /// The record's meaning cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// No resource manager of PostgreSQL 15 has this number; 128 and up belong to extensions.
+    /// An extension's resource manager (`RegisterCustomRmgr`): only the extension knows what its records do to pages.
+    #[error(
+        "it is of resource manager {0}, which an extension has registered, and only that extension can redo its records: \
+         take it out of shared_preload_libraries"
+    )]
+    ExtensionManager(u8),
+    /// No resource manager of PostgreSQL 15 has this number.
     #[error("unknown resource manager {0}")]
     UnknownManager(u8),
     /// The resource manager has no such operation.
@@ -52,11 +58,16 @@ pub enum RecordError {
     },
 }
 
-impl DecodedRecord<'_> {
-    /// What this record is. Succeeds for every kind that PostgreSQL 15 writes, and for nothing else.
+impl RecordHeader {
+    /// What its record is. Succeeds for every kind that PostgreSQL 15 writes, and for nothing else.
     pub fn kind(&self) -> Result<Kind, RecordError> {
-        let number = self.header.resource_manager;
-        let (name, operations) = operations_of(number).ok_or(RecordError::UnknownManager(number))?;
+        let number = self.resource_manager;
+        let unknown = if number < manager::FIRST_OF_EXTENSIONS {
+            RecordError::UnknownManager(number)
+        } else {
+            RecordError::ExtensionManager(number)
+        };
+        let (name, operations) = operations_of(number).ok_or(unknown)?;
         // A commit's highest bit says that there is more to read (`XLOG_XACT_HAS_INFO`), not what it is.
         let code = match number {
             manager::TRANSACTION => self.operation() & 0x70,
@@ -65,13 +76,20 @@ impl DecodedRecord<'_> {
         let found = operations.iter().find(|(known, _)| *known == code);
         let unknown = RecordError::UnknownOperation {
             manager: name,
-            info: self.header.info,
+            info: self.info,
         };
         let (_, operation) = found.ok_or(unknown)?;
         Ok(Kind {
             manager: name,
             operation,
         })
+    }
+}
+
+impl DecodedRecord<'_> {
+    /// See [`RecordHeader::kind`].
+    pub fn kind(&self) -> Result<Kind, RecordError> {
+        self.header.kind()
     }
 }
 

@@ -94,4 +94,6 @@ pub mod resource_manager {
     pub const GENERIC: u8 = 20;
     /// Logical messages.
     pub const LOGICAL_MESSAGE: u8 = 21;
+    /// From here on they belong to extensions: `RM_MIN_CUSTOM_ID`.
+    pub const FIRST_OF_EXTENSIONS: u8 = 128;
 }

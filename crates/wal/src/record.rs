@@ -11,6 +11,7 @@ const BLOCK_ID_MAX: u8 = 32;
 /// The upper four bits of a record's info are the resource manager's.
 const OPERATION_MASK: u8 = 0xF0;
 const SWITCH: u8 = 0x40;
+const OVERWRITE_CONTRECORD: u8 = 0xD0;
 const ID_TOPLEVEL_XID: u8 = 252;
 const ID_ORIGIN: u8 = 253;
 pub(crate) const ID_DATA_LONG: u8 = 254;
@@ -60,9 +61,19 @@ impl RecordHeader {
         })
     }
 
+    /// The operation: the upper four bits of its info.
+    pub(crate) fn operation(&self) -> u8 {
+        self.info & OPERATION_MASK
+    }
+
     /// `XLOG_SWITCH`: the rest of the WAL file is padding.
     pub fn is_switch(&self) -> bool {
-        self.resource_manager == resource_manager::XLOG && self.info & OPERATION_MASK == SWITCH
+        self.resource_manager == resource_manager::XLOG && self.operation() == SWITCH
+    }
+
+    /// `XLOG_OVERWRITE_CONTRECORD`: the record before it was never finished.
+    pub(crate) fn is_overwrite(&self) -> bool {
+        self.resource_manager == resource_manager::XLOG && self.operation() == OVERWRITE_CONTRECORD
     }
 }
 
@@ -255,7 +266,7 @@ impl<'a> DecodedRecord<'a> {
     /// The operation: the upper four bits of the header's info.
     #[inline]
     pub fn operation(&self) -> u8 {
-        self.header.info & OPERATION_MASK
+        self.header.operation()
     }
 
     /// The block reference with this id.

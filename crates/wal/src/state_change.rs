@@ -163,11 +163,11 @@ pub enum StateChange<'a> {
         /// Where its members begin.
         oldest_offset: u32,
     },
-    /// How far a replication origin was replayed.
+    /// How far a replication origin was replayed. It comes to exist by this, also at position zero.
     OriginAdvanced {
         /// Its number.
         origin: u16,
-        /// To there, in its own log.
+        /// To there, in its own log. If it is further already, it stays, unless `force` is set.
         remote_lsn: Lsn,
         /// Also backwards.
         force: bool,
@@ -194,7 +194,7 @@ pub fn state_changes<'a>(record: &DecodedRecord<'a>, changes: &mut Vec<StateChan
         resource_manager::CLOG | resource_manager::COMMIT_TIMESTAMP | resource_manager::MULTIXACT => {
             changes.extend(status_truncation(record, fields)?);
         }
-        resource_manager::REPLICATION_ORIGIN => changes.push(origin(record, fields)?),
+        resource_manager::REPLICATION_ORIGIN => changes.extend(origin(record, fields)?),
         // The others change pages only, or nothing that outlives the engine's process: locks, running transactions,
         // mappings for logical decoding (replication slots are not kept).
         _ => {}
@@ -277,6 +277,12 @@ fn transaction<'a>(record: &DecodedRecord<'a>, changes: &mut Vec<StateChange<'a>
             transaction: prepare.transaction,
             payload: prepare.payload,
         });
+        // PrepareRedoAdd.
+        changes.extend(
+            record
+                .origin
+                .and_then(|origin| progress(origin, prepare.origin_lsn, false)),
+        );
     }
     let Some(end) = TransactionEnd::of(record)? else {
         return Ok(());
@@ -291,13 +297,21 @@ fn transaction<'a>(record: &DecodedRecord<'a>, changes: &mut Vec<StateChange<'a>
         }));
     }
     if let (Some(origin), Some(remote_lsn)) = (record.origin, end.origin_lsn) {
-        changes.push(StateChange::OriginAdvanced {
-            origin,
-            remote_lsn,
-            force: false,
-        });
+        changes.extend(progress(origin, remote_lsn, false));
     }
     Ok(())
+}
+
+/// `replorigin_advance`: a transaction whose changes are not to be replicated further has an origin without progress
+/// (`DoNotReplicateId`).
+fn progress<'a>(origin: u16, remote_lsn: Lsn, force: bool) -> Option<StateChange<'a>> {
+    const NONE: u16 = 0;
+    const NOT_REPLICATED: u16 = u16::MAX;
+    (origin != NONE && origin != NOT_REPLICATED).then_some(StateChange::OriginAdvanced {
+        origin,
+        remote_lsn,
+        force,
+    })
 }
 
 /// `smgr_redo` in `catalog/storage.c`.
@@ -408,15 +422,13 @@ fn status_truncation<'a>(
     })
 }
 
-fn origin<'a>(record: &DecodedRecord<'a>, mut fields: Fields<'a>) -> Result<StateChange<'a>, RecordError> {
+/// `replorigin_redo` in `replication/logical/origin.c`.
+fn origin<'a>(record: &DecodedRecord<'a>, mut fields: Fields<'a>) -> Result<Option<StateChange<'a>>, RecordError> {
     if record.operation() == 0x10 {
         let origin = fields.u16("origin")?;
-        return Ok(StateChange::OriginDropped { origin });
+        return Ok(Some(StateChange::OriginDropped { origin }));
     }
     let remote_lsn = fields.lsn("position")?;
-    Ok(StateChange::OriginAdvanced {
-        origin: fields.u16("origin")?,
-        remote_lsn,
-        force: fields.u8("force")? != 0,
-    })
+    let origin = fields.u16("origin")?;
+    Ok(progress(origin, remote_lsn, fields.u8("force")? != 0))
 }

@@ -6,7 +6,7 @@ use units::Lsn;
 use crate::last_page::LastPage;
 use crate::position::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes, is_wal_file_size};
 use crate::record::{RECORD_HEADER_BYTES, RecordHeader, record_checksum};
-use crate::{PageHeader, page_flag};
+use crate::{DecodedRecord, PageHeader, page_flag};
 
 /// The longest record PostgreSQL 15 accepts on reading back: its allocation limit, 1 GiB.
 pub const RECORD_BYTES_MAX: u32 = 1 << 30;
@@ -89,6 +89,8 @@ pub struct StreamDecoder {
     system_identifier: Option<u64>,
     failure: Option<StreamError>,
     last_page: LastPage,
+    /// Where the record begins that was given up just now; the next one must say so.
+    given_up: Option<Lsn>,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl StreamDecoder {
             system_identifier: None,
             failure: None,
             last_page: LastPage::new(start),
+            given_up: None,
         }
     }
 
@@ -305,6 +308,7 @@ impl StreamDecoder {
                 computed,
             });
         }
+        check_given_up(self.given_up.take(), start, &header, &bytes)?;
         self.previous_start = Some(start);
         let mut end = self.at.raw().next_multiple_of(8);
         if header.is_switch() {
@@ -342,6 +346,9 @@ impl StreamDecoder {
         let continues = header.flags & page_flag::FIRST_IS_CONTINUATION != 0;
         if header.flags & page_flag::FIRST_IS_OVERWRITTEN_CONTINUATION != 0 {
             // The record that should go on here was never finished; PostgreSQL wrote others over its rest.
+            if let State::Inside { start, .. } = self.state {
+                self.given_up = Some(start);
+            }
             self.state = State::Between;
             self.assembled.clear();
         } else {
@@ -396,6 +403,23 @@ impl StreamDecoder {
         self.last_page.pass(&self.input[..bytes]);
         self.input.advance(bytes);
         self.at = self.at.advanced_by(bytes as u64);
+    }
+}
+
+/// `VerifyOverwriteContrecord` in `access/transam/xlogrecovery.c`; and no other record follows one that was given up. A
+/// stream that begins behind it does not know which it was.
+fn check_given_up(given_up: Option<Lsn>, at: Lsn, header: &RecordHeader, record: &[u8]) -> Result<(), StreamError> {
+    let Some(given_up) = given_up else {
+        return Ok(());
+    };
+    let wrong = |what| Err(StreamError::Record { at, what });
+    if !header.is_overwrite() {
+        return wrong("does not say that the record before it was given up");
+    }
+    let data = DecodedRecord::decode(record).map(|record| record.data.first_chunk().copied());
+    match data {
+        Ok(Some(named)) if u64::from_le_bytes(named) == given_up.raw() => Ok(()),
+        _ => wrong("says that another record was given up than the one before it"),
     }
 }
 

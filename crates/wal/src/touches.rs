@@ -7,7 +7,10 @@
 //! Invariants:
 //! - A page is named at most once, in the order in which the record names it first.
 //! - A page of the visibility map is named also if the relation has none: clearing bits of zeros changes nothing.
-//! - A commit names its page of commit timestamps whether they are tracked or not: the record does not know.
+//! - A commit names its page of commit timestamps whether they are tracked or not: the record does not know. Nobody reads
+//!   what it says while they are not, nor later: tracking begins with the next transaction.
+//! - No record takes single pages away from the arrays of transaction status. What a truncation leaves behind is a stretch
+//!   of a circle that nobody reads before a record has made its pages anew, page by page, as numbers come around.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +22,7 @@ use crate::status_page::{
     commit_timestamp_page, multixact_member_page, multixact_offset_page, next_multixact, status_page,
     transaction_status_page,
 };
-use crate::{DecodedRecord, Kind, MultixactCreation, RecordError, TransactionEnd, resource_manager};
+use crate::{DecodedRecord, Kind, MultixactCreation, Parameters, RecordError, TransactionEnd, resource_manager};
 
 /// Heap blocks on a page of the visibility map: `HEAPBLOCKS_PER_PAGE`, two bits each after the page header.
 const VISIBILITY_BLOCKS_PER_PAGE: u32 = (8192 - 24) * 4;
@@ -33,7 +36,7 @@ pub fn touches(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) -> Result<(
     let kind = record.kind()?;
     let first = touches.len();
     match record.header.resource_manager {
-        resource_manager::XLOG => images(record, touches),
+        resource_manager::XLOG => log(record, kind, touches)?,
         resource_manager::TRANSACTION => transaction_end(record, touches)?,
         resource_manager::STORAGE => storage(record, kind, touches)?,
         resource_manager::CLOG => zeroed_page(record, kind, RelationKey::TRANSACTION_STATUS, touches)?,
@@ -185,12 +188,21 @@ fn references(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) {
     }
 }
 
-/// `XLOG_FPI` and `XLOG_FPI_FOR_HINT`: a reference without an image changes nothing (`xlog_redo`).
-fn images(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) {
+/// `xlog_redo`. `XLOG_FPI` and `XLOG_FPI_FOR_HINT`: a reference without an image changes nothing.
+/// `XLOG_PARAMETER_CHANGE`: without tracking all commit timestamps go (`DeactivateCommitTs`).
+fn log(record: &DecodedRecord<'_>, kind: Kind, touches: &mut Vec<Touch>) -> Result<(), RecordError> {
+    const PARAMETER_CHANGE: u8 = 0x60;
     let first = touches.len();
     for block in record.blocks().filter(|block| block.image.is_some()) {
         page(touches, first, block.key, block.from_nothing());
     }
+    if record.operation() == PARAMETER_CHANGE && !Parameters::of(kind, record.data)?.track_commit_timestamp {
+        touches.push(Touch::Truncate {
+            fork: RelationKey::COMMIT_TIMESTAMPS.fork(fork::MAIN),
+            from_block: 0,
+        });
+    }
+    Ok(())
 }
 
 fn transaction_end(record: &DecodedRecord<'_>, touches: &mut Vec<Touch>) -> Result<(), RecordError> {

@@ -122,6 +122,8 @@ pub struct Prepare<'a> {
     pub transaction: u32,
     /// The content of the file, to which a CRC-32C is appended on disk.
     pub payload: &'a [u8],
+    /// Where the record stands in the log it was replicated from; zero if it was not.
+    pub origin_lsn: Lsn,
     subtransactions: &'a [u8],
 }
 
@@ -141,13 +143,15 @@ impl<'a> Prepare<'a> {
         // Counts of relations, statistics and invalidations, a flag, and padding.
         fields.bytes(5 * 4 + 2, "header")?;
         let identifier_bytes = usize::from(fields.u16("length of the identifier")?);
-        fields.bytes(16, "origin")?;
+        let origin_lsn = fields.lsn("origin")?;
+        fields.i64("time at the origin")?;
         fields.bytes(identifier_bytes, "identifier")?;
         fields.align(identifier_bytes, "identifier")?;
         let subtransactions = fields.elements(subtransactions_count, 4, "subtransactions")?;
         Ok(Some(Prepare {
             transaction,
             payload: record.data,
+            origin_lsn,
             subtransactions,
         }))
     }

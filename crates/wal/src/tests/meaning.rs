@@ -1,7 +1,7 @@
 //! What records do that they do not say by block references.
 
 use engine::Touch;
-use units::{PageKey, RelationKey, fork};
+use units::{Lsn, PageKey, RelationKey, fork};
 
 use super::{sample_records, with_record};
 use crate::resource_manager as manager;
@@ -338,10 +338,79 @@ fn the_sample_changes_what_the_script_says() {
     assert!(count.contains_key("map") && count.contains_key("truncated"));
 }
 
+/// What a record of transaction 700 changes that came from this origin.
+fn changed_from(origin: u16, info: u8, data: &[u8]) -> Vec<String> {
+    const ORIGIN: u8 = 253;
+    const HEADER_BYTES: usize = 24;
+    let mut record = encode_record(manager::TRANSACTION, info, 700, Lsn::ZERO, data);
+    let [low, high] = origin.to_le_bytes();
+    record.splice(HEADER_BYTES..HEADER_BYTES, [ORIGIN, low, high]);
+    let total = record.len() as u32;
+    record[..4].copy_from_slice(&total.to_le_bytes());
+    let mut changes = Vec::new();
+    state_changes(&DecodedRecord::decode(&record).unwrap(), &mut changes).unwrap();
+    changes.iter().map(|change| format!("{change:?}")).collect()
+}
+
+#[test]
+fn transactions_from_elsewhere_say_how_far_their_origin_came() {
+    const HAS_ORIGIN: u32 = 1 << 5;
+    let end = [&[0; 8][..], &numbers(&[HAS_ORIGIN, 0x99, 1, 5, 0])].concat();
+    // xl_xact_prepare: the origin stands behind the length of the identifier.
+    let mut prepared = vec![0; 80];
+    prepared[54] = 2;
+    prepared[56..64].copy_from_slice(&0x1_0000_0099u64.to_le_bytes());
+    let advanced = StateChange::OriginAdvanced {
+        origin: 3,
+        remote_lsn: Lsn::from_raw(0x1_0000_0099),
+        force: false,
+    };
+    let advanced = format!("{advanced:?}");
+    for (info, data) in [(0x80, &end), (0xA0, &end), (0x10, &prepared)] {
+        assert_eq!(changed_from(3, info, data).last(), Some(&advanced), "{info:#x}");
+        for without_progress in [0, u16::MAX] {
+            let changes = changed_from(without_progress, info, data);
+            assert!(!changes.iter().any(|change| change.contains("Origin")), "{changes:?}");
+        }
+    }
+}
+
+#[test]
+fn without_tracking_commit_timestamps_are_gone() {
+    const PARAMETER_CHANGE: u8 = 0x60;
+    let parameters = |track: u8| [&numbers(&[100, 8, 10, 5, 64, 1])[..], &[0, track, 0, 0]].concat();
+    let gone = Touch::Truncate {
+        fork: RelationKey::COMMIT_TIMESTAMPS.fork(fork::MAIN),
+        from_block: 0,
+    };
+    assert_eq!(touched(manager::XLOG, PARAMETER_CHANGE, 0, &parameters(0)), [gone]);
+    assert_eq!(touched(manager::XLOG, PARAMETER_CHANGE, 0, &parameters(1)), []);
+}
+
+#[test]
+fn a_truncation_of_transaction_status_changes_no_page() {
+    for (manager, info) in [
+        (manager::CLOG, 0x10),
+        (manager::COMMIT_TIMESTAMP, 0x10),
+        (manager::MULTIXACT, 0x30),
+    ] {
+        assert_eq!(touched(manager, info, 0, &numbers(&[9, 8, 7, 6, 5])), [], "{manager}");
+    }
+}
+
 #[test]
 fn what_postgresql_15_does_not_write_is_refused() {
     let kind = |manager, info| with_record(manager, info, 0, &[], |record| record.kind());
-    assert_eq!(kind(128, 0), Err(RecordError::UnknownManager(128)));
+    assert_eq!(kind(22, 0), Err(RecordError::UnknownManager(22)));
+    for extension in [128, 255] {
+        let refused = kind(extension, 0).unwrap_err();
+        assert_eq!(refused, RecordError::ExtensionManager(extension));
+        let text = refused.to_string();
+        assert!(
+            text.contains(&extension.to_string()) && text.contains("shared_preload_libraries"),
+            "{text}"
+        );
+    }
     let unknown = RecordError::UnknownOperation {
         manager: "Heap",
         info: 0x90,

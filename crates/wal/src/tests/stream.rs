@@ -83,8 +83,10 @@ fn a_switch_extends_to_the_end_of_its_file() {
     assert_eq!(records[1].start, Lsn::from_raw(2 * FILE + 40));
 }
 
-/// Half a record, then the page on which PostgreSQL gave it up and began another.
-fn overwritten(flags: u16) -> Result<Vec<Record>, StreamError> {
+/// Half a record, then the page on which PostgreSQL gave it up and began another, which says that it did so with the one at
+/// `given_up`.
+fn overwritten(flags: u16, given_up: Option<u64>) -> Result<Vec<Record>, StreamError> {
+    const OVERWRITE_CONTRECORD: u8 = 0xD0;
     let page = Lsn::from_raw(FILE + 2 * 8192);
     let start = Lsn::from_raw(page.raw() - 64);
     let previous = Lsn::from_raw(64);
@@ -93,17 +95,35 @@ fn overwritten(flags: u16) -> Result<Vec<Record>, StreamError> {
     let mut bytes = lost.into_bytes();
     bytes.truncate(64);
     let mut after = PageWriter::new(page, 1, 77, FILE, &[(page, flags)]);
-    after.append(record_start(page, FILE), &record(previous, 3)).unwrap();
+    let next = match given_up {
+        Some(given_up) => {
+            let data = [given_up.to_le_bytes(), [9; 8]].concat();
+            encode_record(0, OVERWRITE_CONTRECORD, 0, previous, &data)
+        }
+        None => record(previous, 3),
+    };
+    after.append(record_start(page, FILE), &next).unwrap();
     bytes.extend(after.into_bytes());
     decode(start, previous, &bytes)
 }
 
 #[test]
 fn a_lost_continuation_is_dropped_only_if_the_page_says_so() {
-    let records = overwritten(page_flag::FIRST_IS_OVERWRITTEN_CONTINUATION).unwrap();
+    const SAID: u16 = page_flag::FIRST_IS_OVERWRITTEN_CONTINUATION;
+    let start = FILE + 2 * 8192 - 64;
+    let records = overwritten(SAID, Some(start)).unwrap();
     assert_eq!(records.len(), 1);
     assert_eq!(records[0].start, Lsn::from_raw(FILE + 2 * 8192 + 24));
-    assert!(matches!(overwritten(0), Err(StreamError::PageHeader { .. })));
+    assert!(matches!(
+        overwritten(0, Some(start)),
+        Err(StreamError::PageHeader { .. })
+    ));
+    for wrong in [None, Some(start + 8)] {
+        assert!(
+            matches!(overwritten(SAID, wrong), Err(StreamError::Record { .. })),
+            "{wrong:?}"
+        );
+    }
 }
 
 #[test]
