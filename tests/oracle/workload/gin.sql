@@ -4,7 +4,8 @@ CREATE EXTENSION btree_gin; CREATE EXTENSION hstore; CREATE EXTENSION intarray; 
 CREATE TABLE entries (keys text[]) WITH (autovacuum_enabled = off);
 ALTER TABLE entries ALTER keys SET STORAGE EXTERNAL;
 CREATE INDEX entries_keys ON entries USING gin (keys) WITH (fastupdate = off);
-INSERT INTO entries SELECT ARRAY[repeat(md5((i * 7919 % 1000)::text), 1 + i % 40)] FROM generate_series(1, 1000) i;
+INSERT INTO entries SELECT ARRAY[(SELECT string_agg(md5(i * 7919 % 1000 || '-' || part), '') FROM generate_series(1, 1 + i % 80) part)]
+  FROM generate_series(1, 1000) i;
 INSERT INTO entries SELECT ARRAY[md5((i * 31 % 400)::text), 'common', NULL, 'a' || i % 7] FROM generate_series(1, 1500) i;
 INSERT INTO entries VALUES (NULL), ('{}'), ('{NULL}'), ('{NULL,NULL}'), (NULL);
 -- Tuples whose posting lists shrink to nothing stay, as keys: their pages are rewritten.
