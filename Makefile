@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test check bench bench-full soak fuzz regression dependencies
+.PHONY: build up down test check bench bench-full soak fuzz regression extensions dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -12,3 +12,4 @@ bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
 fuzz: ; @cargo xtask fuzz $(ARGUMENTS)
 regression: dependencies ; @cargo xtask regression $(ARGUMENTS)
+extensions: dependencies ; @cargo xtask extensions $(ARGUMENTS)

@@ -51,16 +51,50 @@ const NEEDS: &[Need] = &[
     },
 ];
 
-fn missing() -> Vec<&'static Need> {
-    NEEDS
+/// What `extensions` needs beside: extensions that are packages of their own.
+const EXTENSIONS: &[Need] = &[
+    Need {
+        what: "PostGIS",
+        files: &["/usr/share/postgresql/15/extension/postgis.control"],
+        package: "postgresql-15-postgis-3",
+    },
+    Need {
+        what: "RUM",
+        files: &["/usr/share/postgresql/15/extension/rum.control"],
+        package: "postgresql-15-rum",
+    },
+    Need {
+        what: "pg_partman",
+        files: &["/usr/share/postgresql/15/extension/pg_partman.control"],
+        package: "postgresql-15-partman",
+    },
+    Need {
+        what: "pg_cron",
+        files: &["/usr/share/postgresql/15/extension/pg_cron.control"],
+        package: "postgresql-15-cron",
+    },
+];
+
+fn missing(needs: &'static [Need]) -> Vec<&'static Need> {
+    needs
         .iter()
         .filter(|need| !need.files.iter().any(|file| Path::new(file).exists()))
         .collect()
 }
 
-/// Installs what is missing when run by root; otherwise says which command installs it.
+/// What the build and the tests need.
 pub fn install() -> Result<()> {
-    let needs = missing();
+    install_all(NEEDS)
+}
+
+/// The extensions that `extensions` tries.
+pub fn install_extensions() -> Result<()> {
+    install_all(EXTENSIONS)
+}
+
+/// Installs what is missing when run by root; otherwise says which command installs it.
+fn install_all(all: &'static [Need]) -> Result<()> {
+    let needs = missing(all);
     if needs.is_empty() {
         return Ok(());
     }
@@ -77,7 +111,7 @@ pub fn install() -> Result<()> {
     let mut arguments = vec!["install", "-y", "-qq", "--no-install-recommends"];
     arguments.extend(&packages);
     apt(&arguments)?;
-    if let Some(need) = missing().first() {
+    if let Some(need) = missing(all).first() {
         bail!(
             "{} is still missing after the installation of {}",
             need.what,

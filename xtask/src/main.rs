@@ -23,6 +23,8 @@ usage: cargo xtask COMMAND
                  --keep: some of what was found goes into the committed corpus)
   regression     build, then PostgreSQL's own suites on stock PostgreSQL and on a cluster; the tests that differ
                  (--source DIR: a source tree of PostgreSQL 15, if apt has none; SUITE …: only these)
+  extensions     build, then extensions that users bring, on a cluster: create, load, index, evict, restart, change, check
+                 (EXTENSION …: only these; those that are packages of their own are installed first)
   up             build, then `borealis up`
   down           `borealis down`";
 
@@ -43,6 +45,9 @@ fn main() -> Result<()> {
         }
         ["fuzz", options @ ..] => fuzz::run(options),
         ["regression", options @ ..] => steps::build().and_then(|()| steps::built("regression", options)),
+        ["extensions", options @ ..] => dependencies::install_extensions()
+            .and_then(|()| steps::build())
+            .and_then(|()| steps::built("extensions", options)),
         ["up"] => steps::build().and_then(|()| steps::built("borealis", &["up"])),
         ["down"] => steps::built("borealis", &["down"]),
         _ => bail!("{USAGE}"),

@@ -6,6 +6,7 @@
 
 mod comparison;
 mod differences;
+pub mod extension;
 mod server;
 mod sources;
 mod suite;
