@@ -14,6 +14,8 @@ const TUPLES_PER_PAGE_MAX: usize = 408;
 /// How tuples lie one behind the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Spacing {
+    /// Each as long as it says.
+    Exact,
     /// Each as long as it says, and as much more as aligns the next one; the padding belongs to the item.
     Aligned,
 }
@@ -39,6 +41,7 @@ fn first_tuple(bytes: &[u8], spacing: Spacing) -> Result<&[u8], Fault> {
         return Err(SHORT);
     }
     let size = match spacing {
+        Spacing::Exact => said,
         Spacing::Aligned => aligned(said),
     };
     slice_at(bytes, 0, size).map_err(|_| SHORT)

@@ -18,6 +18,7 @@ mod gin;
 mod ginblock;
 mod gindatapage;
 mod ginpostinglist;
+mod gist;
 mod hash;
 mod hashpage;
 mod heap_tuple;
@@ -113,6 +114,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
         resource_manager::BTREE => nbtree::redo(record, end, block, page),
         resource_manager::GIN => gin::redo(record, end, block, page),
         resource_manager::HASH => hash::redo(record, end, block, page),
+        resource_manager::GIST => gist::redo(record, end, block, page),
         resource_manager::SEQUENCE => sequence::redo(record, end, page),
         resource_manager::SPGIST => spgist::redo(record, end, block, page),
         resource_manager::BRIN => brin::redo(record, end, block, page),
@@ -125,6 +127,7 @@ fn apply(record: &DecodedRecord<'_>, end: Lsn, key: PageKey, page: &mut PageMut<
 fn complete_image(record: &DecodedRecord<'_>, end: Lsn, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
     match record.header.resource_manager {
         resource_manager::HASH => hash::complete_image(record, end, block, page),
+        resource_manager::GIST => gist::complete_image(record, end, block, page),
         _ => Ok(()),
     }
 }
