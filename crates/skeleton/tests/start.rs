@@ -12,7 +12,8 @@ use skeleton::Skeleton;
 use stock_postgresql::{Scratch, Server, command, run};
 use units::Lsn;
 use wal::{
-    Checkpoint, MULTIXACT_OFFSETS_PER_PAGE, Marks, TRANSACTIONS_PER_PAGE, WAL_PAGE_BYTES, record_end, record_start,
+    COMMIT_TIMESTAMPS_PER_PAGE, Checkpoint, MULTIXACT_MEMBERS_PER_PAGE, MULTIXACT_OFFSETS_PER_PAGE, Marks,
+    TRANSACTIONS_PER_PAGE, WAL_PAGE_BYTES, record_end, record_start,
 };
 
 /// `sizeof` the checkpoint record, which is put behind the end of the log.
@@ -320,13 +321,16 @@ fn the_next_transaction_and_multixact_begin_a_page() {
     });
 }
 
-/// Transactions and multixacts are past 2^32 soon after the oldest ones.
+/// Transactions, their timestamps, multixacts and their members are past 2^32 soon after the oldest ones.
 #[test]
 fn transactions_and_multixacts_wrap_around() {
     check(&Case {
+        settings: "track_commit_timestamp = on\n",
         prepare: stand_before_the_wraparound,
         expect: |marks| {
             let state = &marks.state;
+            assert!(state.newest_commit_timestamp < state.oldest_commit_timestamp);
+            assert!(state.next_multixact_offset < MEMBERS_LEFT.wrapping_neg());
             assert_eq!(state.next_transaction >> 32, 1, "{state:?}");
             assert!((state.next_transaction as u32) < state.oldest_transaction);
             assert!(state.next_multixact < state.oldest_multixact);
@@ -347,6 +351,8 @@ fn transactions_and_multixacts_wrap_around() {
 
 const TRANSACTIONS_LEFT: u32 = 500;
 const MULTIXACTS_LEFT: u32 = 20;
+/// Every multixact has two at least.
+const MEMBERS_LEFT: u32 = 200;
 
 /// A server that has frozen all it has and stands shortly before the end of transactions and multixacts.
 fn stand_before_the_wraparound(server: &Server) {
@@ -357,9 +363,12 @@ fn stand_before_the_wraparound(server: &Server) {
     server.stop();
     let transaction = TRANSACTIONS_LEFT.wrapping_neg();
     let multixact = MULTIXACTS_LEFT.wrapping_neg();
+    let member = MEMBERS_LEFT.wrapping_neg();
     for (folder, number) in [
         ("pg_xact", transaction / TRANSACTIONS_PER_PAGE / 32),
+        ("pg_commit_ts", transaction / COMMIT_TIMESTAMPS_PER_PAGE / 32),
         ("pg_multixact/offsets", multixact / MULTIXACT_OFFSETS_PER_PAGE / 32),
+        ("pg_multixact/members", member / MULTIXACT_MEMBERS_PER_PAGE / 32),
     ] {
         let file = server.data().join(folder).join(format!("{number:04X}"));
         std::fs::write(file, vec![0; 32 * 8192]).expect("a status file");
@@ -367,8 +376,11 @@ fn stand_before_the_wraparound(server: &Server) {
     server.own_files();
     let data = server.data().to_str().expect("ASCII");
     let transaction = transaction.to_string();
+    let timestamps = format!("{transaction},{transaction}");
     let multixacts = format!("{multixact},{multixact}");
-    run(command("pg_resetwal").args(["-x", &transaction, "-u", &transaction, "-m", &multixacts, "-D", data]));
+    let mut reset = command("pg_resetwal");
+    reset.args(["-x", &transaction, "-u", &transaction, "-c", &timestamps]);
+    run(reset.args(["-m", &multixacts, "-O", &member.to_string(), "-D", data]));
     server.start();
     // Now they say that they are frozen up to here.
     for database in ["postgres", "template1"] {

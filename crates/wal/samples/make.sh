@@ -6,6 +6,8 @@
 #
 # Run as a user who may start PostgreSQL (not root): samples/make.sh OUTPUT-DIRECTORY [PORT]
 set -euo pipefail
+# shellcheck source=names.sh
+source "$(dirname "$0")/names.sh"
 out=$1
 port=${2:-5461}
 bin=${PGBIN:-/usr/lib/postgresql/15/bin}
@@ -136,18 +138,5 @@ cat $files > "$work/whole.wal"
 head -c "$cut_bytes" "$work/whole.wal" > "$out/workload.wal"
 start=$((16#${first:16:8} << 20))
 cut=$(printf '0/%08X' $((start + cut_bytes)))
-# Names the records, without their descriptions: manager/operation, bytes, transaction, start, previous, blocks.
 "$bin/pg_waldump" -p . "$(echo "$files" | head -1)" "$(echo "$files" | tail -1)" 2>/dev/null \
-    | sed -E 's/^rmgr: +([A-Za-z0-9]+) +len \(rec\/tot\): +[0-9]+\/ *([0-9]+), tx: +([0-9]+), lsn: ([^,]+), prev ([^,]+), desc: ([^ ]+)(.*)$/\1\/\6 \2 \3 \4 \5\7/' \
-    | awk -v cut="$cut" '$4 < cut {
-        line = $1 " " $2 " " $3 " " $4 " " $5
-        for (i = 6; i <= NF; i++)
-            if ($i == "blkref") {
-                key = $(i + 3)
-                i += 4
-                if ($i == "fork") { key = key "_" $(i + 1); i += 2 }
-                line = line " " key ":" $(i + 1)
-            }
-        gsub(",", "", line)
-        print line
-    }' > "$out/workload.txt" || true
+    | names | awk -v cut="$cut" '$4 < cut' > "$out/workload.txt" || true

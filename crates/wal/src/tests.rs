@@ -5,6 +5,7 @@ mod golden;
 mod marks;
 mod meaning;
 mod stream;
+mod wraparound;
 
 use units::Lsn;
 
@@ -21,9 +22,14 @@ fn sample() -> &'static [u8] {
 
 /// Every whole record of the sample.
 fn sample_records() -> Vec<Record> {
-    let start = Lsn::from_raw(SAMPLE_START);
+    records_of(SAMPLE_START, sample())
+}
+
+/// Every whole record of log that stands here.
+fn records_of(start: u64, log: &[u8]) -> Vec<Record> {
+    let start = Lsn::from_raw(start);
     let mut decoder = StreamDecoder::new(start, None, FILE);
-    decoder.push(start, sample()).unwrap();
+    decoder.push(start, log).unwrap();
     std::iter::from_fn(|| decoder.next_record().unwrap()).collect()
 }
 

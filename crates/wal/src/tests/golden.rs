@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The line that `samples/make.sh` makes of `pg_waldump`'s.
-fn line(record: &Record) -> String {
+pub(super) fn line(record: &Record) -> String {
     let decoded = DecodedRecord::decode(&record.bytes).unwrap();
     let wide = |lsn: Lsn| format!("{:X}/{:08X}", lsn.raw() >> 32, lsn.raw() & 0xFFFF_FFFF);
     let mut line = format!(
