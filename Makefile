@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test check bench bench-full soak fuzz regression extensions dependencies
+.PHONY: build up down test oracle check bench bench-full soak fuzz regression extensions dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -7,6 +7,7 @@ up: dependencies ; @cargo xtask up
 down: ; @cargo xtask down
 check: dependencies ; @cargo xtask check
 test: dependencies ; @cargo xtask test
+oracle: dependencies ; @cargo xtask oracle $(ARGUMENTS)
 bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)

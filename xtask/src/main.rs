@@ -14,6 +14,8 @@ usage: cargo xtask COMMAND
   check          formatting, clippy with warnings denied, documentation, the arrows between crates
   tidy           only the arrows and the layout
   test           check, then every test, whole clusters included
+  oracle         redo of every kind of record against stock PostgreSQL, page by page; the table of what is covered
+                 (SCENARIO…: only these; --help tells more)
   bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
                  (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
   bench-full     bench --full
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
+        ["oracle", options @ ..] => steps::package("oracle", options),
         ["bench", options @ ..] => steps::build().and_then(|()| steps::built("bench", options)),
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
         ["soak", options @ ..] => {

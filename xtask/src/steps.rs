@@ -85,6 +85,12 @@ pub fn built(program: &str, arguments: &[&str]) -> Result<()> {
     run(&[], &format!("{target}/release/{program}"), arguments)
 }
 
+/// Builds one package and runs its program.
+pub fn package(name: &str, arguments: &[&str]) -> Result<()> {
+    let run_it = ["run", "--release", "--locked", "--quiet", "--package", name, "--"];
+    run(&[], "cargo", &[&run_it, arguments].concat())
+}
+
 /// The number before `word` in a line such as `test result: ok. 4 passed; 0 failed; …`; zero in any other line.
 fn counted(line: &str, word: &str) -> u64 {
     let Some(result) = line.strip_prefix("test result: ") else {

@@ -112,6 +112,9 @@ pub fn table(tallies: &BTreeMap<Kind, Tally>) -> String {
     table
 }
 
+/// Where the table is committed, seen from this crate's folder.
+pub const COMMITTED: &str = "../../docs/redo-coverage.md";
+
 const INTRODUCTION: &str = "\
 # What is proven of redo
 
@@ -133,7 +136,7 @@ logs the template's map without its bits.
 |---|---|
 ";
 
-/// The committed table, `docs/redo-coverage.md`.
+/// The text of [`COMMITTED`].
 pub fn markdown() -> String {
     let mut text = INTRODUCTION.to_owned();
     for kind in kinds() {

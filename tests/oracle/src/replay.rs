@@ -111,6 +111,7 @@ impl Replay {
                 checkpoint.next_multixact.into(),
                 checkpoint.next_multixact_offset.into(),
                 checkpoint.newest_commit_timestamp.into(),
+                checkpoint.timeline.into(),
             ]
         };
         self.tallies.entry(kind).or_default().compared += 1;

@@ -13,6 +13,7 @@ use crate::comparison::{Catalog, Comparison, compare};
 use crate::replay::{Replay, Tally};
 use crate::state::{ClusterState, control_file};
 use crate::workload::{Connection, Scenario};
+use crate::{events, wraparound};
 
 const SETTINGS: &str = "
 shared_buffers = 4MB
@@ -82,21 +83,34 @@ impl Outcome {
 pub struct Oracle {
     server: Server,
     scratch: Scratch,
-    /// As initdb left it.
+    counters: Counters,
+    /// As it was before its log began.
     before: ClusterState,
     marks: Marks,
     wal_file_bytes: u64,
 }
 
+/// Where the counters of a run's cluster begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counters {
+    /// As initdb leaves them.
+    Fresh,
+    /// A page before transactions, multixacts and their members wrap around.
+    BeforeWrap,
+}
+
 impl Oracle {
     /// Starts one. `name` tells runs of one process apart.
-    pub fn start(name: &str, logging: Logging) -> Result<Oracle> {
+    pub fn start(name: &str, logging: Logging, counters: Counters) -> Result<Oracle> {
         let scratch = Scratch::new(name);
         let logging = match logging {
             Logging::Checked => CHECKED,
             Logging::AsInProduction => AS_IN_PRODUCTION,
         };
         let server = Server::initdb(scratch.path("data"), &[], &format!("{SETTINGS}{logging}"));
+        if counters == Counters::BeforeWrap {
+            wraparound::move_before_wrap(&server)?;
+        }
         let before = ClusterState::read(server.data())?;
         let control = control_file(server.data())?;
         let checkpoint = control.checkpoint();
@@ -109,6 +123,7 @@ impl Oracle {
         Ok(Oracle {
             server,
             scratch,
+            counters,
             before,
             marks,
             wal_file_bytes: file_bytes,
@@ -158,8 +173,19 @@ impl Oracle {
         Ok(())
     }
 
+    /// What happens to whole servers: a torn record, a promotion, prepared transactions that are left behind.
+    pub fn events(&self) -> Result<()> {
+        events::tear_a_record(&self.server, self.wal_file_bytes)?;
+        events::promote(&self.server)?;
+        events::leave_prepared(&self.server);
+        Ok(())
+    }
+
     /// Stops the server cleanly, follows all of its log, and compares what that makes with its files.
     pub fn finish(self) -> Result<Outcome> {
+        if self.counters == Counters::BeforeWrap {
+            wraparound::freeze(&self.server)?;
+        }
         let catalog = Catalog::read(&self.connection())?;
         self.server.stop();
         let control = control_file(self.server.data())?;
@@ -202,7 +228,7 @@ fn follow(data: &Path, file_bytes: u64, last: Lsn, replay: &mut Replay) -> Resul
 }
 
 /// The WAL file that holds `at`, of the newest timeline that has one.
-fn wal_file(data: &Path, at: Lsn, file_bytes: u64) -> Result<PathBuf> {
+pub(crate) fn wal_file(data: &Path, at: Lsn, file_bytes: u64) -> Result<PathBuf> {
     let name = skeleton::wal_file(1, at, file_bytes);
     let place = name.get("pg_wal/00000001".len()..).context("a WAL file's name")?;
     let mut found: Vec<PathBuf> = Vec::new();

@@ -1,34 +1,32 @@
-//! The whole workload, once with after-images and once as a real server logs.
+//! The whole workload, with after-images and as a real server logs.
 
-use oracle::coverage;
-use oracle::run::{Logging, Oracle, Outcome};
-use oracle::workload::scenarios;
+use std::path::Path;
 
-fn run_all(name: &str, logging: Logging) -> Outcome {
-    let oracle = Oracle::start(name, logging).expect("a server");
-    let scenarios = scenarios().expect("the workload");
-    oracle.run(&scenarios, &mut |_, _| {}).expect("it runs");
-    let connection = oracle.connection();
-    let pgbench = |arguments: &[&str]| {
-        connection
-            .program("pgbench", "postgres", arguments)
-            .expect("pgbench runs")
-    };
-    pgbench(&["-i", "-q", "-s", "1", "--foreign-keys"]);
-    connection.query("postgres", "CHECKPOINT").expect("a checkpoint");
-    pgbench(&["-n", "-c", "4", "-j", "2", "-t", "500"]);
-    let outcome = oracle.finish().expect("its log");
+use oracle::run::Outcome;
+use oracle::{complete, coverage};
+
+fn assert_equal(outcome: &Outcome) {
     print!("{}", coverage::table(&outcome.tallies));
+    println!("{:#?}", outcome.files.equal);
     assert!(outcome.differences().is_empty(), "{:#?}", outcome.differences());
-    outcome
 }
 
 #[test]
-fn every_page_is_what_postgresql_made_of_it() {
-    run_all("oracle-checked", Logging::Checked);
+fn every_page_is_what_postgresql_made_of_it_and_every_kind_of_record_is_seen() {
+    let outcome = complete::checked(&mut |_, _| {}).expect("the runs");
+    assert_equal(&outcome);
+    let contradictions = coverage::contradictions(&outcome.tallies);
+    assert!(contradictions.is_empty(), "{contradictions:#?}");
 }
 
 #[test]
 fn images_and_changes_together_end_in_the_same_files() {
-    run_all("oracle-production", Logging::AsInProduction);
+    assert_equal(&complete::as_in_production(&mut |_, _| {}).expect("the run"));
+}
+
+#[test]
+fn the_committed_table_is_the_one_that_runs_are_held_to() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(coverage::COMMITTED);
+    let committed = std::fs::read_to_string(file).expect("the table");
+    assert!(committed == coverage::markdown(), "`make oracle` writes it anew");
 }
