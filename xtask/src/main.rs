@@ -24,7 +24,7 @@ usage: cargo xtask COMMAND
   fuzz           libFuzzer on every decoder (--seconds N of each; TARGET: only this one; TARGET FILE: this input, once;
                  --keep: some of what was found goes into the committed corpus)
   regression     build, then PostgreSQL's own suites on stock PostgreSQL and on a cluster; the tests that differ
-                 (--source DIR: a source tree of PostgreSQL 15, if apt has none; SUITE …: only these)
+                 (--source DIR: a source tree of PostgreSQL 15, if apt has none; --compare: also every page; SUITE …: only these)
   extensions     build, then extensions that users bring, on a cluster: create, load, index, evict, restart, change, check
                  (EXTENSION …: only these; those that are packages of their own are installed first)
   up             build, then `borealis up`

@@ -10,6 +10,7 @@ pub mod extension;
 mod server;
 mod sources;
 mod suite;
+pub mod survival;
 
 pub use comparison::{Comparison, Verdict};
 pub use server::{Server, as_postgres};

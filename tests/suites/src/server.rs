@@ -8,12 +8,16 @@ use anyhow::{Context, Result, ensure};
 use stock_postgresql::Scratch;
 use system_tests::Cluster;
 
+use crate::survival;
+
 /// What both sides get. Buffers are so few that nearly every page a test touches is read back from where it is kept.
-pub const SETTINGS: [&str; 4] = [
+pub const SETTINGS: [&str; 5] = [
     "shared_buffers=1MB",
     "max_connections=100",
     "max_prepared_transactions=10",
     "shared_preload_libraries=pg_stat_statements",
+    // It would show in plans what differs between two runs.
+    "compute_query_id=regress",
 ];
 /// What only the cluster gets: no more than this waits in PostgreSQL's memory for the volume.
 const OVERLAY: &str = "borealis.overlay_size=2MB";
@@ -64,9 +68,13 @@ impl Server {
         Server::Stock(server, scratch)
     }
 
-    /// Starts a cluster.
-    pub fn cluster() -> Result<Server> {
-        let settings: Vec<&str> = SETTINGS.iter().copied().chain([OVERLAY]).collect();
+    /// Starts a cluster; in compare mode, it ends itself when a page differs from the one that files would have.
+    pub fn cluster(in_compare_mode: bool) -> Result<Server> {
+        let mut settings = SETTINGS.to_vec();
+        settings.push(OVERLAY);
+        if in_compare_mode {
+            settings.push("borealis.compare=on");
+        }
         Ok(Server::Cluster(Box::new(Cluster::up("suites", &settings)?)))
     }
 
@@ -92,6 +100,14 @@ impl Server {
         }
         command.args(["--user", "postgres"]);
         Ok(())
+    }
+
+    /// Fails if what a cluster's databases hold does not outlive its writer.
+    pub fn survives(&self) -> Result<()> {
+        match self {
+            Server::Stock(..) => Ok(()),
+            Server::Cluster(cluster) => survival::check(cluster),
+        }
     }
 
     /// Fails if the server was lost on the way: a cluster's writer is back in an instant, and no test may need that.

@@ -15,6 +15,9 @@ struct Arguments {
     /// Where everything is kept that the suites write, the differences among it.
     #[arg(long, default_value = "/tmp/borealis-regression")]
     work: PathBuf,
+    /// The cluster compares every page it reads with what stock PostgreSQL would have in its file, and panics if they differ.
+    #[arg(long)]
+    compare: bool,
     /// Only the suites of these names: `regress`, `isolation`, or a module of contrib.
     suites: Vec<String>,
 }
@@ -41,12 +44,16 @@ fn main() -> Result<()> {
     println!("on stock PostgreSQL:");
     let stock = run_all(&suites, &Server::stock(), work)?;
     println!("on a cluster:");
-    let cluster = run_all(&suites, &Server::cluster()?, work)?;
+    let server = Server::cluster(arguments.compare)?;
+    let cluster = run_all(&suites, &server, work)?;
+    let survival = server.survives();
     let mut comparison = Comparison::default();
     for ((suite, stock), cluster) in suites.iter().zip(&stock).zip(&cluster) {
         comparison.add(suite.name(), stock, cluster, work)?;
     }
     comparison.print();
+    survival?;
+    println!("after the death of the writer every database is the same, and amcheck finds no fault");
     ensure!(
         comparison.different() == 0,
         "{} tests differ; see {}",
