@@ -11,6 +11,7 @@ use crate::ginblock::{
     POSTING_ITEM_BYTES, block_id,
 };
 use crate::gindatapage::recompress;
+use crate::itup::{Spacing, index_tuples};
 use crate::mask::mask_header;
 
 const CREATE_PTREE: u8 = 0x10;
@@ -26,6 +27,8 @@ const VACUUM_DATA_LEAF_PAGE: u8 = 0x90;
 /// Flags of `ginxlogInsert` and `ginxlogSplit`.
 const IS_DATA: u16 = 1 << 0;
 const IS_LEAF: u16 = 1 << 1;
+
+const TOO_FEW_TUPLES: Fault = Fault::Mismatch("the record has fewer index tuples than it says");
 
 /// `sizeof(GinMetaPageData)`.
 const META_BYTES: usize = 56;
@@ -108,7 +111,8 @@ fn insert_posting_item(block: &BlockReference<'_>, page: &mut PageMut<'_>, right
 fn insert_entry(block: &BlockReference<'_>, page: &mut PageMut<'_>, right: Option<u32>) -> Applied {
     let number = u16_at(block.data, 0)?;
     let replaces = slice_at(block.data, 2, 1)?[0] != 0;
-    let (tuple, _) = split_tuple(slice_at(block.data, 4, block.data.len().saturating_sub(4))?)?;
+    let tuple = slice_at(block.data, 4, block.data.len().saturating_sub(4))?;
+    let tuple = index_tuples(tuple, Spacing::Exact).next().ok_or(TOO_FEW_TUPLES)??;
     if let Some(right) = right {
         // GinSetDownlink: a block number and no offset number.
         let [one, two, three, four] = block_id(right);
@@ -142,7 +146,6 @@ fn meta(page: &mut PageMut<'_>, metadata: &[u8]) {
 /// `ginRedoUpdateMetapage`, the last page of the pending list: it gets the tuples of one more row, or a list of pages that
 /// were filled apart follows it.
 fn pending_tail(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &mut PageMut<'_>) -> Applied {
-    const ROW_ON_TAIL: Fault = Fault::Mismatch("the record does nothing with the tail of the pending list");
     let previous_tail = u32_at(record.data, 72)?;
     let new_right = u32_at(record.data, 76)?;
     let tuples = u32_at(record.data, 80)? as i32;
@@ -153,7 +156,9 @@ fn pending_tail(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page: &m
     } else if previous_tail != NO_BLOCK {
         page.set_gin_right(new_right)
     } else {
-        Err(ROW_ON_TAIL)
+        Err(Fault::Mismatch(
+            "the record does nothing to the last page of the pending list",
+        ))
     }
 }
 
@@ -170,31 +175,16 @@ fn insert_list_page(record: &DecodedRecord<'_>, block: &BlockReference<'_>, page
 
 /// Index tuples behind those that are on the page: as many, and no byte more.
 fn add_tuples(page: &mut PageMut<'_>, data: &[u8], count: i32) -> Applied {
-    let mut rest = data;
+    let mut tuples = index_tuples(data, Spacing::Exact);
     for _ in 0..count {
-        let (tuple, others) = split_tuple(rest)?;
+        let tuple = tuples.next().ok_or(TOO_FEW_TUPLES)??;
         page.add_item(tuple, page.pointers() + 1, false)?;
-        rest = others;
     }
-    if rest.is_empty() {
+    if tuples.next().is_none() {
         Ok(())
     } else {
         Err(Fault::Mismatch("the record has more index tuples than it says"))
     }
-}
-
-/// The index tuple at the head of `bytes` (`IndexTupleSize`), and what follows it.
-fn split_tuple(bytes: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
-    /// `sizeof(IndexTupleData)`, in it the size, and its bits.
-    const HEADER_BYTES: usize = 8;
-    const INFO_AT: usize = 6;
-    const SIZE_MASK: u16 = 0x1FFF;
-    const SHORT: Fault = Fault::Mismatch("an index tuple is shorter than it says");
-    let size = usize::from(u16_at(bytes, INFO_AT)? & SIZE_MASK);
-    if size < HEADER_BYTES {
-        return Err(SHORT);
-    }
-    bytes.split_at_checked(size).ok_or(SHORT)
 }
 
 /// `gin_mask`, which hides less of deleted pages and of what else stands in `pd_prune_xid`. A page of a posting tree that

@@ -166,3 +166,57 @@ pub(crate) fn compress(
     }
     Ok(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Places that lie close together, and at the ends of what there can be.
+    fn tuple_ids() -> impl Strategy<Value = BTreeSet<TupleId>> {
+        let block = prop_oneof![0..3u32, 0..5000u32, any::<u32>(), Just(u32::MAX)];
+        let number = prop_oneof![1..4u16, 1..2048u16];
+        let id = (block, number).prop_map(|(block, number)| TupleId { block, number });
+        prop::collection::btree_set(id, 1..300)
+    }
+
+    fn plain(ids: &BTreeSet<TupleId>) -> Vec<u8> {
+        ids.iter().flat_map(|id| id.encode()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_compressed_comes_back(ids in tuple_ids()) {
+            let mut target = [0xFF; 8192];
+            let used = compress(plain_items(&plain(&ids)), &mut target).expect("they rise");
+            let segment = Segment::at_head(&target).expect("a segment");
+            prop_assert_eq!(segment.bytes().len(), used);
+            prop_assert!(used.is_multiple_of(2));
+            let back: Result<Vec<TupleId>, Fault> = segment.items().collect();
+            prop_assert!(back.expect("sound").into_iter().eq(ids.iter().copied()));
+            // The target may be as long as the segment, and no shorter.
+            let mut exact = vec![0; used];
+            prop_assert_eq!(compress(segment.items(), &mut exact), Ok(used));
+            prop_assert_eq!(&exact[..], &target[..used]);
+            prop_assert!(compress(segment.items(), &mut exact[1..]).is_err());
+        }
+
+        #[test]
+        fn merged_lists_are_one_in_order(one in tuple_ids(), other in tuple_ids()) {
+            let (first, second) = (plain(&one), plain(&other));
+            let all: Result<Vec<TupleId>, Fault> = merged(plain_items(&first), plain_items(&second)).collect();
+            prop_assert!(all.expect("sound").into_iter().eq(one.union(&other).copied()));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_items_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let Ok(segment) = Segment::at_head(&bytes) else { return Ok(()) };
+            prop_assert!(segment.bytes().len() <= bytes.len());
+            // Each but the first takes a byte at least.
+            prop_assert!(segment.items().count() <= bytes.len());
+        }
+    }
+}
