@@ -1,5 +1,5 @@
-//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, libclang to read them, and strace for a
-//! test.
+//! What a fresh Debian 12 needs besides Rust: PostgreSQL 15, its server headers, libclang to read them, strace for a
+//! test, and valgrind to count instructions.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,6 +48,11 @@ const NEEDS: &[Need] = &[
         what: "strace, with which a test sees that syncs come before acknowledgements",
         files: &["/usr/bin/strace"],
         package: "strace",
+    },
+    Need {
+        what: "valgrind, with which instructions are counted",
+        files: &["/usr/bin/valgrind"],
+        package: "valgrind",
     },
 ];
 

@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod fuzz;
+mod instructions;
 mod steps;
 mod tidy;
 
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
   test           check, then every test, whole clusters included
   oracle         redo of every kind of record against stock PostgreSQL, page by page; the table of what is covered
                  (SCENARIO…: only these; --help tells more)
+  instructions   build, then count what decoding and redo take, and compare with the committed numbers (--renew: write them)
   bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
                  (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
   bench-full     bench --full
@@ -40,6 +42,8 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
         ["oracle", options @ ..] => steps::package("oracle", options),
+        ["instructions"] => steps::build().and_then(|()| instructions::run(false)),
+        ["instructions", "--renew"] => steps::build().and_then(|()| instructions::run(true)),
         ["bench", options @ ..] => steps::build().and_then(|()| steps::built("bench", options)),
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
         ["soak", options @ ..] => {

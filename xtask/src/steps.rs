@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::tidy;
+use crate::{instructions, tidy};
 
 fn run(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> Result<()> {
     let shown: Vec<String> = environment
@@ -56,6 +56,7 @@ pub fn check() -> Result<()> {
 pub fn test() -> Result<()> {
     check()?;
     build()?;
+    instructions::run(false)?;
     let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
     println!("==> cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo")
@@ -79,10 +80,15 @@ pub fn test() -> Result<()> {
     Ok(())
 }
 
-/// Runs a program that was built.
-pub fn built(program: &str, arguments: &[&str]) -> Result<()> {
+/// Where cargo puts a program of this name.
+pub fn program(name: &str) -> String {
     let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    run(&[], &format!("{target}/release/{program}"), arguments)
+    format!("{target}/release/{name}")
+}
+
+/// Runs a program that was built.
+pub fn built(name: &str, arguments: &[&str]) -> Result<()> {
+    run(&[], &program(name), arguments)
 }
 
 /// Builds one package and runs its program.
