@@ -51,7 +51,7 @@ pub fn run(renew: bool) -> Result<()> {
 
 fn known() -> Result<BTreeMap<String, f64>> {
     let text = std::fs::read_to_string(NUMBERS).with_context(|| format!("read {NUMBERS}"))?;
-    let line = |line: &str| {
+    let line = |line: &str| -> Result<(String, f64)> {
         let (work, count) = line.split_once(' ').context("a word and a number")?;
         Ok((work.to_owned(), count.trim().parse()?))
     };
