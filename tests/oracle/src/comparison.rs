@@ -140,16 +140,19 @@ impl Comparison {
         let forks: BTreeSet<&ForkKey> = ours.forks.keys().chain(files.forks.keys()).collect();
         for fork in forks.into_iter().filter(|fork| !fork.relation.is_status_array()) {
             let (made, file) = (ours.forks.get(fork), files.forks.get(fork));
-            let is_equal = match (made, file) {
-                // Files without a log of their own.
-                _ if is_unlogged(files, *fork) => continue,
+            if is_unlogged(files, *fork) {
+                continue;
+            }
+            // Maps come to be, empty, without a record, and an empty one needs no file.
+            let blocks = |side: Option<&u32>| side.copied().or((fork.fork != fork::MAIN).then_some(0));
+            let mut surplus = files
+                .pages
+                .range(fork.page(made.copied().unwrap_or(0))..=fork.page(u32::MAX));
+            let is_equal = match (blocks(made), blocks(file)) {
                 (Some(made), Some(file)) => {
-                    let mut surplus = files.pages.range(fork.page(*made)..=fork.page(u32::MAX));
-                    *made == *file || (*made < *file && surplus.all(|(_, page)| is_empty_unlogged(page)))
+                    made == file || (made < file && surplus.all(|(_, page)| is_empty_unlogged(page)))
                 }
-                // An empty map needs no file.
-                (Some(0), None) => fork.fork != fork::MAIN,
-                (made, file) => made.is_none() && file == Some(&0) && fork.fork != fork::MAIN,
+                _ => false,
             };
             if is_equal {
                 *self.equal.entry("size").or_default() += 1;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -10,10 +11,11 @@ use units::Lsn;
 use wal::{Kind, Marks, StreamDecoder, record_end, record_start};
 
 use crate::comparison::{Catalog, Comparison, compare};
+use crate::generator::Plan;
 use crate::replay::{Replay, Tally};
 use crate::state::{ClusterState, control_file};
 use crate::workload::{Connection, Scenario};
-use crate::{events, wraparound};
+use crate::{events, generator, wraparound};
 
 const SETTINGS: &str = "
 shared_buffers = 4MB
@@ -173,6 +175,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// A scenario out of a seed; its files lie beside the server's.
+    pub fn generated(&self, plan: Plan) -> Result<Scenario> {
+        generator::write(plan, self.scratch.folder())
+    }
+
     /// What happens to whole servers: a torn record, a promotion, prepared transactions that are left behind.
     pub fn events(&self) -> Result<()> {
         events::tear_a_record(&self.server, self.wal_file_bytes)?;
@@ -183,11 +190,24 @@ impl Oracle {
 
     /// Stops the server cleanly, follows all of its log, and compares what that makes with its files.
     pub fn finish(self) -> Result<Outcome> {
+        self.finish_and_keep(None)
+    }
+
+    /// As [`Oracle::finish`], but the stopped server's folder and what was generated are copied first.
+    pub fn finish_and_keep(self, keep: Option<&Path>) -> Result<Outcome> {
         if self.counters == Counters::BeforeWrap {
             wraparound::freeze(&self.server)?;
         }
         let catalog = Catalog::read(&self.connection())?;
         self.server.stop();
+        if let Some(keep) = keep {
+            let copied = Command::new("cp")
+                .arg("-a")
+                .arg(self.scratch.folder())
+                .arg(keep)
+                .status()?;
+            ensure!(copied.success(), "cannot copy to {}", keep.display());
+        }
         let control = control_file(self.server.data())?;
         ensure!(control.is_shut_down(), "the server was not stopped cleanly");
         let mut replay = Replay::new(self.before, self.marks);

@@ -100,6 +100,22 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// The scenario of this name, with its sessions and its end.
+    pub fn in_folder(folder: &Path, name: &str) -> Result<Scenario> {
+        let names = names(folder)?;
+        let file = |name: &str| folder.join(format!("{name}.sql"));
+        let session = format!("{name}.session-");
+        let end = format!("{name}.end");
+        let sessions = names.iter().filter(|name| name.starts_with(&session));
+        Ok(Scenario {
+            name: name.to_owned(),
+            settings: settings(&file(name))?,
+            folder: folder.to_owned(),
+            sessions: sessions.map(|name| file(name)).collect(),
+            end: names.contains(&end).then(|| file(&end)),
+        })
+    }
+
     /// Runs it. What its sessions answer, in the order of their files.
     pub fn run(&self, connection: &Connection) -> Result<Vec<String>> {
         let name = &self.name;
@@ -127,29 +143,23 @@ impl Scenario {
 /// All scenarios, by name.
 pub fn scenarios() -> Result<Vec<Scenario>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workload");
+    let names = names(&folder)?;
+    let scenarios = names.iter().filter(|name| !name.contains('.'));
+    scenarios.map(|name| Scenario::in_folder(&folder, name)).collect()
+}
+
+/// Names of the SQL files in a folder, in order.
+fn names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in folder.read_dir().context("list the workload")? {
+    for entry in folder
+        .read_dir()
+        .with_context(|| format!("list {}", folder.display()))?
+    {
         let name = entry?.file_name().to_string_lossy().into_owned();
         names.extend(name.strip_suffix(".sql").map(str::to_owned));
     }
     names.sort();
-    let file = |name: &str| folder.join(format!("{name}.sql"));
-    let scenario = |name: &String| {
-        let session = format!("{name}.session-");
-        let end = format!("{name}.end");
-        Ok(Scenario {
-            settings: settings(&file(name))?,
-            sessions: names
-                .iter()
-                .filter(|name| name.starts_with(&session))
-                .map(|name| file(name))
-                .collect(),
-            end: names.contains(&end).then(|| file(&end)),
-            name: name.clone(),
-            folder: folder.clone(),
-        })
-    };
-    names.iter().filter(|name| !name.contains('.')).map(scenario).collect()
+    Ok(names)
 }
 
 /// The settings that a file asks for in its first lines.
