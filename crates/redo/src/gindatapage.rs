@@ -74,35 +74,40 @@ impl Contents {
     }
 }
 
-/// The segments that a leaf has. A leaf from before version 9.4 has tuple ids as they are: they become one segment, or
-/// none.
-fn contents_of(page: &PageMut<'_>) -> Result<Contents, Fault> {
-    const OUTSIDE: Fault = Fault::Mismatch("the contents of a GIN data page are longer than the page");
-    page.expect_gin_flags(DATA | LEAF, DATA | LEAF)?;
+const OUTSIDE: Fault = Fault::Mismatch("the contents of a GIN data page are longer than the page");
+
+/// The segments of a leaf, as they stand on it.
+fn segments<'a>(page: &'a PageMut<'_>) -> Result<&'a [u8], Fault> {
+    let end = page.lower();
+    if !(DATA_AT..=DATA_AT + DATA_BYTES_MAX).contains(&end) {
+        return Err(OUTSIDE);
+    }
+    Ok(&page.bytes()[DATA_AT..end])
+}
+
+/// What becomes of a leaf from before version 9.4, which has its tuple ids as they are: one segment, or none.
+fn converted(page: &PageMut<'_>) -> Result<Contents, Fault> {
+    let bytes = TUPLE_ID_BYTES * usize::from(page.gin_count()?);
+    if DATA_BYTES_MAX < bytes {
+        return Err(OUTSIDE);
+    }
     let mut contents = Contents::EMPTY;
-    if page.gin_flags()? & COMPRESSED != 0 {
-        let end = page.lower();
-        if !(DATA_AT..=DATA_AT + DATA_BYTES_MAX).contains(&end) {
-            return Err(OUTSIDE);
-        }
-        contents.push(&page.bytes()[DATA_AT..end])?;
-    } else {
-        let bytes = TUPLE_ID_BYTES * usize::from(page.gin_count()?);
-        if DATA_BYTES_MAX < bytes {
-            return Err(OUTSIDE);
-        }
-        if 0 < bytes {
-            let items = plain_items(&page.bytes()[DATA_AT..DATA_AT + bytes]);
-            contents.used = compress(items, &mut contents.bytes)?;
-        }
+    if 0 < bytes {
+        let items = plain_items(&page.bytes()[DATA_AT..DATA_AT + bytes]);
+        contents.used = compress(items, &mut contents.bytes)?;
     }
     Ok(contents)
 }
 
 /// `ginRedoRecompress`: actions in the order of the segments, between which segments stay as they are.
 pub(crate) fn recompress(page: &mut PageMut<'_>, data: &[u8]) -> Applied {
-    let old = contents_of(page)?;
-    let mut rest = old.as_slice();
+    page.expect_gin_flags(DATA | LEAF, DATA | LEAF)?;
+    let is_compressed = page.gin_flags()? & COMPRESSED != 0;
+    let converted = if is_compressed { None } else { Some(converted(page)?) };
+    let mut rest = match &converted {
+        Some(contents) => contents.as_slice(),
+        None => segments(page)?,
+    };
     let mut new = Contents::EMPTY;
     let mut number: u16 = 0;
     let count = u16_at(data, 0)?;
@@ -141,7 +146,7 @@ pub(crate) fn recompress(page: &mut PageMut<'_>, data: &[u8]) -> Applied {
     new.push(rest)?;
     page.bytes_mut()[DATA_AT..DATA_AT + new.used].copy_from_slice(new.as_slice());
     page.set_gin_data_bytes(new.used);
-    if page.gin_flags()? & COMPRESSED == 0 {
+    if !is_compressed {
         page.change_gin_flags(0, COMPRESSED)?;
         page.set_gin_count(0)?;
     }
