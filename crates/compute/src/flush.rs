@@ -3,7 +3,8 @@
 //! Invariants:
 //! - A flush ends at a record's end, or holds nothing but a piece of one record: its boundary is then the record end before.
 //! - Marks and catalog entries of a flush are as of its boundary, in the order of the log.
-//! - No byte of a record leaves that no storage node could redo: an extension's own, or of a later release.
+//! - No byte of a record leaves that no storage node could redo: an extension's own, or of a later release. Nor does one that
+//!   copies a database as files.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use units::Lsn;
 use volume::FlushParts;
-use wal::{DecodedRecord, Marks, Record, RecordHeader, StreamDecoder, StreamError};
+use wal::{DecodedRecord, Marks, Record, RecordHeader, StateChange, StreamDecoder, StreamError};
 use wire_format::{CatalogEntry, Item};
 
 use crate::catalog::Catalog;
@@ -105,6 +106,14 @@ impl FlushBuilder {
         let decoded = DecodedRecord::decode(&record.bytes).map_err(|error| unreadable(error.to_string()))?;
         let mut changes = Vec::new();
         wal::state_changes(&decoded, &mut changes).map_err(|error| unreadable(error.to_string()))?;
+        if let Some(StateChange::DatabaseCopied { database, .. }) = changes
+            .iter()
+            .find(|change| matches!(change, StateChange::DatabaseCopied { .. }))
+        {
+            // The library makes every strategy wal_log and refuses to move databases: what came around it must not be lost.
+            let what = format!("database {database} is a copy of files, and the volume has no files");
+            return Err(unreadable(what));
+        }
         self.catalog
             .borrow_mut()
             .apply_all(&changes, record.end, &mut self.entries);
@@ -172,7 +181,7 @@ mod tests {
     const WAL_FILE_BYTES: u64 = 1 << 20;
     const FLUSH_BYTES_MAX: usize = 4096;
 
-    /// A builder that was given two messages of so many bytes, the second one's of this resource manager.
+    /// A builder that was given a message of so many bytes and a record of this resource manager with as much in it.
     fn given(manager: u8, data_bytes: usize) -> (FlushBuilder, Lsn) {
         let begin = Lsn::from_raw(3 * WAL_FILE_BYTES);
         let marks = Marks {
@@ -223,5 +232,12 @@ mod tests {
             assert!(refused.contains("shared_preload_libraries"), "{refused}");
             assert!(flushes.end() <= first_end);
         }
+    }
+
+    #[test]
+    fn a_database_copied_as_files_is_refused() {
+        let (mut flushes, _) = given(resource_manager::DATABASE, 16);
+        let refused = flushes.next(0).expect_err("no flush has it").to_string();
+        assert!(refused.contains("copy of files"), "{refused}");
     }
 }

@@ -18,7 +18,12 @@ SELECT pg_replication_origin_drop('gone');
 SELECT pg_replication_origin_session_setup('right');
 BEGIN; SELECT pg_replication_origin_xact_setup('2/5678', '2026-01-01 00:00:00+00'); UPDATE t SET v = 'replicated' WHERE id = 1; COMMIT;
 BEGIN; SELECT pg_replication_origin_xact_setup('2/5679', '2026-01-01 00:00:01+00'); UPDATE t SET v = 'again' WHERE id = 2; COMMIT;
+-- The progress of the origin moves when a transaction from there is prepared, and only then.
+BEGIN; SELECT pg_replication_origin_xact_setup('2/5680', '2026-01-01 00:00:02+00'); UPDATE t SET v = 'prepared' WHERE id = 3;
+PREPARE TRANSACTION 'replicated'; BEGIN; SELECT pg_replication_origin_xact_setup('2/56A0', '2026-01-01 00:00:03+00');
+UPDATE t SET v = 'rolled back' WHERE id = 4; PREPARE TRANSACTION 'replicated, and rolled back';
 SELECT pg_replication_origin_session_reset();
+COMMIT PREPARED 'replicated'; ROLLBACK PREPARED 'replicated, and rolled back';
 -- Backwards, too: the origin is set, not advanced.
 SELECT pg_replication_origin_advance('left', '0/1000');
 SELECT pg_replication_origin_progress('left', true), pg_replication_origin_progress('right', true);
