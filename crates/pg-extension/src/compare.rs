@@ -8,12 +8,21 @@ use std::ffi::{c_char, c_int};
 use units::{PAGE_BYTES, PageKey, fork};
 
 use crate::counters::count;
-use crate::page::{self, PageBytes};
+use crate::page::{self, Kind, PageBytes};
 use crate::{errors, last_written, log_position, shared_memory};
+
+/// `SPGIST_METAPAGE_BLKNO`.
+const SPGIST_META_BLOCK: u32 = 0;
 
 unsafe extern "C-unwind" {
     fn heap_mask(page: *mut c_char, block: u32);
     fn btree_mask(page: *mut c_char, block: u32);
+    fn hash_mask(page: *mut c_char, block: u32);
+    fn gin_mask(page: *mut c_char, block: u32);
+    fn gist_mask(page: *mut c_char, block: u32);
+    fn spg_mask(page: *mut c_char, block: u32);
+    fn brin_mask(page: *mut c_char, block: u32);
+    fn generic_mask(page: *mut c_char, block: u32);
     fn seq_mask(page: *mut c_char, block: u32);
     fn mask_page_lsn_and_checksum(page: *mut c_char) -> c_int;
 }
@@ -50,18 +59,28 @@ pub fn check(key: &PageKey, page: &PageBytes, in_file: &PageBytes, from_volume: 
 }
 
 fn mask(page: &mut PageBytes, key: &PageKey) {
-    let is_main = key.fork.fork == fork::MAIN;
+    let kind = match key.fork.fork {
+        fork::MAIN => page::kind(page),
+        _ => Kind::Other,
+    };
     let pointer = page.as_mut_ptr().cast();
     // SAFETY: each gets a whole page that is ours, of the kind it is for, which is why only sane headers get here.
     unsafe {
-        if is_main && page::is_sequence(page) {
-            seq_mask(pointer, key.block);
-        } else if is_main && page::is_heap(page) {
-            heap_mask(pointer, key.block);
-        } else if is_main && page::is_btree(page) {
-            btree_mask(pointer, key.block);
-        } else {
-            mask_page_lsn_and_checksum(pointer);
+        match kind {
+            Kind::Sequence => seq_mask(pointer, key.block),
+            Kind::Heap => heap_mask(pointer, key.block),
+            Kind::Btree => btree_mask(pointer, key.block),
+            Kind::Hash => hash_mask(pointer, key.block),
+            Kind::Gin => gin_mask(pointer, key.block),
+            Kind::Gist => gist_mask(pointer, key.block),
+            Kind::Spgist => spg_mask(pointer, key.block),
+            Kind::Brin => brin_mask(pointer, key.block),
+            Kind::Generic => generic_mask(pointer, key.block),
+            Kind::Other => drop(mask_page_lsn_and_checksum(pointer)),
         }
+    }
+    if kind == Kind::Spgist && key.block == SPGIST_META_BLOCK {
+        // Where the last tuples went (`lastUsedPages`): advice, whose changes nobody logs (`SpGistUpdateMetaPage`).
+        page.fill(0);
     }
 }

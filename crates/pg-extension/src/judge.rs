@@ -4,7 +4,7 @@
 //!
 //! - Command ids: until the transaction is over. Cycle ids of split btree pages: until no VACUUM runs.
 //! - Pages that nobody logged yet (an index being built, a heap page that is only initialised): as long as they are as
-//!   they are.
+//!   they are. Those of an index are logged at the end of its build, and thereby become others, or see `logged_later`.
 //! - A sequence: its log is ahead of it by up to 32 values. A page read back would skip them, which may happen after a
 //!   crash only. So it stays, until its values have caught up with the log; at most one page a sequence.
 //! - The free space map: changes to it are in no log. All of it is advice, and PostgreSQL takes any content of it, so it may

@@ -14,6 +14,7 @@ mod storage_manager;
 mod broker_client;
 mod judge;
 mod last_written;
+mod logged_later;
 mod overlay;
 mod room;
 mod sizes;
@@ -80,6 +81,7 @@ pub extern "C-unwind" fn _PG_init() {
     copies_of_files::install();
     protected_settings::install();
     databases::install();
+    logged_later::install();
     statements::install();
     handover::install();
     subscriptions::install();

@@ -157,11 +157,22 @@ pub fn remove(key: &PageKey) {
 
 /// Forgets the blocks of a fork from `first` on; it has blocks up to `end`.
 pub fn remove_blocks(fork: ForkKey, first: u32, end: u32) {
+    remove_blocks_if(fork, first, end, |_| true);
+}
+
+/// Forgets the blocks of a fork from `first` up to `end`, exclusive, whose keeping `wanted` accepts.
+pub fn remove_blocks_if(fork: ForkKey, first: u32, end: u32, wanted: impl Fn(&Keep) -> bool) {
     if end.saturating_sub(first) <= BLOCKS_PURGED_SINGLY_MAX {
-        (first..end).for_each(|block| remove(&fork.page(block)));
+        for key in (first..end).map(|block| fork.page(block)) {
+            shared_memory::with_overlay(key.hashed(), |partition| {
+                if partition.keep_of(&key).is_some_and(|keep| wanted(&keep)) {
+                    partition.remove(&key);
+                }
+            });
+        }
     } else {
         shared_memory::for_all_overlay(|partition| {
-            partition.remove_all(&|key| key.fork == fork && key.block >= first);
+            partition.remove_all(&|key, keep| key.fork == fork && (first..end).contains(&key.block) && wanted(keep));
         });
     }
 }
@@ -169,14 +180,14 @@ pub fn remove_blocks(fork: ForkKey, first: u32, end: u32) {
 /// Forgets all pages of a relation.
 pub fn remove_relation(relation: RelationKey) {
     shared_memory::for_all_overlay(|partition| {
-        partition.remove_all(&|key| key.fork.relation == relation);
+        partition.remove_all(&|key, _| key.fork.relation == relation);
     });
 }
 
 /// Forgets all pages of a database.
 pub fn remove_database(database: u32) {
     shared_memory::for_all_overlay(|partition| {
-        partition.remove_all(&|key| key.fork.relation.database == database);
+        partition.remove_all(&|key, _| key.fork.relation.database == database);
     });
 }
 

@@ -230,10 +230,15 @@ impl Partition<'_> {
         true
     }
 
+    /// Until when the page has to stay, if it is kept.
+    pub fn keep_of(&mut self, key: &PageKey) -> Option<Keep> {
+        self.table.get(key).map(|kept| kept.keep)
+    }
+
     /// Forgets all pages that `wanted` accepts; says how many.
-    pub fn remove_all(&mut self, wanted: &dyn Fn(&PageKey) -> bool) -> usize {
+    pub fn remove_all(&mut self, wanted: &dyn Fn(&PageKey, &Keep) -> bool) -> usize {
         let mut removed = 0;
-        while let Some(key) = self.table.sweep(|key, _| wanted(key)) {
+        while let Some(key) = self.table.sweep(|key, kept| wanted(key, &kept.keep)) {
             removed += usize::from(self.remove(&key));
         }
         removed

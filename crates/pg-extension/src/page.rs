@@ -81,6 +81,62 @@ pub fn is_btree(page: &PageBytes) -> bool {
     special_bytes(page) == 16 && u16_at(page, PAGE_BYTES - 2) <= CYCLE_ID_MAX
 }
 
+/// Whether the parts of the page follow each other.
+fn has_sound_header(page: &PageBytes) -> bool {
+    let [lower, upper, special] = [12, 14, 16].map(|at| usize::from(u16_at(page, at)));
+    PAGE_HEADER_BYTES <= lower && lower <= upper && upper <= special && special <= PAGE_BYTES
+}
+
+/// What a page belongs to, as far as its special space tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A sequence.
+    Sequence,
+    /// A heap.
+    Heap,
+    /// A btree.
+    Btree,
+    /// A hash index.
+    Hash,
+    /// A GIN index.
+    Gin,
+    /// A GiST index.
+    Gist,
+    /// An SP-GiST index.
+    Spgist,
+    /// A BRIN index.
+    Brin,
+    /// An index of an extension.
+    Generic,
+    /// None of these.
+    Other,
+}
+
+/// What it is a page of: each index marks its pages with a number at their end (`HASHO_PAGE_ID` and the like), but GIN,
+/// whose flags stand there.
+pub fn kind(page: &PageBytes) -> Kind {
+    const HASH: u16 = 0xFF80;
+    const GIST: u16 = 0xFF81;
+    const SPGIST: u16 = 0xFF82;
+    const BRIN: std::ops::RangeInclusive<u16> = 0xF091..=0xF093;
+    /// All flags together (ginblock.h).
+    const GIN_FLAGS_MAX: u16 = 0x00FF;
+    if is_zeroed(page) || !has_sound_header(page) {
+        return Kind::Other;
+    }
+    match (special_bytes(page), u16_at(page, PAGE_BYTES - 2)) {
+        (0, _) => Kind::Heap,
+        (8, _) if is_sequence(page) => Kind::Sequence,
+        (16, ..=CYCLE_ID_MAX) => Kind::Btree,
+        (16, HASH) => Kind::Hash,
+        (16, GIST) => Kind::Gist,
+        (8, SPGIST) => Kind::Spgist,
+        (8, id) if BRIN.contains(&id) => Kind::Brin,
+        (8, ..=GIN_FLAGS_MAX) => Kind::Gin,
+        _ => Kind::Generic,
+    }
+}
+
 /// Whether it was split while a VACUUM ran, which redo does not note (`btpo_cycleid`).
 pub fn has_cycle_id(page: &PageBytes) -> bool {
     is_btree(page) && u16_at(page, PAGE_BYTES - 2) != 0

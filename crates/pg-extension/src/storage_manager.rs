@@ -25,7 +25,8 @@ use crate::page::{self, PageBytes};
 use crate::readahead::Readahead;
 use crate::sizes::SizeEntry;
 use crate::{
-    broker_client, compare, errors, judge, last_written, log_position, overlay, settings, shared_memory, sizes,
+    broker_client, compare, errors, judge, last_written, log_position, logged_later, overlay, settings, shared_memory,
+    sizes,
 };
 
 static MD: OnceLock<Md> = OnceLock::new();
@@ -359,6 +360,9 @@ fn keep(key: &PageKey, bytes: *const c_char, extends: bool) {
     };
     last_written::note_page(key, written);
     let keep: Keep = judge::keep_for(key, &page, written);
+    if logged_later::is_unlogged(&keep) && is_permanent_buffer(bytes).is_none() {
+        logged_later::note(key);
+    }
     // SAFETY: plain variables of this process.
     let (is_checkpointer, is_shutdown) = unsafe {
         let is_checkpointer = pg_sys::MyBackendType == pg_sys::BackendType::B_CHECKPOINTER;

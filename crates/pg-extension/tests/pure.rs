@@ -136,7 +136,7 @@ fn pages_spill_in_order_and_then_there_is_no_room() {
         partition
             .store(key(4), &page_of(5), NOTHING, Some(&spill), &mut |_| true)
             .expect("the others may go");
-        assert_eq!(partition.remove_all(&|key| key.block == 4), 1);
+        assert_eq!(partition.remove_all(&|key, _| key.block == 4), 1);
         assert!(!partition.remove(&key(4)));
     });
 }
