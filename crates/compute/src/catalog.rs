@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use bytes::Bytes;
-use skeleton::blob;
+use skeleton::blob::{self, Blob};
 use units::{ForkKey, Lsn, RelationKey, fork};
 use wal::StateChange;
 use wire_format::broker::ForkSize;
@@ -60,6 +60,21 @@ impl Catalog {
         forks.map(|(key, blocks)| (key.relation, *blocks))
     }
 
+    /// Every relation of which there is a fork.
+    pub(crate) fn relations(&self) -> impl Iterator<Item = RelationKey> + '_ {
+        self.forks.keys().map(|fork| fork.relation)
+    }
+
+    /// Tablespaces that users made, with the locations that they named.
+    pub(crate) fn tablespaces(&self) -> impl Iterator<Item = (u32, &Bytes)> + '_ {
+        self.blobs
+            .iter()
+            .filter_map(|(name, location)| match Blob::parse(name) {
+                Some(Blob::Tablespace { tablespace }) => Some((tablespace, location)),
+                _ => None,
+            })
+    }
+
     /// Carries out what a record does, and appends the entries that say so: one of each key, because a storage node keeps one
     /// value of a key at a position. A record that extends a fork by several blocks changes its size as often.
     pub(crate) fn apply_all(&mut self, changes: &[StateChange<'_>], lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
@@ -111,9 +126,7 @@ impl Catalog {
                     blob::database(*tablespace, *database),
                     blob::relation_map(*tablespace, *database),
                 ] {
-                    if self.blobs.contains_key(&name) {
-                        self.set_blob(name, None, lsn, entries);
-                    }
+                    self.remove_blob(name, lsn, entries);
                 }
             }
             StateChange::RelationMapUpdated {
@@ -131,8 +144,28 @@ impl Catalog {
             StateChange::PreparedFinished { transaction } => {
                 self.set_blob(blob::two_phase(*transaction), None, lsn, entries);
             }
-            // Counters are marks; tablespaces and copied databases are refused before they are logged; the rest outlives
-            // no start.
+            StateChange::TablespaceCreated { tablespace, path } => {
+                let name = blob::tablespace(*tablespace);
+                self.set_blob(name, Some(Bytes::copy_from_slice(path)), lsn, entries);
+            }
+            StateChange::TablespaceDropped { tablespace } => {
+                self.remove_blob(blob::tablespace(*tablespace), lsn, entries);
+            }
+            StateChange::OriginAdvanced {
+                origin,
+                remote_lsn,
+                force,
+            } => {
+                // `replorigin_advance`.
+                let name = blob::origin(*origin);
+                let before = self.blobs.get(&name).and_then(|value| blob::position(value));
+                if *force || before.is_none_or(|before| before < *remote_lsn) {
+                    let value = Bytes::copy_from_slice(&remote_lsn.raw().to_le_bytes());
+                    self.set_blob(name, Some(value), lsn, entries);
+                }
+            }
+            StateChange::OriginDropped { origin } => self.remove_blob(blob::origin(*origin), lsn, entries),
+            // Counters are marks; copied databases are refused before they are logged; the rest outlives no start.
             _ => {}
         }
     }
@@ -144,6 +177,12 @@ impl Catalog {
 
     fn set_blob(&mut self, name: String, value: Option<Bytes>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
         self.change(CatalogKey::Blob(name), value, lsn, entries);
+    }
+
+    fn remove_blob(&mut self, name: String, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
+        if self.blobs.contains_key(&name) {
+            self.set_blob(name, None, lsn, entries);
+        }
     }
 
     fn change(&mut self, key: CatalogKey, value: Option<Bytes>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {

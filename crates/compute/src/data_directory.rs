@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use skeleton::Skeleton;
+use wire_format::broker::TABLESPACE_LOCATIONS;
 
 use crate::InstanceConfig;
 use crate::user_settings::UserSettings;
@@ -25,11 +27,13 @@ pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> DirectoryError + '_ {
     }
 }
 
-/// Writes the skeleton in place of whatever data directory was there, with the settings that users made.
-pub(crate) fn write(
+/// Writes the skeleton in place of whatever data directory was there, with the settings that users made and notes of the
+/// locations that they named for tablespaces.
+pub(crate) fn write<'a>(
     config: &InstanceConfig,
     skeleton: &Skeleton,
     settings: &UserSettings,
+    locations: impl Iterator<Item = (u32, &'a Bytes)>,
 ) -> Result<(), DirectoryError> {
     let data = config.data_directory();
     match fs::remove_dir_all(&data) {
@@ -47,6 +51,12 @@ pub(crate) fn write(
     for (name, bytes) in &skeleton.files {
         let path = data.join(name);
         fs::write(&path, bytes).map_err(at(&path))?;
+    }
+    let notes = data.join(TABLESPACE_LOCATIONS);
+    make(&notes)?;
+    for (tablespace, location) in locations {
+        let path = notes.join(tablespace.to_string());
+        fs::write(&path, location).map_err(at(&path))?;
     }
     for piece in &skeleton.wal {
         let path = data.join(&piece.path);

@@ -236,7 +236,7 @@ impl<'a> Reign<'a> {
         if settings_now != checked {
             libraries = preload_libraries(config, &settings_now)?;
         }
-        data_directory::write(config, &skeleton, &settings_now)
+        data_directory::write(config, &skeleton, &settings_now, catalog.tablespaces())
             .map_err(|error| broken("write the data directory", &error))?;
 
         let limits = ShipperLimits {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use skeleton::blob::Blob;
 use skeleton::status_files::{self, StatusRange};
+use skeleton::tablespaces::is_in_users_tablespace;
 use skeleton::{ControlFile, SkeletonInputs, blob};
 use timeline::Path;
 use tokio::time::{Instant, timeout_at};
@@ -173,6 +174,12 @@ impl StateReader {
             databases: Vec::new(),
             relation_maps: Vec::new(),
             prepared: Vec::new(),
+            tablespaces: catalog.tablespaces().map(|(tablespace, _)| tablespace).collect(),
+            in_tablespaces: catalog
+                .relations()
+                .filter(|relation| is_in_users_tablespace(*relation))
+                .collect(),
+            origins: BTreeMap::new(),
             status_pages: BTreeMap::new(),
             init_forks: Vec::new(),
             time,
@@ -185,7 +192,12 @@ impl StateReader {
                     inputs.relation_maps.push((tablespace, database, value.to_vec()));
                 }
                 Some(Blob::TwoPhase { transaction }) => inputs.prepared.push((transaction, value.to_vec())),
-                Some(Blob::ControlFile | Blob::ImportedLogEnd) | None => {}
+                Some(Blob::Origin { origin }) => {
+                    let position =
+                        blob::position(value).ok_or(StateError::Missing("position of a replication origin"))?;
+                    inputs.origins.insert(origin, position);
+                }
+                Some(Blob::ControlFile | Blob::ImportedLogEnd | Blob::Tablespace { .. }) | None => {}
             }
         }
         for range in status_files::needed(&inputs.marks) {

@@ -27,6 +27,7 @@ mod protected_settings;
 mod reserved_name;
 mod statements;
 mod subscriptions;
+mod tablespaces;
 
 mod functions;
 mod relation_bytes;
@@ -84,7 +85,7 @@ pub extern "C-unwind" fn _PG_init() {
     logged_later::install();
     statements::install();
     handover::install();
-    subscriptions::install();
+    tablespaces::install();
 }
 
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;

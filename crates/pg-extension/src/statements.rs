@@ -1,7 +1,7 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
-//! Refused until it works: tablespaces, subscriptions (`subscriptions`), and indexes other than btrees (but on temporary
-//! tables). Refused for good: setting what Borealis owns (`protected_settings`).
+//! Refused until it works: subscriptions (`subscriptions`), moving a database to another tablespace, and indexes that redo
+//! does not know (but on temporary tables). Refused for good: setting what Borealis owns (`protected_settings`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -9,7 +9,7 @@ use pgrx::pg_sys::panic::pgrx_extern_c_guard as guarded;
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, databases, errors, protected_settings, subscriptions};
+use crate::{commit_guard, databases, errors, protected_settings, subscriptions, tablespaces};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -99,9 +99,12 @@ unsafe extern "C-unwind" fn utility(
             receiver,
             completion,
         );
-        if let Some(database) = prepared.ends_database {
-            guarded(|| databases::forget(database));
-        }
+        guarded(|| match prepared.afterwards {
+            Afterwards::Nothing => {}
+            Afterwards::DatabaseGone(database) => databases::forget(database),
+            Afterwards::TablespaceCreated => tablespaces::created(),
+            Afterwards::TablespaceGone(tablespace) => tablespaces::dropped(tablespace),
+        });
     }
 }
 
@@ -110,8 +113,20 @@ unsafe extern "C-unwind" fn utility(
 struct Prepared {
     planned: *mut PlannedStmt,
     read_only: bool,
-    /// The database that is gone afterwards.
-    ends_database: Option<u32>,
+    afterwards: Afterwards,
+}
+
+/// What is to be done once PostgreSQL has executed a statement.
+#[derive(Clone, Copy)]
+enum Afterwards {
+    /// Nothing.
+    Nothing,
+    /// This database is gone.
+    DatabaseGone(u32),
+    /// A tablespace was made.
+    TablespaceCreated,
+    /// This tablespace is gone.
+    TablespaceGone(u32),
 }
 
 /// Refuses what must be refused, changes what must be changed.
@@ -124,15 +139,17 @@ unsafe fn prepare(
     context: pg_sys::ProcessUtilityContext::Type,
 ) -> Prepared {
     let (mut planned, mut read_only) = (planned, read_only);
-    let (mut ends_database, mut needs_quorum) = (None, false);
+    let (mut afterwards, mut needs_quorum) = (Afterwards::Nothing, false);
     // SAFETY: see above; each cast below follows the node's tag.
     unsafe {
         match (*(*planned).utilityStmt).type_ {
-            // Also one without a location (`allow_in_place_tablespaces`).
-            NodeTag::T_CreateTableSpaceStmt => refuse(
-                "a tablespace",
-                "All data lives in the volume; use the default tablespace.",
-            ),
+            NodeTag::T_CreateTableSpaceStmt => afterwards = Afterwards::TablespaceCreated,
+            NodeTag::T_DropTableSpaceStmt => {
+                let statement = (*planned).utilityStmt.cast::<pg_sys::DropTableSpaceStmt>();
+                if let Some(tablespace) = tablespaces::named((*statement).tablespacename) {
+                    afterwards = Afterwards::TablespaceGone(tablespace);
+                }
+            }
             NodeTag::T_CreateSubscriptionStmt => subscriptions::refuse(),
             NodeTag::T_AlterDatabaseStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseStmt>();
@@ -140,7 +157,11 @@ unsafe fn prepare(
                     .iter()
                     .any(|option| text((**option).defname) == "tablespace")
                 {
-                    refuse("moving a database to a tablespace", "All data lives in the volume.");
+                    refuse(
+                        "moving a database to another tablespace",
+                        "CREATE DATABASE ... TEMPLATE ... TABLESPACE makes a copy of it there; ALTER TABLE ... SET \
+                         TABLESPACE moves single tables.",
+                    );
                 }
             }
             NodeTag::T_CreatedbStmt => {
@@ -154,7 +175,9 @@ unsafe fn prepare(
             NodeTag::T_DropdbStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::DropdbStmt>();
                 let database = pg_sys::get_database_oid((*statement).dbname, true);
-                ends_database = (database != Oid::INVALID).then_some(database.to_u32());
+                if database != Oid::INVALID {
+                    afterwards = Afterwards::DatabaseGone(database.to_u32());
+                }
             }
             NodeTag::T_TransactionStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::TransactionStmt>();
@@ -200,7 +223,7 @@ unsafe fn prepare(
     Prepared {
         planned,
         read_only,
-        ends_database,
+        afterwards,
     }
 }
 
@@ -256,20 +279,21 @@ unsafe extern "C-unwind" fn object_access(
     }
     if access == ObjectAccessType::OAT_POST_CREATE && sub_object == 0 {
         match class {
-            pg_sys::RelationRelationId => refuse_other_indexes(object),
+            pg_sys::RelationRelationId => refuse_unknown_indexes(object),
             pg_sys::DatabaseRelationId => databases::creating(object.to_u32()),
+            pg_sys::TableSpaceRelationId => tablespaces::creating(object.to_u32()),
             _ => {}
         }
     }
 }
 
+/// PostgreSQL's own kinds of indexes that redo does not know yet. Those of extensions write generic records or images,
+/// which it knows.
+const UNKNOWN_TO_REDO: [Oid; 1] = [pg_sys::GIST_AM_OID];
+
 /// Called right after a relation was entered into the catalog; its row is not visible yet, but the relation cache has it.
-fn refuse_other_indexes(relation: Oid) {
+fn refuse_unknown_indexes(relation: Oid) {
     const TEMPORARY: c_char = pg_sys::RELPERSISTENCE_TEMP as c_char;
-    const INDEXES: [c_char; 2] = [
-        pg_sys::RELKIND_INDEX as c_char,
-        pg_sys::RELKIND_PARTITIONED_INDEX as c_char,
-    ];
     // SAFETY: called in a transaction; the cache gives null for what it does not know, else a pinned relation.
     unsafe {
         let opened = pg_sys::RelationIdGetRelation(relation);
@@ -278,8 +302,8 @@ fn refuse_other_indexes(relation: Oid) {
         }
         let row = *(*opened).rd_rel;
         pg_sys::RelationClose(opened);
-        if INDEXES.contains(&row.relkind) && row.relpersistence != TEMPORARY && row.relam != pg_sys::BTREE_AM_OID {
-            refuse("an index that is not a btree", "Use a btree index.");
+        if row.relpersistence != TEMPORARY && UNKNOWN_TO_REDO.contains(&row.relam) {
+            refuse("an index of this kind", "Use a btree index.");
         }
     }
 }

@@ -1,18 +1,9 @@
-//! Subscriptions to other servers are refused, and with them replication origins.
+//! Subscriptions to other servers are refused.
 //!
-//! How far a subscription has come stands in no page, but in a file of the cluster (`pg_logical/replorigin_checkpoint`)
-//! that is not kept: after every start its worker would apply changes once more. And the worker finishes prepared
-//! transactions without a statement (`apply_handle_commit_prepared`), past the commit guard.
+//! A subscription's worker finishes prepared transactions without a statement (`apply_handle_commit_prepared`), past the
+//! commit guard. How far an origin was replayed is kept, so what a client of its own applies is safe.
 
-use pgrx::pg_guard;
-use pgrx::pg_sys::{Datum, FunctionCallInfo};
-
-use crate::{builtin_functions, statements};
-
-/// Refuses origins made by hand; in the postmaster. Without one, nothing else can be done with origins.
-pub fn install() {
-    builtin_functions::replace([(c"pg_replication_origin_create", create_origin)]);
-}
+use crate::statements;
 
 /// Refuses `CREATE SUBSCRIPTION`.
 pub fn refuse() -> ! {
@@ -20,9 +11,4 @@ pub fn refuse() -> ! {
         "a subscription",
         "Copy the data with pg_dump, or let a client write it here.",
     )
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn create_origin(_call: FunctionCallInfo) -> Datum {
-    statements::refuse("a replication origin", "How far it has come would not be kept.")
 }

@@ -1,5 +1,7 @@
 //! Names of the small values that the volume's catalog keeps for PostgreSQL.
 
+use units::Lsn;
+
 /// `pg_control` as `initdb` left it; what changes comes from the marks.
 pub const CONTROL_FILE: &str = "control";
 
@@ -19,6 +21,22 @@ pub fn database(tablespace: u32, database: u32) -> String {
 /// A prepared transaction: the value is its file, less the checksum.
 pub fn two_phase(transaction: u32) -> String {
     format!("twophase/{transaction:08X}")
+}
+
+/// A tablespace: the value is the location that its creator named, empty for none.
+pub fn tablespace(tablespace: u32) -> String {
+    format!("tablespace/{tablespace}")
+}
+
+/// How far a replication origin was replayed: the value is the position in its own log, eight bytes, little-endian.
+pub fn origin(origin: u16) -> String {
+    format!("origin/{origin}")
+}
+
+/// The position that the value of an [`origin`] says.
+pub fn position(value: &[u8]) -> Option<Lsn> {
+    let bytes: [u8; 8] = value.try_into().ok()?;
+    Some(Lsn::from_raw(u64::from_le_bytes(bytes)))
 }
 
 /// What a name stands for.
@@ -47,6 +65,16 @@ pub enum Blob {
         /// The transaction.
         transaction: u32,
     },
+    /// See [`tablespace`].
+    Tablespace {
+        /// Tablespace.
+        tablespace: u32,
+    },
+    /// See [`origin`].
+    Origin {
+        /// Its number.
+        origin: u16,
+    },
 }
 
 impl Blob {
@@ -63,6 +91,8 @@ impl Blob {
             Blob::RelationMap { tablespace, database } => relation_map(tablespace, database),
             Blob::Database { tablespace, database } => self::database(tablespace, database),
             Blob::TwoPhase { transaction } => two_phase(transaction),
+            Blob::Tablespace { tablespace } => self::tablespace(tablespace),
+            Blob::Origin { origin } => self::origin(origin),
         }
     }
 
@@ -85,6 +115,8 @@ impl Blob {
             "twophase" => u32::from_str_radix(rest, 16)
                 .ok()
                 .map(|transaction| Blob::TwoPhase { transaction }),
+            "tablespace" => rest.parse().ok().map(|tablespace| Blob::Tablespace { tablespace }),
+            "origin" => rest.parse().ok().map(|origin| Blob::Origin { origin }),
             _ => None,
         }
     }
@@ -109,6 +141,11 @@ mod tests {
             Blob::parse(&two_phase(0x2F1)),
             Some(Blob::TwoPhase { transaction: 0x2F1 })
         );
+        assert_eq!(
+            Blob::parse(&super::tablespace(16_400)),
+            Some(Blob::Tablespace { tablespace: 16_400 })
+        );
+        assert_eq!(Blob::parse(&super::origin(7)), Some(Blob::Origin { origin: 7 }));
         assert_eq!(Blob::parse(CONTROL_FILE), Some(Blob::ControlFile));
         assert_eq!(Blob::parse(IMPORTED_LOG_END), Some(Blob::ImportedLogEnd));
         for name in [
@@ -117,6 +154,8 @@ mod tests {
             "relmap/+1663/5",
             "database/1663/05",
             "twophase/2f1",
+            "tablespace/016400",
+            "origin/65536",
             "",
             "other/1/2",
         ] {

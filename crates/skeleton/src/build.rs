@@ -1,13 +1,13 @@
 //! A data directory that starts without recovery.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use units::{Lsn, Page, PageKey, RelationKey};
 use wal::{LONG_HEADER_BYTES, Marks, PageHeader, PageWriter, WAL_PAGE_BYTES, page_flag, record_end, record_start};
 
 use crate::ControlFile;
-use crate::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
-use crate::status_files;
+use crate::tablespaces::{self, folder};
+use crate::{origins, status_files};
 
 /// What `PG_VERSION` says.
 const VERSION: &[u8] = b"15\n";
@@ -50,6 +50,13 @@ pub struct SkeletonInputs {
     pub relation_maps: Vec<(u32, u32, Vec<u8>)>,
     /// (transaction, file less its checksum).
     pub prepared: Vec<(u32, Vec<u8>)>,
+    /// Tablespaces that users made.
+    pub tablespaces: BTreeSet<u32>,
+    /// Relations in them. Each gets an empty file, as when it was made: by its files PostgreSQL tells whether a tablespace
+    /// is empty, and which databases use it.
+    pub in_tablespaces: BTreeSet<RelationKey>,
+    /// How far each replication origin was replayed.
+    pub origins: BTreeMap<u16, Lsn>,
     /// Transaction-status pages: [`status_files::needed`] and [`status_files::needed_members`].
     pub status_pages: BTreeMap<PageKey, Page>,
     /// INIT forks with their pages: unlogged relations begin anew as them.
@@ -98,14 +105,6 @@ pub struct Skeleton {
 /// Why no skeleton can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError {
-    /// A database stands in a tablespace of its own.
-    #[error("database {database} has files in tablespace {tablespace}: tablespaces are not supported yet")]
-    Tablespace {
-        /// Which.
-        tablespace: u32,
-        /// Whose.
-        database: u32,
-    },
     /// The last page is not the one on which the log ends.
     #[error("{found} bytes were given of the last WAL page, which ends at {end}")]
     LastPage {
@@ -114,14 +113,6 @@ pub enum BuildError {
         /// How many bytes there are.
         found: usize,
     },
-}
-
-fn folder(tablespace: u32, database: u32) -> Result<String, BuildError> {
-    match (tablespace, database) {
-        (GLOBAL_TABLESPACE, 0) => Ok("global".to_owned()),
-        (DEFAULT_TABLESPACE, database) => Ok(format!("base/{database}")),
-        (tablespace, database) => Err(BuildError::Tablespace { tablespace, database }),
-    }
 }
 
 /// Path of the WAL file that holds `start`: `XLogFileName` in `access/xlog_internal.h`.
@@ -140,14 +131,35 @@ impl Skeleton {
         let state = marks.shutdown_checkpoint(checkpoint.start, inputs.time);
         let mut directories: Vec<String> = DIRECTORIES.iter().map(|name| (*name).to_owned()).collect();
         let mut files = vec![("PG_VERSION".to_owned(), VERSION.to_vec())];
+        directories.extend(
+            inputs
+                .tablespaces
+                .iter()
+                .map(|tablespace| tablespaces::directory(*tablespace)),
+        );
         for (tablespace, database) in &inputs.databases {
-            let folder = folder(*tablespace, *database)?;
+            let folder = folder(*tablespace, *database);
             files.push((format!("{folder}/PG_VERSION"), VERSION.to_vec()));
             directories.push(folder);
         }
         for (tablespace, database, map) in &inputs.relation_maps {
-            let folder = folder(*tablespace, *database)?;
+            let folder = folder(*tablespace, *database);
             files.push((format!("{folder}/pg_filenode.map"), map.clone()));
+        }
+        let places = inputs.in_tablespaces.iter();
+        let places: BTreeSet<(u32, u32)> = places
+            .map(|relation| (relation.tablespace, relation.database))
+            .collect();
+        directories.extend(
+            places
+                .into_iter()
+                .map(|(tablespace, database)| folder(tablespace, database)),
+        );
+        let unlogged: BTreeSet<RelationKey> = inputs.init_forks.iter().map(|(relation, _)| *relation).collect();
+        let empty = inputs.in_tablespaces.difference(&unlogged);
+        files.extend(empty.map(|relation| (tablespaces::file(*relation), Vec::new())));
+        if !inputs.origins.is_empty() {
+            files.push((origins::PATH.to_owned(), origins::file(&inputs.origins)));
         }
         for (transaction, payload) in &inputs.prepared {
             let checksum = crc32c::crc32c(payload).to_le_bytes();
@@ -155,9 +167,8 @@ impl Skeleton {
             files.push((format!("pg_twophase/{transaction:08X}"), content));
         }
         for (relation, pages) in &inputs.init_forks {
-            let folder = folder(relation.tablespace, relation.database)?;
             let content = pages.iter().flat_map(|page| page.bytes().iter().copied()).collect();
-            files.push((format!("{folder}/{}", relation.relation), content));
+            files.push((tablespaces::file(*relation), content));
         }
         files.extend(status_files::files(&inputs.status_pages));
         let control = inputs
@@ -252,6 +263,7 @@ mod tests {
 
     use super::*;
     use crate::control_file::tests::{WAL_FILE_BYTES, file};
+    use crate::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
 
     /// The inputs of an empty cluster whose log ends here.
     fn inputs(end: Lsn, last_page: Vec<u8>) -> SkeletonInputs {
@@ -268,6 +280,9 @@ mod tests {
             databases: vec![(DEFAULT_TABLESPACE, 5)],
             relation_maps: vec![(GLOBAL_TABLESPACE, 0, b"map".to_vec())],
             prepared: vec![(0x2F1, b"payload".to_vec())],
+            tablespaces: BTreeSet::new(),
+            in_tablespaces: BTreeSet::new(),
+            origins: BTreeMap::new(),
             status_pages: BTreeMap::new(),
             init_forks: Vec::new(),
             time: 1,
@@ -282,14 +297,47 @@ mod tests {
     }
 
     #[test]
-    fn a_database_in_another_tablespace_is_refused() {
+    fn tablespaces_are_directories_in_which_each_relation_has_its_file() {
         let mut inputs = inputs(Lsn::from_raw(3 * WAL_FILE_BYTES), Vec::new());
         inputs.databases.push((16_400, 7));
-        let (tablespace, database) = (16_400, 7);
+        inputs.relation_maps.push((16_400, 7, b"map".to_vec()));
+        inputs.tablespaces.extend([16_400, 16_401, 16_402]);
+        let relation = |tablespace, relation| RelationKey {
+            tablespace,
+            database: 7,
+            relation,
+        };
+        inputs
+            .in_tablespaces
+            .extend([relation(16_400, 1), relation(16_401, 2), relation(16_401, 3)]);
+        let page = Page::from_bytes(&[7; units::PAGE_BYTES]).expect("one page");
+        inputs.init_forks.push((relation(16_401, 3), vec![page]));
+        let skeleton = Skeleton::build(inputs).expect("a skeleton");
+        let found = |path: &str| {
+            let mut files = skeleton.files.iter().filter(|(name, _)| name == path);
+            let file = files.next().map(|(_, content)| content.len());
+            assert_eq!(files.next(), None, "{path} is written twice");
+            file
+        };
+        let version = "PG_15_202209061";
+        assert_eq!(found(&format!("pg_tblspc/16400/{version}/7/PG_VERSION")), Some(3));
+        assert_eq!(found(&format!("pg_tblspc/16400/{version}/7/pg_filenode.map")), Some(3));
+        assert_eq!(found(&format!("pg_tblspc/16400/{version}/7/1")), Some(0));
+        assert_eq!(found(&format!("pg_tblspc/16401/{version}/7/2")), Some(0));
         assert_eq!(
-            Skeleton::build(inputs).err(),
-            Some(BuildError::Tablespace { tablespace, database })
+            found(&format!("pg_tblspc/16401/{version}/7/3")),
+            Some(units::PAGE_BYTES)
         );
+        for folder in [
+            "16400/PG_15_202209061/7",
+            "16401/PG_15_202209061/7",
+            "16402/PG_15_202209061",
+        ] {
+            assert!(
+                skeleton.directories.contains(&format!("pg_tblspc/{folder}")),
+                "{folder}"
+            );
+        }
     }
 
     #[test]

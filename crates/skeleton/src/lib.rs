@@ -10,7 +10,9 @@ pub mod blob;
 pub mod build;
 pub mod control_file;
 pub mod import;
+mod origins;
 pub mod status_files;
+pub mod tablespaces;
 
 pub use build::{CheckpointRecord, Skeleton, SkeletonInputs, WalPiece, wal_file};
 pub use control_file::{ControlFile, ControlFileError};

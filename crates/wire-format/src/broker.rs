@@ -35,6 +35,10 @@ pub const FORK_SIZE_BYTES: usize = 20;
 /// The most forks an answer lists: what follows the last of them is asked for with another question.
 pub const FORKS_LISTED_MAX: usize = ANSWER_PAYLOAD_BYTES_MAX / FORK_SIZE_BYTES;
 
+/// The folder in the data directory where the instance process and the library note the locations that users named for
+/// tablespaces: a file for each, named by its OID.
+pub const TABLESPACE_LOCATIONS: &str = "borealis_tablespaces";
+
 /// What a backend asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BrokerQuestion {

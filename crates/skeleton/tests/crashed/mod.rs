@@ -1,6 +1,6 @@
 //! What a volume would know of a crashed cluster: its log, its state at the end of it, its pages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use skeleton::blob::Blob;
@@ -131,6 +131,9 @@ pub fn inputs(end: LogEnd, recovered: &Path, time: i64) -> (SkeletonInputs, Vec<
         databases: Vec::new(),
         relation_maps: Vec::new(),
         prepared: end.prepared.into_iter().collect(),
+        tablespaces: BTreeSet::new(),
+        in_tablespaces: BTreeSet::new(),
+        origins: BTreeMap::new(),
         status_pages: BTreeMap::new(),
         init_forks: Vec::new(),
         time,
@@ -161,7 +164,7 @@ pub fn inputs(end: LogEnd, recovered: &Path, time: i64) -> (SkeletonInputs, Vec<
                 }
                 // The crashed one is used.
                 Some(Blob::ControlFile) => {}
-                Some(Blob::ImportedLogEnd | Blob::TwoPhase { .. }) | None => panic!("{path} became {name}"),
+                Some(_) | None => panic!("{path} became {name}"),
             },
             ImportedFile::Ignored => {}
         }
