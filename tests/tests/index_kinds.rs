@@ -46,6 +46,18 @@ const INDEXES: &[(&str, &str, &str)] = &[
         "USING gin (name gin_trgm_ops)",
         "name LIKE '%abcde%'",
     ),
+    ("by_gist", "USING gist (area)", "area && '((100,100),(140,140))'"),
+    (
+        "by_gist_buffering",
+        "USING gist (span) WITH (buffering = on)",
+        "span @> 15000",
+    ),
+    (
+        "by_gist_sorted",
+        "USING gist (place)",
+        "place <@ box '((1000,1000),(9000,9000))'",
+    ),
+    ("by_gist_of_numbers", "USING gist (n, id)", "n = 4711"),
     (
         "by_spgist",
         "USING spgist (place)",

@@ -21,38 +21,6 @@ fn not_supported_yet(cluster: &Cluster, statements: &str) -> Result<String> {
     Ok(said)
 }
 
-#[test]
-fn indexes_that_redo_does_not_know_are_refused() -> Result<()> {
-    let cluster = Cluster::up("refusals", &[])?;
-    cluster.sql(
-        "CREATE TABLE t (id int, words text[], area box);
-         INSERT INTO t SELECT i, ARRAY[i::text], box(point(i, i), point(i + 1, i + 1)) FROM generate_series(1, 100) i",
-    )?;
-    for index in ["gist (area)"] {
-        for kind in ["CREATE INDEX refused", "CREATE INDEX CONCURRENTLY refused"] {
-            let statement = format!("{kind} ON t USING {index}");
-            let said = not_supported_yet(&cluster, &statement)?;
-            ensure!(
-                said.contains("Use a btree index"),
-                "{statement}: the message does not say what to do: {said}"
-            );
-        }
-    }
-    let left = cluster.sql("SELECT count(*) FROM pg_class WHERE relname = 'refused'")?;
-    ensure!(left == "0", "a refused index stands in the catalog");
-    // A temporary table never reaches the volume, so there every kind works; and the refused table takes a btree.
-    let found = cluster.sql(
-        "CREATE TEMPORARY TABLE own AS SELECT * FROM t;
-         CREATE INDEX ON own USING gin (words);
-         CREATE INDEX ON own USING hash (id);
-         CREATE INDEX ON t (id);
-         SET enable_seqscan = off;
-         SELECT (SELECT count(*) FROM own WHERE words @> '{7}'), (SELECT count(*) FROM t WHERE id = 7)",
-    )?;
-    ensure!(found == "1|1", "{found}");
-    Ok(())
-}
-
 /// The files of PostgreSQL's data directory hold no tables. A copy of them looks like a backup, and is none.
 #[test]
 fn backups_of_files_are_refused() -> Result<()> {

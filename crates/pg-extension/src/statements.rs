@@ -1,7 +1,6 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
-//! Refused until it works: subscriptions (`subscriptions`), moving a database to another tablespace, and indexes that redo
-//! does not know (but on temporary tables). Refused for good: setting what Borealis owns (`protected_settings`).
+//! Refused until it works: subscriptions (`subscriptions`), and moving a database to another tablespace. Refused for good: setting what Borealis owns (`protected_settings`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -279,31 +278,9 @@ unsafe extern "C-unwind" fn object_access(
     }
     if access == ObjectAccessType::OAT_POST_CREATE && sub_object == 0 {
         match class {
-            pg_sys::RelationRelationId => refuse_unknown_indexes(object),
             pg_sys::DatabaseRelationId => databases::creating(object.to_u32()),
             pg_sys::TableSpaceRelationId => tablespaces::creating(object.to_u32()),
             _ => {}
-        }
-    }
-}
-
-/// PostgreSQL's own kinds of indexes that redo does not know yet. Those of extensions write generic records or images,
-/// which it knows.
-const UNKNOWN_TO_REDO: [Oid; 1] = [pg_sys::GIST_AM_OID];
-
-/// Called right after a relation was entered into the catalog; its row is not visible yet, but the relation cache has it.
-fn refuse_unknown_indexes(relation: Oid) {
-    const TEMPORARY: c_char = pg_sys::RELPERSISTENCE_TEMP as c_char;
-    // SAFETY: called in a transaction; the cache gives null for what it does not know, else a pinned relation.
-    unsafe {
-        let opened = pg_sys::RelationIdGetRelation(relation);
-        if opened.is_null() {
-            return;
-        }
-        let row = *(*opened).rd_rel;
-        pg_sys::RelationClose(opened);
-        if row.relpersistence != TEMPORARY && UNKNOWN_TO_REDO.contains(&row.relam) {
-            refuse("an index of this kind", "Use a btree index.");
         }
     }
 }
