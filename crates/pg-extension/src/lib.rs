@@ -25,6 +25,7 @@ mod databases;
 mod handover;
 mod protected_settings;
 mod reserved_name;
+mod resource_managers;
 mod statements;
 mod subscriptions;
 mod tablespaces;
@@ -108,6 +109,7 @@ unsafe extern "C-unwind" fn request_shared_memory() {
         // SAFETY: as above.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| previous()) };
     }
+    resource_managers::refuse_custom();
     shared_memory::request();
 }
 
