@@ -1,0 +1,2 @@
+VACUUM points; VACUUM texts; VACUUM points; VACUUM texts; VACUUM points; VACUUM texts; VACUUM points; VACUUM texts;
+VACUUM points; VACUUM texts; VACUUM points; VACUUM texts; VACUUM points; VACUUM texts; VACUUM points; VACUUM texts;
