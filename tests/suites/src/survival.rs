@@ -27,7 +27,10 @@ pub fn check(cluster: &Cluster) -> Result<()> {
             dump.len()
         );
     }
-    cluster.client("pg_amcheck", &["--all", "--heapallindexed", "--jobs", "2"])?;
+    cluster.client(
+        "pg_amcheck",
+        &["--all", "--install-missing", "--heapallindexed", "--jobs", "2"],
+    )?;
     Ok(())
 }
 
