@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
 use suites::extension::{ALL, Answers, Extension};
 use system_tests::{Cluster, SOON};
 
@@ -15,13 +16,29 @@ const SETTINGS: &[&str] = &[
 const NEXT_TICK: Duration = Duration::from_secs(150);
 const TICKS: &str = "SELECT count(*) FROM ticks";
 
+/// Extensions that users bring, on a cluster.
+#[derive(Parser)]
+struct Arguments {
+    /// The cluster compares every page it reads with what stock PostgreSQL would have in its file, and panics if they differ:
+    /// pages of what was made since the writer was started.
+    #[arg(long)]
+    compare: bool,
+    /// Only these extensions.
+    extensions: Vec<String>,
+}
+
 fn main() -> Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = Arguments::parse();
+    let wanted = &arguments.extensions;
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let extensions: Vec<&Extension> = ALL.iter().filter(|extension| is_wanted(extension.name())).collect();
     let with_cron = is_wanted("pg_cron");
     let (mut trials, mut failed) = (Vec::new(), Vec::new());
-    let cluster = Cluster::up("extensions", SETTINGS)?;
+    let mut settings = SETTINGS.to_vec();
+    if arguments.compare {
+        settings.push("borealis.compare=on");
+    }
+    let cluster = Cluster::up("extensions", &settings)?;
     if with_cron {
         cron(&cluster)?;
     }
