@@ -17,7 +17,9 @@ mod seeds;
 mod store;
 mod wire;
 
-pub use seeds::seeds;
+use wal::resource_manager;
+
+pub use seeds::{gather, seeds};
 
 /// One decoder under test.
 pub struct Target {
@@ -34,6 +36,14 @@ pub const TARGETS: &[Target] = &[
     target_of("wal-record", log::record),
     target_of("wal-marks", log::marks),
     target_of("redo-apply", pages::apply),
+    target_of("redo-heap", |data| pages::apply_of(resource_manager::HEAP, data)),
+    target_of("redo-heap2", |data| pages::apply_of(resource_manager::HEAP2, data)),
+    target_of("redo-btree", |data| pages::apply_of(resource_manager::BTREE, data)),
+    target_of("redo-hash", |data| pages::apply_of(resource_manager::HASH, data)),
+    target_of("redo-gin", |data| pages::apply_of(resource_manager::GIN, data)),
+    target_of("redo-gist", |data| pages::apply_of(resource_manager::GIST, data)),
+    target_of("redo-spgist", |data| pages::apply_of(resource_manager::SPGIST, data)),
+    target_of("redo-brin", |data| pages::apply_of(resource_manager::BRIN, data)),
     target_of("redo-image", pages::image),
     target_of("control-file", pages::control_file),
     target_of("wire-frames", wire::frames),

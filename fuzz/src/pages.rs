@@ -10,15 +10,30 @@ use crate::input::Input;
 
 /// Pages to which one record is applied: those that it names come first.
 const PAGES_MAX: usize = 12;
+/// Where a record's header has the resource manager.
+const MANAGER_AT: usize = 17;
 
 /// One record on the pages that it touches and on some that it does not. The pages' own bytes are part of the input.
 pub(crate) fn apply(data: &[u8]) {
     let mut input = Input::new(data);
+    let record = input.part().to_vec();
+    applied(record, &page(&mut input));
+}
+
+/// As [`apply`], with a record of this resource manager, whatever its header says.
+pub(crate) fn apply_of(manager: u8, data: &[u8]) {
+    let mut input = Input::new(data);
     let mut record = input.part().to_vec();
+    if let Some(place) = record.get_mut(MANAGER_AT) {
+        *place = manager;
+    }
+    applied(record, &page(&mut input));
+}
+
+fn applied(mut record: Vec<u8>, page: &Page) {
     if let Some(length) = record.len().try_into().ok().filter(|_| 4 <= record.len()) {
         record[..4].copy_from_slice(&u32::to_le_bytes(length));
     }
-    let page = page(&mut input);
     let end = Lsn::from_raw(1 << 20);
     let mut touches = Vec::new();
     if PostgreSql.touches(&record, end, &mut touches).is_err() {
@@ -50,7 +65,7 @@ pub(crate) fn apply(data: &[u8]) {
             );
             if applied.is_ok() {
                 assert!(page.bytes() == again.bytes(), "redo is a function");
-                redo::mask::mask(&mut page, key.block, record.get(17).copied().unwrap_or(0));
+                redo::mask::mask(&mut page, key.block, record.get(MANAGER_AT).copied().unwrap_or(0));
             }
         }
     }

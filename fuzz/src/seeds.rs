@@ -6,9 +6,12 @@ mod messages;
 mod pages;
 mod values;
 
+use wal::resource_manager;
+
 use crate::store;
 
 pub(crate) use log::WORKLOAD_START;
+pub use pages::gather;
 
 /// Sound input for the target of this name.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -20,7 +23,15 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .map(|record| record.bytes.to_vec())
             .collect(),
         "wal-marks" => vec![log::marks()],
-        "redo-apply" => pages::pages_and_records(),
+        "redo-apply" => pages::of_each_kind(),
+        "redo-heap" => pages::of_manager(resource_manager::HEAP),
+        "redo-heap2" => pages::of_manager(resource_manager::HEAP2),
+        "redo-btree" => pages::of_manager(resource_manager::BTREE),
+        "redo-hash" => pages::of_manager(resource_manager::HASH),
+        "redo-gin" => pages::of_manager(resource_manager::GIN),
+        "redo-gist" => pages::of_manager(resource_manager::GIST),
+        "redo-spgist" => pages::of_manager(resource_manager::SPGIST),
+        "redo-brin" => pages::of_manager(resource_manager::BRIN),
         "redo-image" => pages::images(),
         "control-file" => vec![include_bytes!("control_file.bin").to_vec()],
         "wire-frames" => messages::all_frames(),

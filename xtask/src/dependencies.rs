@@ -40,6 +40,11 @@ const NEEDS: &[Need] = &[
         package: "gcc",
     },
     Need {
+        what: "a C++ compiler, for libFuzzer",
+        files: &["/usr/bin/c++"],
+        package: "g++",
+    },
+    Need {
         what: "the C library's headers",
         files: &["/usr/include/stdlib.h"],
         package: "libc6-dev",

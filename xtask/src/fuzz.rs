@@ -131,7 +131,27 @@ fn fuzz(work: &Path, name: &str, seconds: u64) -> Result<()> {
         "-timeout=10".to_owned(),
         "-print_final_stats=1".to_owned(),
     ];
-    fuzzer(work, name, [&*grown, &Path::new(CORPUS).join(name)], &options)
+    let mut command = command(work, name, [&*grown, &Path::new(CORPUS).join(name)], &options);
+    let output = command.output().context("start the fuzzer")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{said}\n{name} is broken ({}); the input is named above",
+        output.status
+    );
+    println!("    {}", summary(&said));
+    Ok(())
+}
+
+/// How often the target ran, and how many edges of its code that covered.
+fn summary(said: &str) -> String {
+    let number_after = |word: &str| {
+        let (_, rest) = said.rsplit_once(word)?;
+        rest.split_whitespace().next()
+    };
+    let executions = number_after("stat::number_of_executed_units:").unwrap_or("an unknown number of");
+    let edges = number_after(" cov:").unwrap_or("an unknown number of");
+    format!("{executions} executions, {edges} edges covered")
 }
 
 /// Puts some of what was found into the committed corpus: of the short inputs that together cover all that was covered, the
@@ -160,6 +180,17 @@ fn keep(work: &Path, name: &str) -> Result<()> {
 }
 
 fn fuzzer<'a>(work: &Path, name: &str, inputs: impl IntoIterator<Item = &'a Path>, options: &[String]) -> Result<()> {
+    let status = command(work, name, inputs, options)
+        .status()
+        .context("start the fuzzer")?;
+    ensure!(
+        status.success(),
+        "{name} is broken ({status}); the input is named above"
+    );
+    Ok(())
+}
+
+fn command<'a>(work: &Path, name: &str, inputs: impl IntoIterator<Item = &'a Path>, options: &[String]) -> Command {
     println!("==> {name}");
     let mut command = Command::new(work.join(TRIPLE).join("release/libfuzzer"));
     command
@@ -172,10 +203,17 @@ fn fuzzer<'a>(work: &Path, name: &str, inputs: impl IntoIterator<Item = &'a Path
             command.env("BOREALIS_FUZZ_SEEDS", input);
         }
     }
-    let status = command.status().context("start the fuzzer")?;
-    ensure!(
-        status.success(),
-        "{name} is broken ({status}); the input is named above"
-    );
-    Ok(())
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::summary;
+
+    #[test]
+    fn the_last_numbers_of_a_run_are_told() {
+        let said =
+            "#2\tINITED cov: 5 ft: 6\n#90\tDONE   cov: 50 ft: 60 corp: 3/4b\nstat::number_of_executed_units: 90\n";
+        assert_eq!(summary(said), "90 executions, 50 edges covered");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{instructions, tidy};
+use crate::{fuzz, instructions, tidy};
 
 fn run(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> Result<()> {
     let shown: Vec<String> = environment
@@ -57,6 +57,7 @@ pub fn test() -> Result<()> {
     check()?;
     build()?;
     instructions::run(false)?;
+    fuzz::run(&["--seconds", "1"])?;
     let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
     println!("==> cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo")

@@ -11,16 +11,16 @@ pub(super) const WORKLOAD: &[u8] = include_bytes!("../../../crates/wal/samples/w
 pub(crate) const WORKLOAD_START: Lsn = Lsn::from_raw(7 << 20);
 const WAL_FILE_BYTES: u64 = 1 << 20;
 /// Longer records teach a mutator nothing.
-pub(super) const RECORD_BYTES_MAX: usize = 1200;
+const RECORD_BYTES_MAX: usize = 1200;
 
 pub(super) fn workload() -> Vec<Record> {
-    let mut decoder = StreamDecoder::new(WORKLOAD_START, None, WAL_FILE_BYTES);
-    decoder.push(WORKLOAD_START, WORKLOAD).expect("it begins there");
-    let mut records = Vec::new();
-    while let Some(record) = decoder.next_record().expect("the sample is sound") {
-        records.push(record);
-    }
-    records
+    records(WORKLOAD_START, WORKLOAD, WAL_FILE_BYTES)
+}
+
+pub(super) fn records(start: Lsn, log: &[u8], wal_file_bytes: u64) -> Vec<Record> {
+    let mut decoder = StreamDecoder::new(start, None, wal_file_bytes);
+    decoder.push(start, log).expect("it begins there");
+    std::iter::from_fn(|| decoder.next_record().expect("the sample is sound")).collect()
 }
 
 /// Resource manager and operation: what decides which code reads it.

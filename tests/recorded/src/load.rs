@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use stock_postgresql::Server;
+use stock_postgresql::{Server, run};
 
 /// A load: what has to be there before, and what is measured.
 pub struct Load {
@@ -34,6 +34,17 @@ impl Load {
         run: |server| sql(server, "gin.sql"),
     };
 
+    /// What the oracle does to indexes other than btrees, each scenario in a database of its own: every kind of their records.
+    pub const INDEXES: Load = Load {
+        name: "indexes",
+        prepare: |_| (),
+        run: |server| {
+            ["hash", "gin", "gist", "spgist", "brin"]
+                .iter()
+                .for_each(|name| scenario(server, name))
+        },
+    };
+
     /// The loads in small, for the committed sample.
     pub const SAMPLE: Load = Load {
         name: "sample",
@@ -53,4 +64,15 @@ fn sql_file(name: &str) -> String {
 
 fn sql(server: &Server, name: &str) {
     server.script(Path::new(&sql_file(name)));
+}
+
+/// One scenario of the oracle, without its concurrent sessions.
+fn scenario(server: &Server, name: &str) {
+    let oracle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../oracle");
+    server.query(&format!("CREATE DATABASE {name}"));
+    let mut psql = server.client("psql");
+    psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", name]);
+    psql.arg("-f").arg(oracle.join("prelude.sql"));
+    psql.arg("-f").arg(oracle.join(format!("workload/{name}.sql")));
+    run(&mut psql);
 }

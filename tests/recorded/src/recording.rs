@@ -15,6 +15,7 @@ pub const WAL_FILE_BYTES: u64 = 16 << 20;
 const SETTINGS: &str = "
 full_page_writes = off
 autovacuum = off
+max_prepared_transactions = 10
 synchronous_commit = off
 shared_buffers = 256MB
 maintenance_work_mem = 256MB
