@@ -1,6 +1,6 @@
 -- GiST: every kind of its records that touches pages, every operator class of core and contrib.
 CREATE EXTENSION btree_gist; CREATE EXTENSION cube; CREATE EXTENSION seg; CREATE EXTENSION ltree; CREATE EXTENSION pg_trgm;
-CREATE EXTENSION hstore; CREATE EXTENSION intarray;
+CREATE EXTENSION hstore; CREATE EXTENSION intarray; CREATE EXTENSION pageinspect;
 SELECT setseed(0.5);
 -- Growth from nothing: tuples replaced by larger ones, splits of leaves, inner pages and the root.
 CREATE TABLE points (id int, p point, b box) WITH (autovacuum_enabled = off);
@@ -112,6 +112,24 @@ INSERT INTO unlogged SELECT point(i, i) FROM generate_series(1501, 2500) i;
 CREATE UNLOGGED TABLE stays_unlogged (p point); CREATE INDEX ON stays_unlogged USING gist (p);
 TRUNCATE killed; INSERT INTO killed SELECT point(i, 1), i FROM generate_series(1, 500) i;
 BEGIN; INSERT INTO killed SELECT point(i, 2), i FROM generate_series(1, 1500) i; ROLLBACK; CALL oracle.settle(); VACUUM killed;
+-- Keys so long that no root has room for two downlinks: the split of the page below is logged, and its end is an error.
+-- The next insertion finds it unfinished, tries to finish it, and fails as well.
+CREATE FUNCTION noise(seed int, bytes int) RETURNS text LANGUAGE sql AS $$
+  SELECT left(string_agg(md5(seed::text || ' ' || i), ''), bytes) FROM generate_series(1, bytes / 32 + 1) i $$;
+CREATE FUNCTION unfinished(index regclass) RETURNS bool LANGUAGE sql AS $$
+  SELECT bool_or('follow_right' = ANY (flags)) FROM generate_series(0, pg_relation_size(index) / 8192 - 1) block,
+    get_raw_page(index::text, block) page, gist_page_opaque_info(page) WHERE page <> repeat('\000', 8192)::bytea $$;
+CREATE TABLE wide (id int, t text) WITH (autovacuum_enabled = off); ALTER TABLE wide ALTER t SET STORAGE PLAIN;
+CREATE INDEX wide_t ON wide USING gist (t gist_text_ops);
+INSERT INTO wide SELECT i, 'm' || noise(i, 200) FROM generate_series(1, 150) i;
+DO $$ BEGIN FOR i IN 1..60 LOOP
+  BEGIN INSERT INTO wide SELECT i, chr(97 + i * 7 % 26) || noise(i, 2900); EXCEPTION WHEN internal_error THEN NULL; END;
+  EXIT WHEN unfinished('wide_t'); END LOOP; END $$;
+SELECT 1 / unfinished('wide_t')::int;
+DO $$ BEGIN FOR i IN 1..5 LOOP
+  BEGIN INSERT INTO wide SELECT i, chr(97 + i) || noise(i, 20); EXCEPTION WHEN internal_error THEN NULL; END; END LOOP; END $$;
+DELETE FROM wide WHERE id % 2 = 0; CALL oracle.settle(); VACUUM wide;
+SELECT 1 / unfinished('wide_t')::int;
 -- Sessions of their own, in the middle of each other's splits.
 CREATE TABLE shared (p point, n int) WITH (autovacuum_enabled = off);
 CREATE INDEX shared_p ON shared USING gist (p);
