@@ -152,3 +152,36 @@ pub fn markdown() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_that_is_missing_or_was_only_copied_contradicts_the_table() {
+        let every = Tally {
+            seen: 1,
+            applied: 1,
+            compared: 1,
+            copied: 1,
+            different: 0,
+        };
+        let mut tallies: BTreeMap<Kind, Tally> = kinds().map(|kind| (kind, every)).collect();
+        let kind = |name: &str| kinds().find(|kind| kind.to_string() == name).expect("it is a kind");
+        tallies.remove(&kind("XLOG/NOOP"));
+        tallies.remove(&kind("Heap/HOT_UPDATE+INIT"));
+        assert_eq!(contradictions(&tallies), Vec::<String>::new());
+
+        tallies.insert(kind("XLOG/NOOP"), every);
+        tallies.insert(kind("Heap/INSERT"), Tally { compared: 0, ..every });
+        tallies.insert(kind("Gin/SPLIT"), Tally { copied: 0, ..every });
+        tallies.remove(&kind("Transaction/COMMIT"));
+        let found = [
+            "XLOG/NOOP is called impossible, but was seen",
+            "Transaction/COMMIT was not seen",
+            "Heap/INSERT was compared with no after-image",
+            "Gin/SPLIT had no image of its own",
+        ];
+        assert_eq!(contradictions(&tallies), found);
+    }
+}

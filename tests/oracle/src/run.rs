@@ -261,3 +261,50 @@ pub(crate) fn wal_file(data: &Path, at: Lsn, file_bytes: u64) -> Result<PathBuf>
     }
     found.into_iter().max().with_context(|| format!("{name} is gone"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PG_CLASS: u32 = 1259;
+
+    /// An oracle that cannot fail proves nothing.
+    #[test]
+    fn a_wrong_bit_in_a_page_is_found_in_after_images_and_in_files() {
+        let mut oracle = Oracle::start("oracle-broken", Logging::Checked, Counters::Fresh).expect("a server");
+        let mut is_tampered = false;
+        for (key, page) in &mut oracle.before.pages {
+            if key.fork.relation.relation == PG_CLASS && key.fork.fork == units::fork::MAIN {
+                // In the row that stands last on the page, behind its header.
+                page.bytes_mut()[units::PAGE_BYTES - 100] ^= 0x10;
+                is_tampered = true;
+            }
+        }
+        assert!(is_tampered);
+        // Statistics change rows of pg_class in place.
+        oracle.server.query("VACUUM ANALYZE");
+        let outcome = oracle.finish().expect("its log");
+        assert!(!outcome.differences.is_empty(), "no after-image shows it");
+        assert!(!outcome.files.differences.is_empty(), "no file shows it");
+    }
+
+    /// What is beside pages is held to the files as well.
+    #[test]
+    fn a_missing_relation_map_database_or_block_is_found() {
+        let mut oracle = Oracle::start("oracle-lossy", Logging::Checked, Counters::Fresh).expect("a server");
+        let (map, _) = oracle.before.relation_maps.pop_first().expect("the shared map");
+        let database = oracle.before.databases.pop_first().expect("a database");
+        let (fork, blocks) = oracle.before.forks.iter_mut().next_back().expect("a fork");
+        *blocks += 1;
+        let fork = *fork;
+        let outcome = oracle.finish().expect("its log");
+        for what in [
+            format!("relation map {map:?}"),
+            format!("database {database:?}"),
+            format!("{fork} has"),
+        ] {
+            let is_told = outcome.files.differences.iter().any(|told| told.starts_with(&what));
+            assert!(is_told, "{what} is not among {:#?}", outcome.files.differences);
+        }
+    }
+}

@@ -172,3 +172,37 @@ fn settings(file: &Path) -> Result<BTreeMap<String, String>> {
     });
     pairs.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scenario_has_its_sessions_its_end_and_its_settings() {
+        let scenarios = scenarios().expect("the workload");
+        let named = |name: &str| {
+            scenarios
+                .iter()
+                .find(|scenario| scenario.name == name)
+                .expect("it is there")
+        };
+        assert_eq!(named("locks").sessions.len(), 3);
+        assert!(named("locks").end.is_some());
+        assert_eq!(named("core").sessions.len(), 0);
+        assert_eq!(
+            named("minimal").settings.get("wal_level").map(String::as_str),
+            Some("minimal")
+        );
+    }
+
+    #[test]
+    fn every_file_belongs_to_a_scenario() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("workload");
+        let scenarios = scenarios().expect("the workload");
+        let files: usize = scenarios
+            .iter()
+            .map(|scenario| 1 + scenario.sessions.len() + scenario.end.iter().len())
+            .sum();
+        assert_eq!(files, names(&folder).expect("its names").len());
+    }
+}
