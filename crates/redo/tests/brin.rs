@@ -4,6 +4,7 @@ mod built;
 
 use built::{Block, record};
 use engine::{Engine, EngineError};
+use proptest::prelude::*;
 use redo::PostgreSql;
 use redo::mask::mask;
 use units::{Lsn, PAGE_BYTES, Page, RelationKey, fork};
@@ -191,4 +192,25 @@ fn the_mask_hides_no_item_of_the_map() {
     mask(&mut one, 2, BRIN);
     mask(&mut other, 2, BRIN);
     assert_eq!(one, other);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn damage_gives_a_page_or_an_error(
+        (operation, block) in prop_oneof![
+            Just((INSERT, 0)), Just((INSERT, 1)), Just((UPDATE, 2)), Just((SAMEPAGE_UPDATE, 0)), Just((DESUMMARIZE, 1)),
+        ],
+        number in 0..6u16,
+        data in prop::collection::vec(any::<u8>(), 1..40),
+        on_page in prop::collection::vec((prop_oneof![10..60usize, 8184..8192usize, 0..8192usize], any::<u8>()), 0..4),
+    ) {
+        let mut page = if block == 1 && operation == INSERT { map() } else { regular(b"abcd") };
+        on_page.iter().for_each(|(at, byte)| page.bytes_mut()[*at] = *byte);
+        let number = number.to_le_bytes();
+        let main = [&number[..], &[1, 0, 0, 0, 1, 0], &number, &[3, 0, 0, 0]].concat();
+        let _ = apply(operation, &blocks(3, &data), &main, block, &mut page);
+        mask(&mut page, block, BRIN);
+    }
 }

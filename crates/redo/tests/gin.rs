@@ -4,6 +4,7 @@ mod built;
 
 use built::{Block, record};
 use engine::{Engine, EngineError};
+use proptest::prelude::*;
 use redo::PostgreSql;
 use redo::mask::mask;
 use units::{Lsn, PAGE_BYTES, Page, RelationKey, fork};
@@ -336,5 +337,79 @@ fn a_page_of_another_sort_is_refused() {
             let mut page = Page::from_bytes(&[0x55; PAGE_BYTES]).expect("a page of bytes");
             apply(operation, &blocks, &[0; 90], block, &mut page).expect_err("it is refused");
         }
+    }
+}
+
+/// Operation, main data, block data, block, and a page that the record fits.
+type Sound = (u8, Vec<u8>, Vec<u8>, u32, Page);
+
+fn sound() -> Vec<Sound> {
+    let segments = [
+        segment(0, 1, &[1, 2, 3]),
+        segment(1, 1, &[0x80, 1, 5]),
+        segment(2, 9, &[]),
+    ];
+    let added = [&1u16.to_le_bytes()[..], &tuple_id(1, 7)].concat();
+    let changes = [
+        &2u16.to_le_bytes()[..],
+        &[1, ADD_ITEMS],
+        &added,
+        &[2, REPLACE],
+        &segment(3, 3, &[1]),
+    ]
+    .concat();
+    let list = page(LEAF, 0, 24, &[]);
+    let tuple = [0, 0, 0, 0, 1, 0, 16, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let entry = [&[1, 0, 0, 0][..], &tuple].concat();
+    let inner = page(DATA, 2, 52, &[3; 20]);
+    let downlink = [&1u16.to_le_bytes()[..], &[0, 0, 5, 0, 0, 0, 4, 0, 1, 0]].concat();
+    let children = [0, 0, 5, 0, 0, 0, 6, 0];
+    let one_tuple = [&u32::MAX.to_le_bytes()[..], &1u32.to_le_bytes()].concat();
+    vec![
+        (VACUUM_DATA_LEAF_PAGE, vec![], changes.clone(), 0, leaf(&segments)),
+        (INSERT, vec![3, 0], changes, 0, leaf(&segments)),
+        (INSERT, [&[1, 0][..], &children].concat(), downlink, 0, inner.clone()),
+        (INSERT, vec![2, 0], entry, 0, list.clone()),
+        (DELETE_PAGE, vec![1, 0, 0, 0, 9, 0, 0, 0, 7, 0, 0, 0], vec![1], 1, inner),
+        (
+            CREATE_PTREE,
+            [&12u32.to_le_bytes()[..], &[0; 12]].concat(),
+            vec![1],
+            0,
+            list.clone(),
+        ),
+        (0x70, one_tuple, tuple.to_vec(), 0, list),
+    ]
+}
+
+#[test]
+fn what_is_sound_is_applied() {
+    for (operation, main, data, block, mut page) in sound() {
+        let data = Block {
+            data,
+            ..Block::default()
+        };
+        apply(operation, &[data.clone(), data], &main, block, &mut page).expect("a page");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn damage_gives_a_page_or_an_error(
+        case in 0..7usize,
+        on_page in prop::collection::vec((prop_oneof![10..90usize, 8184..8192usize, 0..8192usize], any::<u8>()), 0..4),
+        in_record in prop::collection::vec((0..60usize, any::<u8>()), 0..4),
+        shorter in prop_oneof![3 => Just(0usize), 1 => 0..30usize],
+    ) {
+        let (operation, main, data, block, mut page) = sound().swap_remove(case);
+        let mut both = [&main[..], &data].concat();
+        in_record.iter().for_each(|(at, byte)| if let Some(target) = both.get_mut(*at) { *target = *byte });
+        let (main, data) = both.split_at(main.len());
+        let data = Block { data: data[..data.len().saturating_sub(shorter).max(1)].to_vec(), ..Block::default() };
+        on_page.iter().for_each(|(at, byte)| page.bytes_mut()[*at] = *byte);
+        let _ = apply(operation, &[data.clone(), data], main, block, &mut page);
+        mask(&mut page, block, GIN);
     }
 }
