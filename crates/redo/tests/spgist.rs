@@ -329,6 +329,25 @@ fn what_does_not_fit_the_page_is_refused() {
     refused(&node, 0, &btree, "no SP-GiST page");
 }
 
+/// Every item of a sound page is on it, between the line pointers and the special space, and none overlaps another.
+fn check_items(page: &Page) {
+    let header = |at| usize::from(u16_at(page.bytes(), at));
+    let (lower, upper, special) = (header(12), header(14), header(16));
+    assert!(24 <= lower && lower <= upper && upper <= special && special == PAGE_BYTES - 8);
+    let start = page.bytes().as_ptr() as usize;
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for item in items(page) {
+        let at = item.as_ptr() as usize - start;
+        places.push((at, at + item.len()));
+    }
+    places.sort_unstable();
+    assert!(
+        places.iter().all(|(from, to)| upper <= *from && *to <= special),
+        "{places:?}"
+    );
+    assert!(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{places:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
@@ -366,10 +385,14 @@ proptest! {
             1 => inners(&[inner(3, 5), inner(40, 6)]),
             _ => apply(&moved(false), 0, &leaves(3)).expect("a redirection and a placeholder"),
         };
+        let is_sound = in_page.is_empty();
         for (at, byte) in in_page {
             page.bytes_mut()[at] = byte;
         }
         if let Ok(mut page) = apply(&record, number, &page) {
+            if is_sound {
+                check_items(&page);
+            }
             redo::mask::mask(&mut page, number, SPGIST);
         }
     }
