@@ -164,6 +164,13 @@ impl Cluster {
         &self.url
     }
 
+    /// The superuser's password.
+    pub fn password(&self) -> &str {
+        let user = self.url.split_once("://").and_then(|(_, rest)| rest.split_once('@'));
+        let password = user.and_then(|(user, _)| user.split_once(':'));
+        password.map_or("", |(_, password)| password)
+    }
+
     /// `borealis ARGUMENTS --dir …`, not started yet.
     pub fn borealis_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
@@ -245,19 +252,11 @@ impl Cluster {
     /// One of PostgreSQL's own programs, set to connect to the cluster endpoint.
     pub fn client_command(&self, program: &str) -> Command {
         let mut command = Command::new(Path::new(POSTGRESQL_BIN).join(program));
-        let password = self
-            .url
-            .split_once("://")
-            .and_then(|(_, rest)| rest.split_once('@'))
-            .map(|(user, _)| user);
-        let password = password
-            .and_then(|user| user.split_once(':'))
-            .map_or("", |(_, password)| password);
         command
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres")
-            .env("PGPASSWORD", password)
+            .env("PGPASSWORD", self.password())
             .env("PGDATABASE", "postgres")
             .stdin(Stdio::null());
         command
