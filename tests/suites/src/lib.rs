@@ -11,6 +11,7 @@ mod server;
 mod sources;
 mod suite;
 pub mod survival;
+pub mod trial;
 
 pub use comparison::{Comparison, Verdict};
 pub use server::{Server, as_postgres};

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use clap::Parser;
-use suites::extension::{ALL, Answers, Extension};
-use system_tests::{Cluster, SOON};
+use suites::extension::{ALL, Extension};
+use suites::trial;
+use system_tests::Cluster;
 
 const SETTINGS: &[&str] = &[
     "shared_buffers=1MB",
@@ -33,7 +34,6 @@ fn main() -> Result<()> {
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let extensions: Vec<&Extension> = ALL.iter().filter(|extension| is_wanted(extension.name())).collect();
     let with_cron = is_wanted("pg_cron");
-    let (mut trials, mut failed) = (Vec::new(), Vec::new());
     let mut settings = SETTINGS.to_vec();
     if arguments.compare {
         settings.push("borealis.compare=on");
@@ -42,72 +42,18 @@ fn main() -> Result<()> {
     if with_cron {
         cron(&cluster)?;
     }
-    for extension in extensions {
-        trials.push((extension, step(extension, "created", extension.create(&cluster))));
-    }
-    restart(&cluster)?;
-    trials.retain_mut(|(extension, answers)| {
-        let Some(before) = answers else {
-            failed.push(extension.name());
-            return false;
-        };
-        let same = extension.answers(&cluster).and_then(|after| the_same(before, &after));
-        *answers = step(extension, "the same after a restart", same)
-            .and_then(|()| step(extension, "changed", extension.change(&cluster)));
-        true
-    });
-    restart(&cluster)?;
-    for (extension, before) in &trials {
-        let same = before.as_ref().context("its changes failed").and_then(|before| {
-            let after = extension.answers(&cluster)?;
-            the_same(before, &after)
-        });
-        if step(extension, "the same after another restart", same).is_none() {
-            failed.push(extension.name());
-        }
-    }
+    let tried = trial::run(&cluster, &extensions);
     if with_cron {
         next_tick(&cluster)?;
         println!("pg_cron: runs its job again after restarts");
     }
-    cluster.client("pg_amcheck", &["--all", "--heapallindexed", "--jobs", "2"])?;
-    println!("pg_amcheck has nothing to say about any database");
-    ensure!(failed.is_empty(), "these do not work: {}", failed.join(", "));
-    Ok(())
-}
-
-fn step<T>(extension: &Extension, what: &str, result: Result<T>) -> Option<T> {
-    match result {
-        Ok(value) => {
-            println!("{}: {what}", extension.name());
-            Some(value)
-        }
-        Err(error) => {
-            println!("{}: not {what}: {error:#}", extension.name());
-            None
-        }
-    }
-}
-
-fn the_same(before: &Answers, after: &Answers) -> Result<()> {
-    if before != after {
-        bail!("before {before:#?}\nafter {after:#?}");
-    }
-    Ok(())
-}
-
-fn restart(cluster: &Cluster) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(&["kill", "writer"])?;
-    cluster.wait_for("the writer to be back", SOON, |cluster| Ok(epoch < cluster.epoch()?))?;
-    println!("the writer was killed");
-    Ok(())
+    tried
 }
 
 /// A job that leaves a row a minute. It runs in a background worker: otherwise it would need a password.
 fn cron(cluster: &Cluster) -> Result<()> {
     cluster.sql("ALTER SYSTEM SET cron.use_background_workers = on")?;
-    restart(cluster)?;
+    trial::restart(cluster)?;
     cluster.sql("CREATE EXTENSION pg_cron; CREATE TABLE ticks (at timestamptz DEFAULT now())")?;
     cluster.sql("SELECT cron.schedule('tick', '* * * * *', 'INSERT INTO ticks DEFAULT VALUES')")?;
     next_tick(cluster)?;
