@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test oracle check bench bench-full soak fuzz regression extensions dependencies
+.PHONY: build up down test oracle check bench bench-redo bench-full soak fuzz regression extensions dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -9,6 +9,7 @@ check: dependencies ; @cargo xtask check
 test: dependencies ; @cargo xtask test
 oracle: dependencies ; @cargo xtask oracle $(ARGUMENTS)
 bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
+bench-redo: dependencies ; @cargo xtask bench-redo
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
 fuzz: ; @cargo xtask fuzz $(ARGUMENTS)

@@ -1,5 +1,6 @@
 //! Automation of the project: `cargo xtask COMMAND`. The Makefile's targets are one call each.
 
+mod bench_redo;
 mod dependencies;
 mod fuzz;
 mod instructions;
@@ -20,6 +21,7 @@ usage: cargo xtask COMMAND
   instructions   build, then count what decoding and redo take, and compare with the committed numbers (--renew: write them)
   bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
                  (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
+  bench-redo     how fast log is decoded and redone, on log that a stock server writes first
   bench-full     bench --full
   soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
                  (--seconds N of updates, --scale N of the load, for a shorter run)
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
         ["instructions"] => steps::build().and_then(|()| instructions::run(false)),
         ["instructions", "--renew"] => steps::build().and_then(|()| instructions::run(true)),
         ["bench", options @ ..] => steps::build().and_then(|()| steps::built("bench", options)),
+        ["bench-redo"] => bench_redo::run(),
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
         ["soak", options @ ..] => {
             let arguments: Vec<&str> = ["soak"].iter().chain(options).copied().collect();

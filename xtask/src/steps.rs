@@ -81,10 +81,23 @@ pub fn test() -> Result<()> {
     Ok(())
 }
 
+/// Where cargo builds.
+pub fn target_folder() -> String {
+    std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned())
+}
+
 /// Where cargo puts a program of this name.
 pub fn program(name: &str) -> String {
-    let target = std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
-    format!("{target}/release/{name}")
+    format!("{}/release/{name}", target_folder())
+}
+
+/// Runs one of a package's benches.
+pub fn bench(package: &str, name: &str) -> Result<()> {
+    run(
+        &[],
+        "cargo",
+        &["bench", "--locked", "--package", package, "--bench", name],
+    )
 }
 
 /// Runs a program that was built.
