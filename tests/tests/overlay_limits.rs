@@ -214,3 +214,41 @@ fn maps_of_many_tables_leave_room_for_rows() -> Result<()> {
     ensure!(!cluster.log(&name)?.contains("ERROR"), "{}", cluster.log(&name)?);
     Ok(())
 }
+
+/// An index that is logged only when it is complete has to fit until then. One that does not is an error, and leaves nothing.
+#[test]
+fn an_index_that_does_not_fit_while_it_is_built_fails_alone() -> Result<()> {
+    let spill = format!("borealis.spill_size_max={SPILL_MIB}MB");
+    let settings = [
+        "shared_buffers=1MB",
+        "borealis.overlay_size=1MB",
+        &spill,
+        "autovacuum=off",
+    ];
+    let cluster = Cluster::up("index-limits", &settings)?;
+    cluster.script(
+        "CREATE EXTENSION pg_trgm; CREATE TABLE t (id int, name text, words text[]);
+         INSERT INTO t SELECT i, md5(i::text), ARRAY[md5(i::text), md5((-i)::text)] FROM generate_series(1, 60000) i;",
+    )?;
+    let epoch = cluster.epoch()?;
+    for index in ["gin (words)", "gist (name gist_trgm_ops)"] {
+        let statement = format!("CREATE INDEX too_large ON t USING {index}");
+        let output = cluster.client_output("psql", &["-X", "-v", "VERBOSITY=verbose", "-c", &statement])?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{index} fitted into {SPILL_MIB} MiB");
+        ensure!(
+            said.contains(DISK_FULL) && said.contains("indexes that are being built"),
+            "{index}: {said}"
+        );
+        cluster.sql("CHECKPOINT")?;
+        let kept = counter(&cluster, "overlay_pages_kept_forever")?;
+        ensure!(kept < 16, "{index}: {kept} pages of it stay");
+    }
+    // A btree is logged as it is built.
+    cluster.sql("CREATE INDEX fits ON t (name); CREATE INDEX small ON t USING gin (words) WHERE id <= 3000")?;
+    let found = cluster
+        .sql("SET enable_seqscan = off; SELECT count(*) FROM t WHERE words @> ARRAY[md5('77')] AND id <= 3000")?;
+    ensure!(found == "1", "{found}");
+    ensure!(cluster.epoch()? == epoch, "the writer did not survive");
+    Ok(())
+}
