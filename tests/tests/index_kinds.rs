@@ -236,3 +236,65 @@ fn every_kind_of_index_of_an_unlogged_table_begins_anew() -> Result<()> {
     no_difference(&cluster, "logged, after a kill")?;
     Ok(())
 }
+
+/// PostgreSQL logs the range maps of a database that it copies as empty; what is read back must have them all the same.
+#[test]
+fn a_copied_database_keeps_its_range_maps() -> Result<()> {
+    let cluster = Cluster::up("kinds-copied", SMALL)?;
+    let ask = |database: &str, question: &str| {
+        let answer = cluster.client("psql", &["-X", "-A", "-t", "-d", database, "-c", question]);
+        let answer = answer.with_context(|| format!("{question} in {database}"))?;
+        anyhow::Ok(answer.trim().to_owned())
+    };
+    cluster.sql("CREATE DATABASE source")?;
+    // Seven rows a page: more ranges than one page of a map has room for.
+    ask(
+        "source",
+        "CREATE EXTENSION pageinspect;
+         CREATE TABLE rows AS SELECT i AS id, repeat('x', 1000) AS wide FROM generate_series(1, 11000) i;
+         CREATE INDEX by_brin ON rows USING brin (id) WITH (pages_per_range = 1);
+         CREATE UNLOGGED TABLE unlogged AS SELECT * FROM rows;
+         CREATE INDEX unlogged_by_brin ON unlogged USING brin (id) WITH (pages_per_range = 1);",
+    )?;
+    cluster.sql("CREATE DATABASE copy TEMPLATE source")?;
+    const MAPS: &str =
+        "SELECT count(pages), count(pages) FILTER (WHERE pages <> '(0,0)'), md5(string_agg(pages::text, ' '))
+        FROM brin_metapage_info(get_raw_page('by_brin', 0)) meta, generate_series(1, meta.lastrevmappage) map,
+        brin_revmap_data(get_raw_page('by_brin', map::int)) pages";
+    let expected = ask("source", MAPS)?;
+    let places: Vec<u64> = expected.split('|').map_while(|count| count.parse().ok()).collect();
+    ensure!(
+        places[0] > 2000 && places[1] > 1500,
+        "two pages of map are full of places: {expected}"
+    );
+    ensure!(ask("copy", MAPS)? == expected, "the maps differ right after the copy");
+    let rows = ask("copy", "SELECT count(*) FROM unlogged")?;
+    ensure!(rows == "11000", "{rows} rows of the unlogged table");
+    kill_writer(&cluster)?;
+    ensure!(ask("source", MAPS)? == expected, "the source's maps differ");
+    ensure!(
+        ask("copy", MAPS)? == expected,
+        "the maps of the copy differ after a kill"
+    );
+    let found = ask(
+        "copy",
+        "SET enable_seqscan = off; UPDATE rows SET id = -id WHERE id % 3 = 0; SELECT count(*) FROM rows WHERE id < -9000",
+    )?;
+    ensure!(found.lines().last() == Some("666"), "the index finds {found}");
+    // A copy that fails leaves nothing behind that the next one would take up.
+    ensure!(
+        ask("postgres", "CREATE DATABASE copy TEMPLATE source").is_err(),
+        "it exists"
+    );
+    ask("postgres", "CREATE DATABASE again TEMPLATE copy")?;
+    kill_writer(&cluster)?;
+    let rows = ask(
+        "again",
+        "SET enable_seqscan = off; SELECT count(*) FROM rows WHERE id < -9000",
+    )?;
+    ensure!(
+        rows.lines().last() == Some("666"),
+        "the index of the second copy finds {rows}"
+    );
+    Ok(())
+}

@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, XactEvent};
+use units::ForkKey;
 
-use crate::{overlay, sizes};
+use crate::{overlay, range_maps, sizes};
 
 const NONE: u32 = 0;
 
@@ -26,6 +27,21 @@ pub fn creating(database: u32) {
     CREATED.store(database, Ordering::Relaxed);
 }
 
+/// Notes that PostgreSQL asked how long a fork is.
+pub fn asked(fork: ForkKey) {
+    if CREATED.load(Ordering::Relaxed) != NONE {
+        range_maps::asked(fork);
+    }
+}
+
+/// Notes that a fork got blocks; it may be one of the database that is being created.
+pub fn extended(fork: ForkKey) {
+    let created = CREATED.load(Ordering::Relaxed);
+    if created != NONE && created == fork.relation.database {
+        range_maps::extended(fork);
+    }
+}
+
 /// Forgets what is kept of a database that is gone. Raises nothing.
 pub fn forget(database: u32) {
     overlay::remove_database(database);
@@ -37,6 +53,7 @@ unsafe extern "C-unwind" fn on_transaction_event(event: XactEvent::Type, _argume
     match event {
         XactEvent::XACT_EVENT_COMMIT => CREATED.store(NONE, Ordering::Relaxed),
         XactEvent::XACT_EVENT_ABORT => {
+            range_maps::forget();
             let database = CREATED.swap(NONE, Ordering::Relaxed);
             if database != NONE {
                 // Or the checkpointer would write pages of it later.

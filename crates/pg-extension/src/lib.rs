@@ -24,6 +24,7 @@ mod copies_of_files;
 mod databases;
 mod handover;
 mod protected_settings;
+mod range_maps;
 mod reserved_name;
 mod resource_managers;
 mod statements;

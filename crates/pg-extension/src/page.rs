@@ -137,6 +137,25 @@ pub fn kind(page: &PageBytes) -> Kind {
     }
 }
 
+const BRIN_META: u16 = 0xF091;
+const BRIN_RANGE_MAP: u16 = 0xF092;
+
+fn brin_type(page: &PageBytes) -> Option<u16> {
+    (kind(page) == Kind::Brin).then(|| u16_at(page, PAGE_BYTES - 2))
+}
+
+/// The last block of a BRIN index's range map, if this is the page that says so (`BrinMetaPageData`).
+pub fn last_range_map(page: &PageBytes) -> Option<u32> {
+    const MAGIC: u32 = 0xA810_9CFA;
+    let is_meta = brin_type(page) == Some(BRIN_META) && u32_at(page, PAGE_HEADER_BYTES) == MAGIC;
+    is_meta.then(|| u32_at(page, PAGE_HEADER_BYTES + 12))
+}
+
+/// Whether it is a page of a BRIN index's range map.
+pub fn is_range_map(page: &PageBytes) -> bool {
+    brin_type(page) == Some(BRIN_RANGE_MAP)
+}
+
 /// Whether it was split while a VACUUM ran, which redo does not note (`btpo_cycleid`).
 pub fn has_cycle_id(page: &PageBytes) -> bool {
     is_btree(page) && u16_at(page, PAGE_BYTES - 2) != 0

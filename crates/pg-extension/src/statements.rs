@@ -8,7 +8,7 @@ use pgrx::pg_sys::panic::pgrx_extern_c_guard as guarded;
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, databases, errors, protected_settings, subscriptions, tablespaces};
+use crate::{commit_guard, databases, errors, protected_settings, range_maps, subscriptions, tablespaces};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -100,6 +100,7 @@ unsafe extern "C-unwind" fn utility(
         );
         guarded(|| match prepared.afterwards {
             Afterwards::Nothing => {}
+            Afterwards::DatabaseCopied => range_maps::log(),
             Afterwards::DatabaseGone(database) => databases::forget(database),
             Afterwards::TablespaceCreated => tablespaces::created(),
             Afterwards::TablespaceGone(tablespace) => tablespaces::dropped(tablespace),
@@ -120,6 +121,8 @@ struct Prepared {
 enum Afterwards {
     /// Nothing.
     Nothing,
+    /// A database was copied.
+    DatabaseCopied,
     /// This database is gone.
     DatabaseGone(u32),
     /// A tablespace was made.
@@ -170,6 +173,7 @@ unsafe fn prepare(
                 }
                 let statement = (*planned).utilityStmt.cast::<pg_sys::CreatedbStmt>();
                 copy_through_log(options((*statement).options));
+                afterwards = Afterwards::DatabaseCopied;
             }
             NodeTag::T_DropdbStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::DropdbStmt>();

@@ -25,8 +25,8 @@ use crate::page::{self, PageBytes};
 use crate::readahead::Readahead;
 use crate::sizes::SizeEntry;
 use crate::{
-    broker_client, compare, errors, judge, last_written, log_position, logged_later, overlay, settings, shared_memory,
-    sizes,
+    broker_client, compare, databases, errors, judge, last_written, log_position, logged_later, overlay, settings,
+    shared_memory, sizes,
 };
 
 static MD: OnceLock<Md> = OnceLock::new();
@@ -317,6 +317,7 @@ unsafe extern "C-unwind" fn extend(
     let is_compared = is_compared(relation, fork);
     keep(&key, bytes, true);
     sizes::grow(fork, block + 1, is_compared);
+    databases::extended(fork);
     if is_compared {
         md!(extend(relation, number, block, bytes, skip_sync));
     }
@@ -448,7 +449,9 @@ unsafe extern "C-unwind" fn writeback(
 
 #[pg_guard]
 unsafe extern "C-unwind" fn blocks(relation: SMgrRelation, number: ForkNumber::Type) -> BlockNumber {
-    match fork_of(relation, number).map(|fork| (fork, known(relation, fork))) {
+    let fork = fork_of(relation, number);
+    fork.inspect(|fork| databases::asked(*fork));
+    match fork.map(|fork| (fork, known(relation, fork))) {
         Some((
             _,
             SizeEntry {
