@@ -20,6 +20,8 @@ const SEEN_MIN: usize = 50;
 /// Layout of an entry: docs/formats/journal.md.
 const ENTRY_MAGIC: u32 = 0xB04E_A117;
 const ENTRY_HEADER_BYTES: usize = 45;
+const ENTRY_OFFSET_AT: usize = 12;
+const ENTRY_SYNCED_AT: usize = 20;
 const ENTRY_KIND_AT: usize = 28;
 const ENTRY_KIND_BATCH: u8 = 2;
 
@@ -67,7 +69,10 @@ impl Node {
         let file = String::from_utf8_lossy(&bytes_of(file.split('>').next().unwrap_or_default())?).into_owned();
         let in_journal = file.contains("/journal/");
         let call = match name {
-            "pwrite64" if in_journal => Call::Write(file, batches(&data(arguments)?)?),
+            "pwrite64" if in_journal => {
+                let batches = batches(&data(arguments)?, offset(&file, arguments)?)?;
+                Call::Write(file, batches)
+            }
             "fdatasync" | "fsync" if in_journal => {
                 let before = self.written.get(&file).cloned().unwrap_or_default();
                 Call::Sync(file, before)
@@ -159,27 +164,59 @@ fn bytes_of(text: &str) -> Result<Vec<u8>> {
     bytes.with_context(|| format!("not in hexadecimal digits: {text:.80}"))
 }
 
-/// The positions of the batches in a write to the journal. Zeros only allocate a file ahead of its use.
-fn batches(bytes: &Bytes) -> Result<Vec<Position>> {
-    if bytes.iter().all(|byte| *byte == 0) {
-        return Ok(Vec::new());
-    }
-    let mut rest = bytes.clone();
-    let mut found = Vec::new();
-    while !rest.is_empty() {
+/// The positions of the batches that a write to the journal brings. Zeros allocate a file ahead of its use, or fill the last
+/// block of a write; the first block may begin with what was written, and synced, before.
+fn batches(bytes: &Bytes, offset: u64) -> Result<Vec<Position>> {
+    let number = |at: usize| {
+        bytes
+            .get(at..at + 4)
+            .map(|four| u32::from_le_bytes(four.try_into().expect("four bytes")))
+    };
+    let long = |at: usize| {
+        bytes
+            .get(at..at + 8)
+            .map(|eight| u64::from_le_bytes(eight.try_into().expect("eight bytes")))
+    };
+    // An entry says where in the journal it stands: nothing else looks so.
+    let is_entry =
+        |at: usize| number(at) == Some(ENTRY_MAGIC) && long(at + ENTRY_OFFSET_AT) == Some(offset + at as u64);
+    let Some(mut at) = (0..bytes.len()).find(|at| is_entry(*at)) else {
         ensure!(
-            ENTRY_HEADER_BYTES <= rest.len(),
-            "a write that ends in the middle of an entry"
+            bytes.iter().all(|byte| *byte == 0),
+            "a write to the journal without an entry"
         );
-        let header = rest.split_to(ENTRY_HEADER_BYTES);
-        let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        ensure!(number(0) == ENTRY_MAGIC, "a write to the journal that is no entry");
-        let payload = rest.split_to(number(4) as usize);
-        if header[ENTRY_KIND_AT] == ENTRY_KIND_BATCH {
-            found.push(Batch::decode(payload)?.position());
-        }
+        return Ok(Vec::new());
+    };
+    let (mut entries, mut synced) = (Vec::new(), 0);
+    while is_entry(at) {
+        let payload = at + ENTRY_HEADER_BYTES;
+        let end = payload + number(at + 4).context("an entry's length")? as usize;
+        ensure!(end <= bytes.len(), "a write that ends in the middle of an entry");
+        entries.push((offset + at as u64, bytes[at + ENTRY_KIND_AT], bytes.slice(payload..end)));
+        synced = long(at + ENTRY_SYNCED_AT).context("an entry's synced offset")?;
+        at = end;
     }
-    Ok(found)
+    ensure!(
+        bytes[at..].iter().all(|byte| *byte == 0),
+        "something else follows the last entry"
+    );
+    let new = entries
+        .into_iter()
+        .filter(|(start, kind, _)| synced <= *start && *kind == ENTRY_KIND_BATCH);
+    new.map(|(_, _, payload)| Ok(Batch::decode(payload)?.position()))
+        .collect()
+}
+
+/// Where in the journal a write begins: where its file does, which is its name, and where in the file.
+fn offset(file: &str, arguments: &str) -> Result<u64> {
+    let start: u64 = match file.rsplit('/').next().unwrap_or_default().parse() {
+        Ok(start) => start,
+        // A spare, which holds nothing that counts.
+        Err(_) => return Ok(0),
+    };
+    let last = arguments.rsplit(", ").next().unwrap_or_default();
+    let digits = last.split(|one: char| !one.is_ascii_digit()).next().unwrap_or_default();
+    Ok(start + digits.parse::<u64>().context("a write's offset")?)
 }
 
 fn read_trace<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Node> {

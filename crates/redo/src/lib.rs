@@ -24,6 +24,7 @@ mod hashpage;
 mod heap_tuple;
 mod heapam;
 mod image;
+mod index_items;
 mod itup;
 mod maps;
 pub mod mask;

@@ -48,10 +48,14 @@ pub fn evidence(kind: Kind) -> Evidence {
         ("Transaction", "INVALIDATION") => Nothing("caches of logical decoding"),
         ("Storage", _) => Files("which forks there are and their sizes; maps' pages"),
         ("CLOG", "ZEROPAGE") => Files("`pg_xact`"),
-        ("CLOG", "TRUNCATE") => Files("the oldest transaction; `pg_xact` needs no page before it"),
+        ("CLOG", "TRUNCATE") => {
+            Files("the oldest transaction, which is not ahead of the next shutdown's; `pg_xact` has no page less")
+        }
         ("CommitTs", "ZEROPAGE") => Files("`pg_commit_ts`"),
         ("CommitTs", "TRUNCATE") => Files("`pg_commit_ts` needs no page before it"),
-        ("MultiXact", "TRUNCATE_ID") => Files("the oldest multixact; `pg_multixact` needs no page before it"),
+        ("MultiXact", "TRUNCATE_ID") => {
+            Files("the oldest multixact, which is not ahead of the next shutdown's; `pg_multixact` has no page less")
+        }
         ("MultiXact", _) => Files("`pg_multixact/offsets` and `members`; the counters"),
         ("Database", _) => Files("which databases there are, each fork and page of them, their relation maps"),
         ("Tablespace", _) => Files("`pg_tblspc`"),

@@ -98,9 +98,9 @@ impl Replay {
         Ok(())
     }
 
-    /// At a shutdown PostgreSQL says its counters exactly: the marks, as of the record before, must be as far. Left out is
-    /// what it changes without a record: `full_page_writes` at a start, the oldest transaction and multixact in a vacuum that
-    /// takes no status pages away.
+    /// At a shutdown PostgreSQL says its counters exactly: the marks, as of the record before, must be as far. Of the oldest
+    /// transaction and multixact they may only not be ahead, because a vacuum that takes no status pages away changes them
+    /// without a record. Left out is `full_page_writes`, which a start changes so.
     fn compare_counters(&mut self, record: &wal::Record, kind: Kind, theirs: &Checkpoint) {
         /// `VAR_OID_PREFETCH`: object identifiers are logged so far ahead.
         const OIDS_AHEAD_MAX: u32 = 8192;
@@ -114,8 +114,14 @@ impl Replay {
                 checkpoint.timeline.into(),
             ]
         };
+        // Such numbers go around in a circle.
+        let is_ahead = |ours: u32, theirs: u32| (theirs.wrapping_sub(ours) as i32) < 0;
         self.tallies.entry(kind).or_default().compared += 1;
-        if exact(&ours) != exact(theirs) || OIDS_AHEAD_MAX < ours.next_oid.wrapping_sub(theirs.next_oid) {
+        if exact(&ours) != exact(theirs)
+            || is_ahead(ours.oldest_transaction, theirs.oldest_transaction)
+            || is_ahead(ours.oldest_multixact, theirs.oldest_multixact)
+            || OIDS_AHEAD_MAX < ours.next_oid.wrapping_sub(theirs.next_oid)
+        {
             let what = format!("counters at {}: {ours:?} from the log, but {theirs:?}", record.start);
             self.differ(kind, what);
         }

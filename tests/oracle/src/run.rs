@@ -218,7 +218,12 @@ impl Oracle {
             &mut replay,
         )?;
         let files = ClusterState::read(self.server.data())?;
-        let files = compare(&replay, &files, &catalog);
+        let mut files = compare(&replay, &files, &catalog);
+        let (ours, theirs) = (replay.marks.parameters, control.parameters());
+        if ours != theirs {
+            let what = format!("parameters: {ours:?} from the log, but the control file has {theirs:?}");
+            files.differences.push(what);
+        }
         // The folder goes after the server that lies in it.
         drop(self.server);
         drop(self.scratch);
