@@ -20,6 +20,11 @@ pub fn tear_a_record(server: &Server, wal_file_bytes: u64) -> Result<()> {
     // Nothing else may come to the log: what follows the record is lost with it, and pages must not know of it.
     server.query("ALTER SYSTEM SET autovacuum = off");
     server.query("SELECT pg_reload_conf()");
+    // The launcher goes when it has heard of it, and a worker when it has done what it began.
+    const AUTOVACUUM: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'";
+    while server.query(AUTOVACUUM) != "0" {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     server.query("CHECKPOINT");
     let start: Lsn = server.query("SELECT pg_current_wal_insert_lsn()").parse()?;
     server.query(LONG);
