@@ -225,6 +225,21 @@ impl Cluster {
         self.status_with("the epoch", |status| status["volume"]["epoch"].as_u64())
     }
 
+    /// Gives an order that ends the writer's reign, and waits until one of a later epoch answers.
+    pub fn replace_writer(&self, order: &[&str]) -> Result<()> {
+        let epoch = self.epoch()?;
+        self.borealis(order)?;
+        self.wait_for("a writer of a later epoch", SOON, |cluster| {
+            Ok(epoch < cluster.epoch()? && cluster.sql("SELECT 1")? == "1")
+        })?;
+        Ok(())
+    }
+
+    /// Kills PostgreSQL with all it holds in memory, and waits for the next epoch.
+    pub fn kill_writer(&self) -> Result<()> {
+        self.replace_writer(&["kill", "writer"])
+    }
+
     /// Waits until all six storage nodes are available. The status that shows it.
     pub fn wait_until_available(&self) -> Result<Value> {
         let whole = |node: &Value| {

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use system_tests::{Cluster, SOON};
+use system_tests::Cluster;
 
 /// Less memory than any of the indexes needs.
 const SMALL: &[&str] = &[
@@ -133,16 +133,6 @@ fn no_difference(cluster: &Cluster, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills PostgreSQL with all it holds in memory, and waits for the next epoch.
-fn kill_writer(cluster: &Cluster) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(&["kill", "writer"])?;
-    cluster.wait_for("a writer of a later epoch", SOON, |cluster| {
-        Ok(epoch < cluster.epoch()? && cluster.sql("SELECT 1")? == "1")
-    })?;
-    Ok(())
-}
-
 #[test]
 fn every_kind_of_index_finds_what_a_scan_of_the_table_finds() -> Result<()> {
     let cluster = Cluster::up("index-kinds", SMALL)?;
@@ -165,7 +155,7 @@ fn every_kind_of_index_finds_what_a_scan_of_the_table_finds() -> Result<()> {
         kept <= forever + 8,
         "{kept} pages are still kept as if nobody had logged them, {forever} before"
     );
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     no_difference(&cluster, "after the builds and a kill")?;
 
     cluster.script(
@@ -186,7 +176,7 @@ fn every_kind_of_index_finds_what_a_scan_of_the_table_finds() -> Result<()> {
          SELECT borealis_evict_all();",
     )?;
     no_difference(&cluster, "after a vacuum")?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     cluster.sql("COMMIT PREPARED 'p'")?;
     no_difference(&cluster, "after a vacuum and a kill")?;
     cluster.script("DELETE FROM rows WHERE id % 2 = 0; VACUUM rows; SELECT more(90001, 95000); VACUUM FREEZE rows")?;
@@ -202,7 +192,7 @@ fn every_kind_of_index_finds_what_a_scan_of_the_table_finds() -> Result<()> {
     }
     cluster.script("REINDEX TABLE rows; REINDEX TABLE CONCURRENTLY rows;")?;
     no_difference(&cluster, "after rebuilds")?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     no_difference(&cluster, "after rebuilds and a kill")?;
     ensure!(
         cluster.sql("SELECT count(*) FROM rows WHERE id > 90000 AND id % 2 = 1")? == "2500",
@@ -223,7 +213,7 @@ fn every_kind_of_index_of_an_unlogged_table_begins_anew() -> Result<()> {
     }
     cluster.script("DELETE FROM rows WHERE id % 5 = 0; SELECT more(30001, 31000); VACUUM rows; CHECKPOINT")?;
     no_difference(&cluster, "unlogged")?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     ensure!(
         cluster.sql("SELECT count(*) FROM rows")? == "0",
         "an unlogged table was kept"
@@ -232,7 +222,7 @@ fn every_kind_of_index_of_an_unlogged_table_begins_anew() -> Result<()> {
     no_difference(&cluster, "unlogged, anew")?;
     cluster.script("ALTER TABLE rows SET LOGGED; SELECT more(30001, 31000)")?;
     no_difference(&cluster, "logged by now")?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     no_difference(&cluster, "logged, after a kill")?;
     Ok(())
 }
@@ -270,7 +260,7 @@ fn a_copied_database_keeps_its_range_maps() -> Result<()> {
     ensure!(ask("copy", MAPS)? == expected, "the maps differ right after the copy");
     let rows = ask("copy", "SELECT count(*) FROM unlogged")?;
     ensure!(rows == "11000", "{rows} rows of the unlogged table");
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     ensure!(ask("source", MAPS)? == expected, "the source's maps differ");
     ensure!(
         ask("copy", MAPS)? == expected,
@@ -287,7 +277,7 @@ fn a_copied_database_keeps_its_range_maps() -> Result<()> {
         "it exists"
     );
     ask("postgres", "CREATE DATABASE again TEMPLATE copy")?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     let rows = ask(
         "again",
         "SET enable_seqscan = off; SELECT count(*) FROM rows WHERE id < -9000",

@@ -1,16 +1,7 @@
 //! What a commit says beside its rows: when it was, how far the log it was replayed from had come, and messages.
 
 use anyhow::{Result, ensure};
-use system_tests::{Cluster, SOON};
-
-fn next_epoch(cluster: &Cluster, command: &[&str]) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(command)?;
-    cluster.wait_for("a writer of a later epoch", SOON, |cluster| {
-        Ok(epoch < cluster.epoch()? && cluster.sql("SELECT 1")? == "1")
-    })?;
-    Ok(())
-}
+use system_tests::Cluster;
 
 #[test]
 fn origins_and_commit_timestamps_survive_the_writer() -> Result<()> {
@@ -43,7 +34,7 @@ fn origins_and_commit_timestamps_survive_the_writer() -> Result<()> {
         "{before}"
     );
     for command in [&["kill", "writer"][..], &["failover"]] {
-        next_epoch(&cluster, command)?;
+        cluster.replace_writer(command)?;
         let after = cluster.sql(facts)?;
         ensure!(after == before, "after {command:?}:\n{after}\nbefore:\n{before}");
     }
@@ -59,7 +50,7 @@ fn origins_and_commit_timestamps_survive_the_writer() -> Result<()> {
         before.contains("one|0/400\n") && before.contains("5|2004-02-03 04:05:06|1"),
         "{before}"
     );
-    next_epoch(&cluster, &["kill", "writer"])?;
+    cluster.replace_writer(&["kill", "writer"])?;
     let after = cluster.sql(facts)?;
     ensure!(
         after == before,
@@ -73,7 +64,7 @@ fn origins_and_commit_timestamps_survive_the_writer() -> Result<()> {
          SET synchronous_commit = local; CALL many();",
     )?;
     let before = cluster.sql(facts)?;
-    next_epoch(&cluster, &["kill", "writer"])?;
+    cluster.replace_writer(&["kill", "writer"])?;
     let after = cluster.sql(facts)?;
     ensure!(after == before, "timestamps of many transactions differ");
     ensure!(

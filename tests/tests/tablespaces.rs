@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Cluster, SOON};
+use system_tests::Cluster;
 
 /// A directory that PostgreSQL's own user may take for a tablespace: it runs as another user than we may be.
 fn location(cluster: &Cluster, name: &str) -> Result<PathBuf> {
@@ -57,15 +57,6 @@ fn facts(cluster: &Cluster) -> Result<String> {
     Ok(facts + "\n" + &in_database)
 }
 
-fn next_epoch(cluster: &Cluster, command: &[&str]) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(command)?;
-    cluster.wait_for("a writer of a later epoch", SOON, |cluster| {
-        Ok(epoch < cluster.epoch()? && cluster.sql("SELECT 1")? == "1")
-    })?;
-    Ok(())
-}
-
 #[test]
 fn tables_indexes_and_databases_in_tablespaces_survive_the_writer() -> Result<()> {
     let cluster = Cluster::up("tablespaces", &["shared_buffers=1MB", "borealis.overlay_size=1MB"])?;
@@ -98,7 +89,7 @@ fn tables_indexes_and_databases_in_tablespaces_survive_the_writer() -> Result<()
     );
 
     for command in [&["kill", "writer"][..], &["failover"]] {
-        next_epoch(&cluster, command)?;
+        cluster.replace_writer(command)?;
         let after = facts(&cluster)?;
         ensure!(after == before, "after {command:?}:\n{after}\nbefore:\n{before}");
         ensure!(
@@ -134,7 +125,7 @@ fn tables_indexes_and_databases_in_tablespaces_survive_the_writer() -> Result<()
         "{}",
         cluster.sql(moved)?
     );
-    next_epoch(&cluster, &["kill", "writer"])?;
+    cluster.replace_writer(&["kill", "writer"])?;
     ensure!(
         cluster.sql(moved)? == "40000|800020000\n5714\n0",
         "{}",
@@ -151,7 +142,7 @@ fn tables_indexes_and_databases_in_tablespaces_survive_the_writer() -> Result<()
     ensure!(left == "third", "{left}");
     // The locations are free again.
     cluster.sql(&format!("CREATE TABLESPACE again LOCATION '{first}'"))?;
-    next_epoch(&cluster, &["kill", "writer"])?;
+    cluster.replace_writer(&["kill", "writer"])?;
     let kept = cluster.sql("SELECT pg_tablespace_location(oid), pg_tablespace_size(oid) < 100000 FROM pg_tablespace WHERE spcname = 'again'")?;
     ensure!(kept == format!("{first}|t"), "{kept}");
     ensure!(

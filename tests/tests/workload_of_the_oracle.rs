@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 use oracle::workload::{Connection, Scenario, scenarios};
 use stock_postgresql::{Scratch, Server};
-use system_tests::{Cluster, SOON};
+use system_tests::Cluster;
 
 /// What scenarios need, alike on both servers.
 const SETTINGS: &[&str] = &[
@@ -59,24 +59,6 @@ SELECT amname, count(*) FROM pg_class c JOIN pg_am a ON a.oid = relam,
  GROUP BY amname ORDER BY amname;
 ";
 
-fn connection_of_stock(server: &Server) -> Connection {
-    Connection {
-        host: server.data().display().to_string(),
-        port: 5432,
-        user: "postgres".to_owned(),
-        password: None,
-    }
-}
-
-fn kill_writer(cluster: &Cluster) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(&["kill", "writer"])?;
-    cluster.wait_for("a writer of a later epoch", SOON, |cluster| {
-        Ok(epoch < cluster.epoch()? && cluster.sql("SELECT 1")? == "1")
-    })?;
-    Ok(())
-}
-
 fn no_difference(cluster: &Cluster) -> Result<()> {
     let name = cluster.writer()?["name"].as_str().context("name")?.to_owned();
     let log = cluster.log(&name)?;
@@ -106,7 +88,7 @@ fn the_oracles_workload_gives_the_same_answers_as_on_stock_postgresql() -> Resul
         user: "postgres".to_owned(),
         password: Some(cluster.password().to_owned()),
     };
-    let there = connection_of_stock(&stock);
+    let there = Connection::to(&stock);
     let wanted = scenarios()?.into_iter();
     let wanted: Vec<Scenario> = wanted
         .filter(|scenario| SCENARIOS.contains(&scenario.name.as_str()))
@@ -131,12 +113,12 @@ fn the_oracles_workload_gives_the_same_answers_as_on_stock_postgresql() -> Resul
             same(name, &alone(name, kept), &alone(name, &digests(&there, name)?))?;
         }
         if name == KILL_AFTER {
-            kill_writer(&cluster)?;
+            cluster.kill_writer()?;
             same(name, &digests(&here, name)?, kept)?;
         }
     }
     no_difference(&cluster)?;
-    kill_writer(&cluster)?;
+    cluster.kill_writer()?;
     for (name, rows) in &rows {
         same(name, &digests(&here, name)?, rows)?;
         let pages = file(&here, name, PAGES)?;

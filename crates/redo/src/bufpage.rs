@@ -157,11 +157,17 @@ impl<'a> PageMut<'a> {
         self.set_u16(SIZE_AT, SIZE_AND_VERSION);
     }
 
-    /// `PageSetLSN`: the high half first.
+    /// `PageSetLSN`.
     #[inline]
     pub(crate) fn set_lsn(&mut self, lsn: Lsn) {
-        self.set_u32(0, (lsn.raw() >> 32) as u32);
-        self.set_u32(4, lsn.raw() as u32);
+        self.put_lsn(0, lsn);
+    }
+
+    /// `PageXLogRecPtrSet`: the high half first.
+    #[inline]
+    pub(crate) fn put_lsn(&mut self, at: usize, lsn: Lsn) {
+        self.set_u32(at, (lsn.raw() >> 32) as u32);
+        self.set_u32(at + 4, lsn.raw() as u32);
     }
 
     #[inline]

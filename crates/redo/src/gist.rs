@@ -60,13 +60,7 @@ impl PageMut<'_> {
         self.set_u16(special + FLAGS_AT, flags);
         self.set_u16(special + PAGE_ID_AT, PAGE_ID);
         self.set_u32(special + RIGHT_AT, right);
-        self.set_nsn(special + NSN_AT, nsn);
-    }
-
-    /// The high half first, as of a page's LSN.
-    fn set_nsn(&mut self, at: usize, nsn: Lsn) {
-        self.set_u32(at, (nsn.raw() >> 32) as u32);
-        self.set_u32(at + 4, nsn.raw() as u32);
+        self.put_lsn(special + NSN_AT, nsn);
     }
 
     fn change_gist_flags(&mut self, clear: u16, set: u16) -> Applied {
@@ -116,7 +110,7 @@ pub(crate) fn complete_image(
 /// parent before that see the split by its NSN.
 fn clear_follow_right(end: Lsn, page: &mut PageMut<'_>) -> Applied {
     let at = page.gist_opaque(NSN_AT)?;
-    page.set_nsn(at, end);
+    page.put_lsn(at, end);
     page.change_gist_flags(FOLLOW_RIGHT, 0)
 }
 

@@ -9,7 +9,7 @@ use units::RelationKey;
 use crate::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
 
 /// `TABLESPACE_VERSION_DIRECTORY` of PostgreSQL 15: its catalog version never changes again.
-const VERSION_DIRECTORY: &str = "PG_15_202209061";
+pub const VERSION_DIRECTORY: &str = "PG_15_202209061";
 
 /// The directory of a tablespace.
 pub(crate) fn directory(tablespace: u32) -> String {

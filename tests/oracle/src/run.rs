@@ -134,12 +134,7 @@ impl Oracle {
 
     /// The way to the server.
     pub fn connection(&self) -> Connection {
-        Connection {
-            host: self.server.data().display().to_string(),
-            port: 5432,
-            user: "postgres".to_owned(),
-            password: None,
-        }
+        Connection::to(&self.server)
     }
 
     /// Runs scenarios one after another, those that need other settings last: for them the server starts anew. `ended`

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use skeleton::ControlFile;
 use skeleton::import::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE, ImportedFile, classify};
+use skeleton::tablespaces::VERSION_DIRECTORY;
 use units::{ForkKey, Lsn, PAGE_BYTES, Page, PageKey, fork};
-
-/// `TABLESPACE_VERSION_DIRECTORY` of PostgreSQL 15.
-const TABLESPACE_FOLDER: &str = "PG_15_202209061";
 
 /// See the module.
 #[derive(Default)]
@@ -50,7 +48,7 @@ impl ClusterState {
             state.tablespaces.insert(tablespace, path.unwrap_or_default());
             state.read_databases(
                 data,
-                &format!("pg_tblspc/{tablespace}/{TABLESPACE_FOLDER}"),
+                &format!("pg_tblspc/{tablespace}/{VERSION_DIRECTORY}"),
                 Some(tablespace),
             )?;
         }

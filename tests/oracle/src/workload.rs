@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use stock_postgresql::Server;
 
 /// How long one statement may take.
 const STATEMENT_TIMEOUT: &str = "-c statement_timeout=300s";
@@ -30,6 +31,16 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// The way to a stock server.
+    pub fn to(server: &Server) -> Connection {
+        Connection {
+            host: server.data().display().to_string(),
+            port: 5432,
+            user: "postgres".to_owned(),
+            password: None,
+        }
+    }
+
     /// A client program that connects to a database.
     fn client(&self, program: &str, database: &str) -> Command {
         let mut client = stock_postgresql::command(program);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use system_tests::{Cluster, SOON};
+use system_tests::Cluster;
 
 /// A sequence may go on up to 32 values further, as after any crash.
 const SEQUENCE: &str = "SELECT pg_catalog.setval(";
@@ -12,9 +12,7 @@ const SEQUENCE: &str = "SELECT pg_catalog.setval(";
 /// Fails if a database is not the same after the writer's death, or if amcheck finds fault with it.
 pub fn check(cluster: &Cluster) -> Result<()> {
     let before = dumps(cluster)?;
-    let epoch = cluster.epoch()?;
-    cluster.borealis(&["kill", "writer"])?;
-    cluster.wait_for("the writer to be back", SOON, |cluster| Ok(epoch < cluster.epoch()?))?;
+    cluster.kill_writer()?;
     let after = dumps(cluster)?;
     for (database, dump) in &before {
         let again = after.get(database).map_or(&[][..], Vec::as_slice);

@@ -1,7 +1,7 @@
 //! The trial of extensions: created, restarted, changed, restarted again; their queries answer the same all the way.
 
 use anyhow::{Context, Result, bail, ensure};
-use system_tests::{Cluster, SOON};
+use system_tests::Cluster;
 
 use crate::extension::{Answers, Extension};
 
@@ -63,9 +63,7 @@ fn the_same(before: &Answers, after: &Answers) -> Result<()> {
 
 /// Kills the writer and waits until it is back.
 pub fn restart(cluster: &Cluster) -> Result<()> {
-    let epoch = cluster.epoch()?;
-    cluster.borealis(&["kill", "writer"])?;
-    cluster.wait_for("the writer to be back", SOON, |cluster| Ok(epoch < cluster.epoch()?))?;
+    cluster.kill_writer()?;
     println!("the writer was killed");
     Ok(())
 }
