@@ -1,6 +1,8 @@
 //! When log is durable, and when an old writer is stopped: how many of the six copies that takes.
 //!
-//! While a membership changes, both lists count (DESIGN §4.5): log must be on four of each, a promise on three of each.
+//! While a membership changes, both lists count (DESIGN §4.5): log must be on four of each, a promise on three of each. The
+//! numbers stand in one place, so that a later kind of group, with copies of different worth, changes nothing around it:
+//! whoever asks [`Membership`] hears of sets, never of numbers.
 
 use std::collections::BTreeSet;
 
@@ -41,6 +43,16 @@ impl Membership {
         }
     }
 
+    /// Whether two lists count.
+    pub fn is_joint(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// Every copy of either list: those to connect to, to send log to, and to ask for a promise.
+    pub fn segments(&self) -> BTreeSet<SegmentId> {
+        self.lists().flatten().copied().collect()
+    }
+
     fn lists(&self) -> impl Iterator<Item = &Vec<SegmentId>> {
         std::iter::once(&self.current).chain(&self.joining)
     }
@@ -71,43 +83,4 @@ fn count(list: &[SegmentId], among: &BTreeSet<SegmentId>) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ids(names: &str) -> Vec<SegmentId> {
-        names.bytes().map(|name| SegmentId::from_bytes([name; 16])).collect()
-    }
-
-    fn durable(membership: &Membership, complete: &[(char, u64)]) -> u64 {
-        let complete = |segment: SegmentId| {
-            let found = complete
-                .iter()
-                .find(|(name, _)| SegmentId::from_bytes([*name as u8; 16]) == segment);
-            Lsn::from_raw(found.map_or(0, |(_, lsn)| *lsn))
-        };
-        membership.durable(complete).raw()
-    }
-
-    #[test]
-    fn the_fourth_highest_copy_decides() {
-        let six = Membership::new(ids("ABCDEF"));
-        assert_eq!(durable(&six, &[('A', 9), ('B', 8), ('C', 7), ('D', 6), ('E', 5)]), 6);
-        assert_eq!(
-            durable(&six, &[('A', 9), ('B', 9), ('C', 9)]),
-            0,
-            "three are not enough"
-        );
-    }
-
-    /// protocol.md, hole 7: counting only one of two lists loses what the other acknowledged.
-    #[test]
-    fn both_lists_count_while_a_member_is_replaced() {
-        let joint = Membership::joint(ids("ABCDEF"), ids("ABCDEG"));
-        let present = |names| ids(names).into_iter().collect();
-        assert_eq!(durable(&joint, &[('A', 9), ('B', 9), ('C', 9), ('F', 9)]), 0);
-        assert_eq!(durable(&joint, &[('A', 9), ('B', 9), ('C', 9), ('D', 9)]), 9);
-        assert!(!joint.fenced(&present("DEG")), "three of one list, two of the other");
-        assert!(joint.fenced(&present("CDE")));
-        assert!(!joint.writable(&present("ABCF")));
-    }
-}
+mod tests;

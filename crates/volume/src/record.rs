@@ -3,6 +3,7 @@
 //! Changed only by compare-and-swap on its revision, by the holder of the taken epoch. It is small JSON text, so that a
 //! person can read it in an emergency; ids and LSNs are strings as everywhere else.
 
+use quorum::Membership;
 use serde::{Deserialize, Serialize};
 use timeline::{Branch, InvalidPath, Path};
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
@@ -121,6 +122,47 @@ pub struct GroupRecord {
     pub joining: Option<Vec<MemberRecord>>,
 }
 
+impl GroupRecord {
+    /// Which copies count: both lists while a member is replaced.
+    pub fn membership(&self) -> Membership {
+        let segments = |list: &[MemberRecord]| list.iter().map(|member| member.segment).collect();
+        match &self.joining {
+            Some(joining) => Membership::joint(segments(&self.members), segments(joining)),
+            None => Membership::new(segments(&self.members)),
+        }
+    }
+
+    /// Every copy that has a part in it, of either list, each once: those that a writer and an opener connect to.
+    pub fn all_members(&self) -> Vec<MemberRecord> {
+        let joining = self.joining.iter().flatten();
+        let new = joining.filter(|member| self.members.iter().all(|known| known.segment != member.segment));
+        self.members.iter().chain(new).cloned().collect()
+    }
+
+    /// The next version, in which both lists count: `joining` is to take the place of `leaving`.
+    pub fn joint(&self, leaving: SegmentId, joining: MemberRecord) -> GroupRecord {
+        let place = |member: &MemberRecord| match member.segment == leaving {
+            true => joining.clone(),
+            false => member.clone(),
+        };
+        GroupRecord {
+            membership_version: self.membership_version + 1,
+            joining: Some(self.members.iter().map(place).collect()),
+            ..self.clone()
+        }
+    }
+
+    /// The next version, in which only `members` count.
+    pub fn settled(&self, members: Vec<MemberRecord>) -> GroupRecord {
+        GroupRecord {
+            group: self.group,
+            membership_version: self.membership_version + 1,
+            members,
+            joining: None,
+        }
+    }
+}
+
 /// Everything that the metadata store knows of a volume.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,6 +232,20 @@ impl VolumeRecord {
         }
         branches.reverse();
         Ok(Path::new(branches)?)
+    }
+
+    /// One of its groups.
+    pub fn group(&self, group: GroupId) -> Option<&GroupRecord> {
+        self.groups.iter().find(|record| record.group == group.raw())
+    }
+
+    /// The record with another entry for a group that it has.
+    pub fn with_group(&self, group: GroupRecord) -> VolumeRecord {
+        let mut next = self.clone();
+        for entry in next.groups.iter_mut().filter(|entry| entry.group == group.group) {
+            *entry = group.clone();
+        }
+        next
     }
 
     /// Group 0's copies.
