@@ -1,6 +1,8 @@
-//! Logs of the daemons: one line an event, rotated by size.
+//! What daemons tell their operators: logs, one line an event, rotated by size; and [`metrics`].
 //!
 //! `BOREALIS_LOG` sets what is logged, as `info` (the default) or `debug,page_store=warn`.
+
+pub mod metrics;
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
