@@ -55,7 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
-    ("control-plane", &["units"]),
+    ("control-plane", &["units", "telemetry"]),
     ("owned-settings", &[]),
     (
         "compute",
@@ -77,7 +77,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "owned-settings",
         ],
     ),
-    ("proxy", &["control-plane", "wire-format"]),
+    ("proxy", &["control-plane", "wire-format", "telemetry"]),
     ("pg-extension", &["units", "wire-format", "owned-settings"]),
     (
         "borealis",
