@@ -11,7 +11,9 @@
 
 pub mod creation;
 mod flush;
+pub mod membership;
 mod opening;
+pub mod placement;
 pub mod record;
 mod shipper;
 

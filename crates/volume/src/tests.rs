@@ -1,4 +1,6 @@
 //! Each state machine against answers written by hand. Whole histories run in `sim`.
 
+mod membership;
 mod opening;
+mod placement;
 mod shipper;
