@@ -272,7 +272,7 @@ struct Model {
     complete: [u64; 7],
     present: [bool; 7],
     exists: bool,
-    /// Everything below was copied to G.
+    /// G is no copy in the making any more.
     whole: bool,
     sent: u64,
     acknowledged: u64,
@@ -327,10 +327,10 @@ impl Model {
                 self.acknowledge();
             }
             3 => self.present[copy] = !self.present[copy],
-            // G has copied everything that its sources have: never more than what was sent, perhaps less.
+            // G has copied everything that one source has, which may be less than what was acknowledged, and votes from now on.
             4 if self.exists && self.present[6] && !self.whole => {
                 self.complete[6] = self.complete[copy % 6].max(self.complete[6]);
-                self.whole = self.acknowledged <= self.complete[6];
+                self.whole = 0 < self.complete[6];
             }
             5 => self.now += 7,
             6 => self.answer(),
