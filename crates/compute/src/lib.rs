@@ -10,6 +10,7 @@
 //! | `reign`, `pauses` | one reign from its epoch to its end, and when the next one begins |
 //! | `copies` | connections to the six copies |
 //! | `open` | the volume's opening, carried out |
+//! | `record` | the volume's record, changed by the holder of the epoch |
 //! | `creation`, [`import`] | a new volume |
 //! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
 //! | `data_directory` | the skeleton on disk |
@@ -37,6 +38,7 @@ mod pauses;
 mod postgresql;
 mod postgresql_log;
 mod read_ahead;
+mod record;
 mod reign;
 mod replication;
 pub mod settings;

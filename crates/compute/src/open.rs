@@ -2,25 +2,22 @@
 
 use std::time::Duration;
 
-use control_plane::{Client, ControlError};
 use node_link::LinkEvent;
 use tokio::time::Instant;
-use units::Epoch;
-use volume::{Opened, Opening, OpeningEffect, OpeningError, VolumeRecord};
+use volume::{Opened, Opening, OpeningEffect, OpeningError};
 
 use crate::copies::{Copies, LogEvent};
+use crate::record::Record;
 use crate::reign::Ended;
 use crate::status::SharedStatus;
 
 const TICK: Duration = Duration::from_millis(5);
 
-/// Opens the volume in the taken epoch. `revision` is the record's as it was read with the epoch.
+/// Opens the volume in the taken epoch. `record` is as it was read with the epoch.
 pub(crate) async fn open(
     mut opening: Opening,
-    epoch: Epoch,
-    revision: u64,
+    record: &Record,
     copies: &mut Copies,
-    control: &Client,
     limit: Duration,
     status: &SharedStatus,
 ) -> Result<Opened, Ended> {
@@ -35,8 +32,8 @@ pub(crate) async fn open(
             match effect {
                 // A connection that did not take it reports its end, and the next one begins anew.
                 OpeningEffect::Send { segment, request } => drop(copies.post(segment, &request)),
-                OpeningEffect::CompareAndSwap(record) => {
-                    let swapped = swap(control, epoch, revision, &record).await?;
+                OpeningEffect::CompareAndSwap(next) => {
+                    let swapped = record.change(|_| next).await?;
                     opening.recorded(swapped, &mut effects).map_err(ended)?;
                 }
                 OpeningEffect::Opened(opened) => return Ok(*opened),
@@ -77,32 +74,4 @@ fn ended(error: OpeningError) -> Ended {
             Ended::Unusable(error.to_string())
         }
     }
-}
-
-/// Whether the record was replaced. If the store does not say, it is read again before anything else happens.
-async fn swap(control: &Client, epoch: Epoch, revision: u64, record: &VolumeRecord) -> Result<bool, Ended> {
-    const PAUSE: Duration = Duration::from_millis(100);
-    const TRIES: u32 = 100;
-    let text = record.to_text();
-    match control.compare_and_swap(epoch.raw(), revision, text.clone()).await {
-        Ok(_) => return Ok(true),
-        Err(ControlError::Refused(_)) => return Ok(false),
-        Err(error) => tracing::warn!(%error, "record.swap: the outcome is unknown, the record is read again"),
-    }
-    for _ in 0..TRIES {
-        match control.read().await {
-            Ok(volume) if volume.epoch == epoch.raw() && volume.record.as_deref() == Some(&text) => return Ok(true),
-            Ok(volume) if volume.epoch != epoch.raw() || volume.revision != revision => return Ok(false),
-            Ok(_) => match control.compare_and_swap(epoch.raw(), revision, text.clone()).await {
-                Ok(_) => return Ok(true),
-                Err(ControlError::Refused(_)) => {}
-                Err(error) => tracing::debug!(%error, "record.swap"),
-            },
-            Err(error) => tracing::debug!(%error, "record.read"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err(Ended::Broken(
-        "the metadata store does not say whether the new timeline is recorded".to_owned(),
-    ))
 }

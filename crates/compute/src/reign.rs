@@ -25,6 +25,7 @@ use crate::flush::FlushBuilder;
 use crate::pages::PageSource;
 use crate::pauses::Stage;
 use crate::postgresql::{self, Postmaster};
+use crate::record::Record;
 use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
 use crate::shipping::{Shipping, TICK};
@@ -202,9 +203,10 @@ impl<'a> Reign<'a> {
         let volume = record.volume;
         tracing::info!(%volume, %epoch, "volume.open");
         let mut copies = Copies::connect(&record.members(), &hello, Rc::new(Cell::new(0)));
-        let opening = Opening::new(epoch, record).map_err(|error| Ended::Unusable(error.to_string()))?;
+        let opening = Opening::new(epoch, record.clone()).map_err(|error| Ended::Unusable(error.to_string()))?;
+        let record = Record::new(&control, epoch, taken.revision, record);
         let limit = Duration::from_millis(config.limits.opening_ms_max);
-        let opened = open::open(opening, epoch, taken.revision, &mut copies, &control, limit, status).await?;
+        let opened = open::open(opening, &record, &mut copies, limit, status).await?;
         stage.set(Stage::Opened);
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
 
