@@ -11,6 +11,7 @@
 
 mod agent;
 mod command;
+mod heartbeat;
 mod help;
 mod layout;
 mod role;

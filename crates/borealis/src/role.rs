@@ -1,14 +1,18 @@
 //! The daemons: each reads its own settings, logs to its own file, and ends on SIGTERM.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use control_plane::Client;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use storage_node::StorageConfig;
 use supervision::Process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::heartbeat;
 use crate::layout::Layout;
 
 /// Exit code of an instance that another one has replaced: nobody shall start it again.
@@ -71,8 +75,19 @@ fn own_name(layout: &Layout, name: &str) -> Result<()> {
 
 fn settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<T> {
     let path = layout.config_file(name);
-    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
+    optional_settings(layout, name)?.with_context(|| format!("{} is missing", path.display()))
+}
+
+/// Of a daemon that has defaults for everything: clusters of earlier builds have no file of it.
+fn optional_settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<Option<T>> {
+    let path = layout.config_file(name);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
+    let settings = serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
+    Ok(Some(settings))
 }
 
 /// Becomes true when the process is told to end.
@@ -100,9 +115,15 @@ fn serve(layout: &Layout, kind: &str, name: &str) -> Result<ExitCode> {
             "storage" => {
                 // A stopped copy is repaired, a wrong one spreads.
                 telemetry::end_on_panic();
-                storage_node::run(settings(layout, name)?, Arc::new(redo::PostgreSql), stop).await?;
+                let config: StorageConfig = settings(layout, name)?;
+                let control = Client::new(&layout.control_socket());
+                tokio::task::spawn_local(heartbeat::run(control, config.clone()));
+                storage_node::run(config, Arc::new(redo::PostgreSql), stop).await?;
             }
-            "control" => control_plane::run(&layout.metadata_file(), &layout.control_socket(), stop).await?,
+            "control" => {
+                let config = optional_settings(layout, name)?.unwrap_or_default();
+                control_plane::run(&layout.metadata_file(), &layout.control_socket(), config, stop).await?;
+            }
             "proxy" => proxy::run(settings(layout, name)?, stop).await?,
             "instance" => match compute::run(settings(layout, name)?, stop).await {
                 Ok(()) => {}

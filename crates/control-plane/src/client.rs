@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use crate::message::{ControlAnswer, ControlRequest, StoredVolume, Writer};
+use crate::message::{ControlAnswer, ControlRequest, Fleet, Heartbeat, StorageWish, StoredVolume, Writer};
 
 /// How long one answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -131,5 +131,30 @@ impl Client {
     /// Names the writer.
     pub async fn set_writer(&self, name: String, address: String) -> Result<(), ControlError> {
         self.ask(&ControlRequest::SetWriter { name, address }).await.map(|_| ())
+    }
+
+    /// Says that a storage node is there.
+    pub async fn heartbeat(&self, heartbeat: Heartbeat) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Heartbeat(heartbeat)).await.map(|_| ())
+    }
+
+    /// How the storage nodes are.
+    pub async fn storage(&self) -> Result<Fleet, ControlError> {
+        match self.ask(&ControlRequest::Storage).await? {
+            ControlAnswer::Storage(fleet) => Ok(fleet),
+            other => Err(ControlError::Failed(format!(
+                "an answer to another question: {other:?}"
+            ))),
+        }
+    }
+
+    /// Wants something of a storage node.
+    pub async fn wish(&self, name: String, wish: StorageWish) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::Wish { name, wish }).await.map(|_| ())
+    }
+
+    /// Forgets a storage node that is no more.
+    pub async fn forget_storage(&self, name: String) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::ForgetStorage { name }).await.map(|_| ())
     }
 }

@@ -41,6 +41,82 @@ pub enum ControlRequest {
     },
     /// Who is the writer?
     Writer,
+    /// A storage node says that it is there, about every second.
+    Heartbeat(Heartbeat),
+    /// How are the storage nodes?
+    Storage,
+    /// Somebody wants something of a storage node. Kept until somebody wants something else; the instance that holds the epoch
+    /// does it, since nobody else may change where copies are.
+    Wish {
+        /// The node.
+        name: String,
+        /// What.
+        wish: StorageWish,
+    },
+    /// A storage node is no more.
+    ForgetStorage {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What a storage node says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Its name, such as `storage-1`.
+    pub name: String,
+    /// Its failure domain: `a`, `b` or `c`.
+    pub zone: String,
+    /// Where it listens.
+    pub address: String,
+    /// Used bytes of its disk.
+    pub disk_used_bytes: u64,
+    /// All bytes of its disk.
+    pub disk_total_bytes: u64,
+}
+
+/// What somebody wants of a storage node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StorageWish {
+    /// It keeps what it has, and may get more.
+    Keep,
+    /// Its copies are replaced by new ones on other nodes; then it is as good as any other again.
+    Replace,
+    /// Its copies leave it, and it gets no others.
+    Drain,
+}
+
+/// A storage node, as the control process knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StorageNode {
+    /// Its name.
+    pub name: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// Where it listens.
+    pub address: String,
+    /// What somebody wants of it.
+    pub wish: StorageWish,
+    /// It was heard of just now.
+    pub is_alive: bool,
+    /// It was silent for so long that its copies are replaced without anybody's asking.
+    pub is_overdue: bool,
+    /// For how long it has been silent; since the start of the control process, if it was not heard of since.
+    pub silent_ms: u64,
+    /// Used bytes of its disk.
+    pub disk_used_bytes: u64,
+    /// All bytes of its disk; 0: not known.
+    pub disk_total_bytes: u64,
+}
+
+/// All storage nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Fleet {
+    /// The nodes, by name.
+    pub nodes: Vec<StorageNode>,
+    /// After how long a silence copies are replaced by themselves; `None`: never.
+    pub replace_after_ms: Option<u64>,
 }
 
 /// The volume in the store.
@@ -76,6 +152,8 @@ pub enum ControlAnswer {
     Refused(StoredVolume),
     /// The writer, if one was named.
     Writer(Option<Writer>),
+    /// The storage nodes.
+    Storage(Fleet),
     /// Done.
     Done,
     /// It could not be done.

@@ -1,5 +1,6 @@
 //! The control process: the store behind a unix socket.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::config::ControlConfig;
 use crate::message::{ControlAnswer, ControlRequest};
+use crate::registry::{PASSED_MAX, Registry};
 use crate::store::{Store, StoreError};
 
 /// The longest line that is read: a record of some thousand groups.
@@ -46,18 +49,32 @@ pub enum ServeError {
     },
 }
 
+/// The store, and the storage nodes that it knows.
+struct State {
+    store: Store,
+    registry: RefCell<Registry>,
+}
+
 /// Serves the store in `file` on `socket` until `stop` says so.
-pub async fn run(file: &Path, socket: &Path, stop: watch::Receiver<bool>) -> Result<(), ServeError> {
-    serve(file, socket, stop, LIMITS).await
+pub async fn run(
+    file: &Path,
+    socket: &Path,
+    config: ControlConfig,
+    stop: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    serve(file, socket, config, stop, LIMITS).await
 }
 
 pub(crate) async fn serve(
     file: &Path,
     socket: &Path,
+    config: ControlConfig,
     mut stop: watch::Receiver<bool>,
     limits: Limits,
 ) -> Result<(), ServeError> {
-    let store = Rc::new(Store::open(file)?);
+    let store = Store::open(file)?;
+    let registry = RefCell::new(Registry::load(&store, config.replace_after())?);
+    let state = Rc::new(State { store, registry });
     let failed = |error| ServeError::Socket {
         socket: socket.display().to_string(),
         error,
@@ -75,9 +92,9 @@ pub(crate) async fn serve(
             let place = places.clone().acquire_owned().await.expect("it is never closed");
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let store = store.clone();
+                    let state = state.clone();
                     tokio::task::spawn_local(async move {
-                        if let Err(error) = converse(stream, &store, limits.silence_max).await {
+                        if let Err(error) = converse(stream, &state, limits.silence_max).await {
                             tracing::debug!(%error, "control.disconnect");
                         }
                         drop(place);
@@ -92,11 +109,22 @@ pub(crate) async fn serve(
     });
     tokio::select! {
         () = serving => Ok(()),
+        () = pass(&state) => Ok(()),
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     }
 }
 
-async fn converse(stream: UnixStream, store: &Store, silence_max: Duration) -> std::io::Result<()> {
+/// Tells the registry that time passes.
+async fn pass(state: &State) {
+    let mut before = Instant::now();
+    loop {
+        tokio::time::sleep(PASSED_MAX / 2).await;
+        state.registry.borrow_mut().pass(before.elapsed());
+        before = Instant::now();
+    }
+}
+
+async fn converse(stream: UnixStream, state: &State, silence_max: Duration) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(reader, LINE_BYTES_MAX));
     let mut line = String::new();
@@ -107,7 +135,7 @@ async fn converse(stream: UnixStream, store: &Store, silence_max: Duration) -> s
             return Ok(());
         }
         let answer = match serde_json::from_str::<ControlRequest>(&line) {
-            Ok(request) => answer(store, request).unwrap_or_else(|error| {
+            Ok(request) => answer(state, request).unwrap_or_else(|error| {
                 tracing::error!(%error, "control.store");
                 ControlAnswer::Failed(error.to_string())
             }),
@@ -119,7 +147,8 @@ async fn converse(stream: UnixStream, store: &Store, silence_max: Duration) -> s
     }
 }
 
-fn answer(store: &Store, request: ControlRequest) -> Result<ControlAnswer, StoreError> {
+fn answer(state: &State, request: ControlRequest) -> Result<ControlAnswer, StoreError> {
+    let store = &state.store;
     let outcome = |done: bool| -> Result<ControlAnswer, StoreError> {
         let volume = store.read()?;
         Ok(if done {
@@ -151,5 +180,28 @@ fn answer(store: &Store, request: ControlRequest) -> Result<ControlAnswer, Store
             Ok(ControlAnswer::Done)
         }
         ControlRequest::Writer => Ok(ControlAnswer::Writer(store.writer()?)),
+        ControlRequest::Heartbeat(heartbeat) => {
+            let is_taken = state.registry.borrow_mut().heard(store, heartbeat)?;
+            Ok(done_or(is_taken, || "there are too many storage nodes".to_owned()))
+        }
+        ControlRequest::Storage => Ok(ControlAnswer::Storage(state.registry.borrow().fleet())),
+        ControlRequest::Wish { name, wish } => {
+            let is_known = state.registry.borrow_mut().wish(store, &name, wish)?;
+            tracing::info!(%name, ?wish, "storage.wish");
+            Ok(done_or(is_known, || format!("there is no storage node {name}")))
+        }
+        ControlRequest::ForgetStorage { name } => {
+            state.registry.borrow_mut().forget(store, &name)?;
+            tracing::info!(%name, "storage.forget");
+            Ok(ControlAnswer::Done)
+        }
+    }
+}
+
+fn done_or(is_done: bool, why: impl FnOnce() -> String) -> ControlAnswer {
+    if is_done {
+        ControlAnswer::Done
+    } else {
+        ControlAnswer::Failed(why())
     }
 }

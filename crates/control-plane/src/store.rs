@@ -11,6 +11,8 @@ use crate::message::{StoredVolume, Writer};
 pub const FORMAT_VERSION: u64 = 1;
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
+/// The storage nodes: name and entry.
+const STORAGE: TableDefinition<'_, &str, &str> = TableDefinition::new("storage");
 const VERSION: &str = "format_version";
 const REVISION: &str = "revision";
 const EPOCH: &str = "epoch";
@@ -38,6 +40,14 @@ pub enum StoreError {
         "the metadata store has format version {0}, this build reads version {FORMAT_VERSION}; pg_dump with the other build moves the data"
     )]
     Version(u64),
+    /// What it keeps of a storage node is not what this program writes.
+    #[error("metadata store: its entry of {name} cannot be understood: {error}")]
+    StorageNode {
+        /// The node.
+        name: String,
+        /// Why.
+        error: String,
+    },
 }
 
 fn database(error: impl Into<redb::Error>) -> StoreError {
@@ -214,5 +224,41 @@ impl Store {
             texts.insert(WRITER_ADDRESS, address).map_err(database)?;
             Ok(())
         })
+    }
+
+    /// Every storage node's name and entry.
+    pub(crate) fn storage(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(database)?;
+        let table = match transaction.open_table(STORAGE) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(database(error)),
+        };
+        let mut nodes = Vec::new();
+        for entry in table.iter().map_err(database)? {
+            let (name, entry) = entry.map_err(database)?;
+            nodes.push((name.value().to_owned(), entry.value().to_owned()));
+        }
+        Ok(nodes)
+    }
+
+    /// Keeps a storage node's entry.
+    pub(crate) fn keep_storage(&self, name: &str, entry: &str) -> Result<(), StoreError> {
+        self.change_storage(|table| table.insert(name, entry).map(|_| ()))
+    }
+
+    /// Forgets a storage node.
+    pub(crate) fn forget_storage(&self, name: &str) -> Result<(), StoreError> {
+        self.change_storage(|table| table.remove(name).map(|_| ()))
+    }
+
+    fn change_storage(
+        &self,
+        change: impl FnOnce(&mut redb::Table<'_, &'static str, &'static str>) -> Result<(), redb::StorageError>,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.database.begin_write().map_err(database)?;
+        transaction.set_durability(Durability::Immediate).map_err(database)?;
+        change(&mut transaction.open_table(STORAGE).map_err(database)?).map_err(database)?;
+        transaction.commit().map_err(database)
     }
 }

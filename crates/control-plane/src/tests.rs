@@ -3,8 +3,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::message::{Heartbeat, StorageWish};
+use crate::registry::Registry;
 use crate::server::{Limits, serve};
-use crate::{Client, ControlError};
+use crate::{Client, ControlConfig, ControlError};
 
 struct Folder(PathBuf);
 
@@ -23,15 +25,18 @@ async fn with_server<T>(folder: &Folder, work: impl AsyncFnOnce(Client) -> T) ->
     let socket = folder.0.join("control.sock");
     let (stop, stopping) = watch::channel(false);
     let file = folder.0.join("metadata.redb");
-    let (served, outcome) = tokio::join!(serve(&file, &socket, stopping, limits), async {
-        let client = Client::new(&socket);
-        while client.read().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let (served, outcome) = tokio::join!(
+        serve(&file, &socket, ControlConfig::default(), stopping, limits),
+        async {
+            let client = Client::new(&socket);
+            while client.read().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let outcome = work(client).await;
+            let _ = stop.send(true);
+            outcome
         }
-        let outcome = work(client).await;
-        let _ = stop.send(true);
-        outcome
-    });
+    );
     served.expect("the server ends as it was told");
     outcome
 }
@@ -168,4 +173,77 @@ fn no_store_is_made_where_it_is_not_known_whether_there_is_one() {
     std::fs::write(&file, "no folder").expect("a file");
     let opened = crate::store::Store::open(&file.join("metadata.redb"));
     assert!(matches!(opened, Err(crate::StoreError::Io { path, .. }) if path.ends_with("metadata.redb")));
+}
+
+fn heartbeat(number: u32) -> Heartbeat {
+    Heartbeat {
+        name: format!("storage-{number}"),
+        zone: "a".to_owned(),
+        address: format!("127.0.0.1:{number}"),
+        disk_used_bytes: 1,
+        disk_total_bytes: 2,
+    }
+}
+
+#[tokio::test]
+async fn storage_nodes_and_what_is_wanted_of_them_outlive_the_process() {
+    let folder = folder("nodes");
+    with_server(&folder, async |client: Client| {
+        client.heartbeat(heartbeat(1)).await.expect("taken");
+        client.heartbeat(heartbeat(2)).await.expect("taken");
+        client
+            .wish("storage-1".to_owned(), StorageWish::Drain)
+            .await
+            .expect("known");
+        let unknown = client.wish("storage-9".to_owned(), StorageWish::Drain).await;
+        assert!(matches!(unknown, Err(ControlError::Failed(what)) if what.contains("no storage node storage-9")));
+        client.heartbeat(heartbeat(1)).await.expect("taken");
+        let fleet = client.storage().await.expect("an answer");
+        assert!(fleet.nodes.iter().all(|node| node.is_alive && !node.is_overdue));
+        assert_eq!(fleet.replace_after_ms, Some(600_000));
+    })
+    .await;
+    with_server(&folder, async |client: Client| {
+        let fleet = client.storage().await.expect("an answer");
+        let wishes: Vec<StorageWish> = fleet.nodes.iter().map(|node| node.wish).collect();
+        assert_eq!(wishes, [StorageWish::Drain, StorageWish::Keep]);
+        assert!(
+            fleet.nodes.iter().all(|node| !node.is_alive),
+            "not heard of since the start"
+        );
+        client.forget_storage("storage-1".to_owned()).await.expect("done");
+        assert_eq!(client.storage().await.expect("an answer").nodes.len(), 1);
+    })
+    .await;
+}
+
+#[test]
+fn a_silent_node_is_overdue_in_time_that_was_lived_through() {
+    let folder = folder("silence");
+    let store = crate::store::Store::open(&folder.0.join("metadata.redb")).expect("a new store");
+    let mut registry = Registry::load(&store, Some(Duration::from_secs(10))).expect("an empty store");
+    for number in [1, 2] {
+        assert!(registry.heard(&store, heartbeat(number)).expect("kept"));
+    }
+    // The machine slept.
+    registry.pass(Duration::from_secs(3600));
+    let states = |registry: &Registry| -> Vec<(bool, bool)> {
+        let fleet = registry.fleet();
+        fleet
+            .nodes
+            .iter()
+            .map(|node| (node.is_alive, node.is_overdue))
+            .collect()
+    };
+    assert_eq!(states(&registry), [(true, false); 2]);
+    for _ in 0..9 {
+        registry.pass(Duration::from_secs(1));
+        registry.heard(&store, heartbeat(1)).expect("kept");
+    }
+    assert_eq!(states(&registry), [(true, false), (false, true)]);
+    registry.heard(&store, heartbeat(2)).expect("kept");
+    assert_eq!(states(&registry), [(true, false); 2], "it is back");
+    let mut never = Registry::load(&store, None).expect("two nodes");
+    (0..1000).for_each(|_| never.pass(Duration::from_secs(1)));
+    assert_eq!(states(&never), [(false, false); 2]);
 }
