@@ -21,8 +21,10 @@ pub(crate) struct LogEvent {
 
 /// All connections of one reign. Dropping them closes all.
 pub(crate) struct Copies {
+    hello: Hello,
     log: BTreeMap<SegmentId, NodeLink>,
     pub(crate) reads: Vec<Rc<Copy>>,
+    sender: mpsc::UnboundedSender<LogEvent>,
     pub(crate) events: mpsc::UnboundedReceiver<LogEvent>,
     pub(crate) bytes_sent: Rc<Cell<u64>>,
 }
@@ -32,31 +34,46 @@ impl Copies {
     pub(crate) fn connect(members: &[Member], hello: &Hello, bytes_sent: Rc<Cell<u64>>) -> Copies {
         // Bounded by what the shipper has in flight: every event answers a message, or is one of a connection's two ends.
         let (sender, events) = mpsc::unbounded_channel();
-        let mut log = BTreeMap::new();
-        let mut reads = Vec::new();
+        let mut copies = Copies {
+            hello: hello.clone(),
+            log: BTreeMap::new(),
+            reads: Vec::new(),
+            sender,
+            events,
+            bytes_sent,
+        };
+        copies.add(members);
+        copies
+    }
+
+    /// Starts connecting to more members; which of them are connected already.
+    pub(crate) fn add(&mut self, members: &[Member]) -> Vec<SegmentId> {
+        let mut connected = Vec::new();
         for member in ring(members) {
             let segment = member.segment;
-            let sender = sender.clone();
+            if let Some(link) = self.log.get(&segment) {
+                if link.is_connected() {
+                    connected.push(segment);
+                }
+                continue;
+            }
+            let sender = self.sender.clone();
             let heard = move |event| {
                 // Nobody listens any more: the reign is over.
                 let _ = sender.send(LogEvent { segment, event });
             };
-            let link = NodeLink::start(member.address.clone(), hello.clone(), bytes_sent.clone(), heard);
-            log.insert(segment, link);
-            let read = NodeLink::start(member.address.clone(), hello.clone(), Rc::default(), |_| ());
-            reads.push(Rc::new(Copy {
+            let (address, hello) = (&member.address, &self.hello);
+            let link = NodeLink::start(address.clone(), hello.clone(), self.bytes_sent.clone(), heard);
+            self.log.insert(segment, link);
+            let read = NodeLink::start(address.clone(), hello.clone(), Rc::default(), |_| ());
+            self.reads.push(Rc::new(Copy {
                 segment,
                 node: member.node.clone(),
                 link: read,
                 complete: Cell::new(Position::ZERO),
             }));
         }
-        Copies {
-            log,
-            reads,
-            events,
-            bytes_sent,
-        }
+        connected
     }
 
     /// Sends without waiting; the answer comes as an event. `false`: not taken.

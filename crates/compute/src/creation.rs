@@ -24,7 +24,7 @@ use skeleton::{ControlFile, blob};
 use tokio::time::{Instant, timeout_at};
 use units::{Epoch, ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
 use volume::record::MemberRecord;
-use volume::{FlushParts, Shipper, ShipperLimits, VolumeRecord, creation};
+use volume::{FlushParts, Share, Shipper, ShipperLimits, VolumeRecord, creation};
 use wal::{Marks, WAL_PAGE_BYTES, record_end};
 use wire_format::message::Hello;
 use wire_format::{CatalogEntry, CatalogKey, Item, Request, Response};
@@ -307,21 +307,19 @@ async fn ship(record: &VolumeRecord, copies: Copies, contents: Contents, status:
         parts.push(FlushParts {
             end,
             boundary: end,
-            items: pages.iter().map(image).collect(),
+            first: Share::of(pages.iter().map(image).collect()),
             marks: encoded.clone(),
-            catalog: Vec::new(),
-            page_flags: Vec::new(),
             written_at_us: now_us().unsigned_abs(),
+            ..FlushParts::default()
         });
     }
     parts.push(FlushParts {
         end: marks.end,
         boundary: marks.end,
-        items: Vec::new(),
         marks: encoded,
         catalog: contents.catalog(marks.end),
-        page_flags: Vec::new(),
         written_at_us: now_us().unsigned_abs(),
+        ..FlushParts::default()
     });
     let mut ticks = tokio::time::interval(PAUSE);
     let count = parts.len();

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use units::Lsn;
-use volume::FlushParts;
+use volume::{FlushParts, Share};
 use wal::{DecodedRecord, Marks, Record, RecordHeader, StateChange, StreamDecoder, StreamError};
 use wire_format::{CatalogEntry, Item};
 
@@ -129,7 +129,8 @@ impl FlushBuilder {
         FlushParts {
             end,
             boundary: self.marks.end,
-            items: std::mem::take(&mut self.items),
+            first: Share::of(std::mem::take(&mut self.items)),
+            others: Vec::new(),
             marks: marks.into(),
             catalog: std::mem::take(&mut self.entries),
             page_flags: std::mem::take(&mut self.flags),
@@ -211,7 +212,7 @@ mod tests {
         let mut pieces = 0;
         while flushes.end() < first_end {
             let flush = flushes.next(0).expect("sound log").expect("a piece");
-            assert!(matches!(flush.items[..], [Item::Fragment { .. }]));
+            assert!(matches!(flush.first.items[..], [Item::Fragment { .. }]));
             assert_eq!(flush.boundary, flushes.end());
             pieces += 1;
         }

@@ -8,7 +8,7 @@ use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use units::{Epoch, Lsn, Position, SegmentId};
-use volume::{FlushParts, Shipper, ShipperEffect};
+use volume::{FlushParts, Share, Shipper, ShipperEffect};
 use wal::{DecodedRecord, Marks};
 use wire_format::Item;
 
@@ -116,14 +116,13 @@ impl Shipping {
         self.submit(FlushParts {
             end: record.end,
             boundary: record.end,
-            items: vec![Item::Record {
+            first: Share::of(vec![Item::Record {
                 end: record.end,
                 bytes: record.bytes.clone().into(),
-            }],
+            }]),
             marks: encoded.into(),
-            catalog: Vec::new(),
-            page_flags: Vec::new(),
             written_at_us: now_us().unsigned_abs(),
+            ..FlushParts::default()
         })?;
         let began = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
@@ -145,6 +144,13 @@ impl Shipping {
     }
 
     fn perform(&mut self) -> Result<(), Ended> {
+        while !self.effects.is_empty() {
+            self.perform_once()?;
+        }
+        Ok(())
+    }
+
+    fn perform_once(&mut self) -> Result<(), Ended> {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 ShipperEffect::Send { segment, request } => {
@@ -153,6 +159,13 @@ impl Shipping {
                         self.shipper.not_taken(now, segment);
                     }
                 }
+                ShipperEffect::Connect(members) => {
+                    let connected = self.copies.add(&members);
+                    connected
+                        .into_iter()
+                        .for_each(|segment| self.shipper.connected(segment, &mut self.effects));
+                }
+                ShipperEffect::TooLong(error) => return Err(broken("the log cannot be sent", &error)),
                 ShipperEffect::DurableAdvanced(lsn) => {
                     self.durable.send_replace(lsn);
                 }

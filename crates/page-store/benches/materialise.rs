@@ -100,6 +100,7 @@ impl Chain {
                 page_flags: Vec::new(),
             }),
             items: std::iter::once(image).chain(self.records.iter().map(record)).collect(),
+            elsewhere: Vec::new(),
         })
     }
 

@@ -143,7 +143,8 @@ pub(crate) fn versions(
         match item {
             Item::Record { end, bytes } => {
                 let position = Position::new(batch.epoch, *end);
-                record(engine, position, bytes, &mut touches, &mut insert);
+                let elsewhere = elsewhere(batch, position);
+                record(engine, position, bytes, elsewhere, &mut touches, &mut insert);
             }
             Item::Fragment {
                 end,
@@ -153,7 +154,10 @@ pub(crate) fn versions(
             } => {
                 let position = Position::new(batch.epoch, *end);
                 match fragments.add(position, *record_bytes, *offset, bytes.clone(), journal_offset) {
-                    Some(Ok(whole)) => record(engine, position, &whole, &mut touches, &mut insert),
+                    Some(Ok(whole)) => {
+                        let elsewhere = elsewhere(batch, position);
+                        record(engine, position, &whole, elsewhere, &mut touches, &mut insert);
+                    }
                     Some(Err(error)) => insert(Key::Unreadable, unreadable(position, &error)),
                     None => {}
                 }
@@ -197,10 +201,22 @@ fn unreadable(position: Position, error: &EngineError) -> Version {
     Version { position, value }
 }
 
+/// The places among a record's touches that are pages of other groups. Every piece of a long record says so.
+fn elsewhere(batch: &Batch, record: Position) -> &[u32] {
+    match batch
+        .elsewhere
+        .binary_search_by_key(&record.lsn, |elsewhere| elsewhere.end)
+    {
+        Ok(at) => &batch.elsewhere[at].touches,
+        Err(_) => &[],
+    }
+}
+
 fn record(
     engine: &dyn Engine,
     position: Position,
     bytes: &Bytes,
+    elsewhere: &[u32],
     touches: &mut Vec<Touch>,
     insert: &mut impl FnMut(Key, Version),
 ) {
@@ -209,8 +225,9 @@ fn record(
         insert(Key::Unreadable, unreadable(position, &error));
         return;
     }
-    for touch in touches.drain(..) {
+    for (touch, at) in touches.drain(..).zip(0_u32..) {
         let (key, value) = match touch {
+            Touch::Page { .. } if elsewhere.binary_search(&at).is_ok() => continue,
             Touch::Page { key, from_nothing } => (
                 Key::Page(key),
                 Value::Delta {

@@ -287,6 +287,7 @@ impl Segment {
         Ok(Response::Installed {
             segment: self.state.segment,
             complete: self.acknowledged(),
+            vouches: self.vouches,
         })
     }
 

@@ -72,6 +72,7 @@ fn batch(epoch: u64, end: u64, previous: Position) -> EncodedBatch {
             end: lsn(end),
             bytes: Bytes::from_static(b"record"),
         }],
+        elsewhere: Vec::new(),
     })
 }
 

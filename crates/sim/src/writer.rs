@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use units::{Epoch, Lsn, Position, SegmentId};
-use volume::{FlushParts, Opened, Opening, OpeningEffect, Shipper, ShipperEffect, ShipperLimits, VolumeRecord};
+use volume::{FlushParts, Opened, Opening, OpeningEffect, Share, Shipper, ShipperEffect, ShipperLimits, VolumeRecord};
 use wire_format::Item;
 use wire_format::message::Response;
 
@@ -281,11 +281,10 @@ impl World {
         let parts = FlushParts {
             end,
             boundary: writer.boundary,
-            items: vec![item],
+            first: Share::of(vec![item]),
             marks: marks(position),
-            catalog: Vec::new(),
-            page_flags: Vec::new(),
             written_at_us: 0,
+            ..FlushParts::default()
         };
         let mut effects = Vec::new();
         let submitted = shipper.submit(parts, &mut effects);
@@ -297,6 +296,9 @@ impl World {
         for effect in effects {
             match effect {
                 ShipperEffect::Send { segment, request } => self.send(at, segment, request),
+                ShipperEffect::Connect(_) | ShipperEffect::TooLong(_) => {
+                    unreachable!("the toy volume has one group, and its flushes are small")
+                }
                 ShipperEffect::DurableAdvanced(durable) => {
                     let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
                     self.checker.acknowledged(self.writers[at].epoch, durable, &disks)?;

@@ -142,6 +142,7 @@ fn hole_3_a_part_of_a_flush_that_went_elsewhere_is_not_half_recovered() {
             page_flags: Vec::new(),
         }),
         items: Vec::new(),
+        elsewhere: Vec::new(),
     });
     let request = Request::Append {
         segment: id('A'),
@@ -221,6 +222,7 @@ fn hole_11_one_epoch_is_one_stream_of_bytes() {
         previous: at(1, 15),
         header: None,
         items: Vec::new(),
+        elsewhere: Vec::new(),
     });
     let request = Request::Append {
         segment: id('A'),
@@ -480,6 +482,7 @@ fn a_sleeper_takes_nothing_before_it_knows_the_path() {
         previous: second.last,
         header: None,
         items: Vec::new(),
+        elsewhere: Vec::new(),
     });
     let request = Request::Append {
         segment: id('F'),

@@ -205,6 +205,7 @@ fn append(copy: u8, end: u64, previous: Position, durable: Position) -> Request 
             end: Lsn::from_raw(end),
             bytes: Bytes::copy_from_slice(&[end as u8]),
         }],
+        elsewhere: Vec::new(),
     };
     Request::Append {
         segment: segment(copy),

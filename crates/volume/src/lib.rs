@@ -17,10 +17,10 @@ pub mod placement;
 pub mod record;
 mod shipper;
 
-pub use flush::{FlushParts, FlushTooLong};
+pub use flush::{FlushParts, FlushTooLong, Share};
 pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
 pub use record::VolumeRecord;
-pub use shipper::{CopyStanding, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
+pub use shipper::{CopyStanding, GroupMembers, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 #[cfg(test)]
 mod tests;

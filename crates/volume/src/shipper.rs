@@ -1,4 +1,19 @@
-//! The writer's side of the write path: flushes go out to six copies, pipelined; complete prefixes come back.
+//! The writer's side of the write path: flushes go out to the copies of every group concerned, pipelined; complete prefixes
+//! come back.
+//!
+//! Group 0 takes part in every flush: its batch is the flush header, and its chain is the volume's. Every other group has a
+//! chain of its own, of the flushes that concern it. The durable LSN is the last record end up to which every part of every
+//! flush lies on a write quorum of its group, as part of a complete prefix.
+//!
+//! A group that nobody uses sleeps: its copies hear nothing, and it costs nothing. When it is first used in a reign, its
+//! copies are told of the reign, and three of them tell its last batch, to which the next one links. Flushes that need it wait
+//! for that, and those behind them.
+
+mod announcing;
+mod copy;
+mod group;
+mod membership;
+mod sending;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -6,17 +21,14 @@ use std::time::Duration;
 use quorum::Membership;
 use timeline::Path;
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId};
-use wire_format::frame::BATCH_BYTES_MAX;
+use wire_format::Member;
 use wire_format::message::{Refusal, Request, Response};
-use wire_format::{Batch, EncodedBatch, FlushHeader, Member};
+
+use copy::{Copy, Flights};
+use group::Group;
 
 use crate::{FlushParts, FlushTooLong};
 
-/// How often the durable position is announced while nothing is sent.
-const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
-/// How often it is announced although nothing is new: a writer that sleeps through a failover and has nothing to write must
-/// hear soon after it wakes that it is over (`notes/protocol.md`, hole 27).
-const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long a copy that refused or did not take a message is left alone.
 const STALL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -31,9 +43,9 @@ pub struct ShipperLimits {
     /// Small flushes (below [`SMALL_FLUSH_BYTES`]) above the durable LSN. What is committed meanwhile makes the next flush:
     /// fewer messages and syncs, for at most one round trip of waiting. Large flushes do not count.
     pub small_flushes_max: usize,
-    /// Bytes of flushes kept for copies that are behind. Also the bytes on their way to one copy: a node that is paused, or
-    /// slower than the others, makes neither this instance's memory nor its own queue grow without end. Both yield to one
-    /// flush.
+    /// Bytes of batches of all groups kept for copies that are behind. Also the bytes on their way to one node: a node that
+    /// is paused, or slower than the others, makes neither this instance's memory nor its own queue grow without end. Both
+    /// yield to one flush.
     pub retained_bytes_max: u64,
 }
 
@@ -47,8 +59,13 @@ pub enum ShipperEffect {
         /// What.
         request: Request,
     },
+    /// These copies are to be connected to, as a group is woken or gets new members. For those that are connected already,
+    /// tell [`Shipper::connected`] at once.
+    Connect(Vec<Member>),
     /// Everything up to here is durable: commits may be acknowledged, pages may be read.
     DurableAdvanced(Lsn),
+    /// A flush that waited for a group to wake cannot be sent: the reign is over, as after an error of [`Shipper::submit`].
+    TooLong(FlushTooLong),
     /// A later reign holds the volume: this writer is over.
     Fenced {
         /// Its epoch.
@@ -74,51 +91,18 @@ pub struct CopyStanding {
     pub complete: Lsn,
 }
 
-#[derive(Debug)]
-struct Copy {
-    member: Member,
-    connected: bool,
-    /// It was told the path of this reign, and answered.
-    installed: bool,
-    complete: Lsn,
-    stalled_until: Option<Duration>,
-    /// End of the last flush sent on this connection.
-    sent_through: Lsn,
-    /// Flushes sent on this connection that the copy is not known to be complete up to: end and bytes.
-    in_flight: VecDeque<(Lsn, u64)>,
-    in_flight_bytes: u64,
-}
-
-impl Copy {
-    fn takes_log(&self) -> bool {
-        self.connected && self.installed && self.stalled_until.is_none()
-    }
-
-    /// A connection begins or ends: nothing is on its way.
-    fn begin(&mut self, connected: bool) {
-        self.connected = connected;
-        self.installed = false;
-        self.sent_through = Lsn::ZERO;
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
-    }
-
-    fn complete(&mut self, complete: Lsn) {
-        self.complete = self.complete.max(complete);
-        while let Some((end, bytes)) = self.in_flight.front()
-            && *end <= self.complete
-        {
-            self.in_flight_bytes -= bytes;
-            self.in_flight.pop_front();
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Sent {
-    end: Lsn,
-    boundary: Lsn,
-    batch: EncodedBatch,
+/// A group that exists when a reign begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupMembers {
+    /// Its number.
+    pub group: GroupId,
+    /// Which of its copies count.
+    pub membership: Membership,
+    /// All of them.
+    pub members: Vec<Member>,
+    /// Its last batch in this history, to which the next one links, if it is known: as after an opening for the groups that
+    /// it had to look at. `None`: its copies will tell when it is first used.
+    pub last: Option<Position>,
 }
 
 /// The writer's side of one volume in one reign.
@@ -126,10 +110,27 @@ struct Sent {
 pub struct Shipper {
     volume: VolumeId,
     path: Path,
-    membership: Membership,
     limits: ShipperLimits,
-    copies: BTreeMap<SegmentId, Copy>,
-    sent: VecDeque<Sent>,
+    /// Group 0, of every flush.
+    first: Group,
+    others: BTreeMap<GroupId, Group>,
+    /// Which other group a copy belongs to.
+    homes: BTreeMap<SegmentId, GroupId>,
+    /// Nodes by name: their places in `flights`.
+    nodes: BTreeMap<String, usize>,
+    flights: Flights,
+    /// Copies that were sent nothing more because too much was on the way to their node: (node, group, copy).
+    starved: BTreeSet<(usize, GroupId, SegmentId)>,
+    /// Copies that are left alone for a while.
+    stalled: BTreeSet<(GroupId, SegmentId)>,
+    /// Flushes that wait for a group to wake, and those behind them.
+    waiting: VecDeque<FlushParts>,
+    /// Of other groups: the first batch of each that has no write quorum yet.
+    missing: BTreeSet<(Lsn, GroupId)>,
+    /// Of other groups: the first batch of each that is kept.
+    kept: BTreeSet<(Lsn, GroupId)>,
+    /// Other groups that have something to hear.
+    loud: BTreeSet<GroupId>,
     retained_bytes: u64,
     /// The last flush: the next one links to it.
     last: Position,
@@ -141,8 +142,8 @@ pub struct Shipper {
 }
 
 impl Shipper {
-    /// A shipper for the reign at the end of `path`. `last` is the last flush that this history sees; `durable` is where
-    /// the reign begins.
+    /// A shipper for the reign at the end of `path`. `members` are group 0's; `last` is the last flush that this history
+    /// sees; `durable` is where the reign begins.
     pub fn new(
         volume: VolumeId,
         path: Path,
@@ -152,26 +153,21 @@ impl Shipper {
         limits: ShipperLimits,
     ) -> Shipper {
         let membership = Membership::new(members.iter().map(|member| member.segment).collect());
-        let copy = |member: Member| Copy {
-            member,
-            connected: false,
-            installed: false,
-            complete: Lsn::ZERO,
-            stalled_until: None,
-            sent_through: Lsn::ZERO,
-            in_flight: VecDeque::new(),
-            in_flight_bytes: 0,
-        };
-        Shipper {
+        let mut shipper = Shipper {
             volume,
             path,
-            membership,
             limits,
-            copies: members
-                .into_iter()
-                .map(|member| (member.segment, copy(member)))
-                .collect(),
-            sent: VecDeque::new(),
+            first: Group::new(GroupId::FIRST, membership, Vec::new(), Some(last)),
+            others: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            flights: Flights::new(),
+            starved: BTreeSet::new(),
+            stalled: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            missing: BTreeSet::new(),
+            kept: BTreeSet::new(),
+            loud: BTreeSet::new(),
             retained_bytes: 0,
             last,
             durable,
@@ -179,7 +175,36 @@ impl Shipper {
             announced: Lsn::ZERO,
             announced_at: Duration::ZERO,
             announced_complete: Lsn::ZERO,
+        };
+        shipper.first.awake = true;
+        for copy in shipper.copies_of(members) {
+            shipper.first.copies.insert(copy.member.segment, copy);
         }
+        shipper
+    }
+
+    /// One more group: it stands in the volume's record, and its segments exist. It sleeps until it is used.
+    pub fn add_group(&mut self, members: GroupMembers) {
+        let copies = self.copies_of(members.members);
+        let known = self.others.contains_key(&members.group) || members.group == GroupId::FIRST;
+        assert!(!known, "a group is added once");
+        self.homes
+            .extend(copies.iter().map(|copy| (copy.member.segment, members.group)));
+        let group = Group::new(members.group, members.membership, copies, members.last);
+        self.others.insert(members.group, group);
+    }
+
+    fn copies_of(&mut self, members: Vec<Member>) -> Vec<Copy> {
+        let mut copies = Vec::with_capacity(members.len());
+        for member in members {
+            let next = self.flights.len();
+            let node = *self.nodes.entry(member.node.clone()).or_insert(next);
+            if node == next {
+                self.flights.push(0);
+            }
+            copies.push(Copy::new(member, node));
+        }
+        copies
     }
 
     /// The reign.
@@ -202,9 +227,19 @@ impl Shipper {
         Position::new(self.path.epoch(), self.durable)
     }
 
+    /// The last batch of a group that the durable LSN covers: whoever has it has everything durable of the group. `None` while
+    /// the group is not awake; see [`Shipper::wake`].
+    pub fn group_durable(&self, group: GroupId) -> Option<Lsn> {
+        if group == GroupId::FIRST {
+            return Some(self.durable);
+        }
+        let group = self.others.get(&group)?;
+        group.last.map(|_| group.durable.lsn)
+    }
+
     /// End of the last flush.
     pub fn sent_end(&self) -> Lsn {
-        self.last.lsn
+        self.waiting.back().map_or(self.last.lsn, |flush| flush.end)
     }
 
     /// No read that is under way or still to come needs a version below this. It only rises.
@@ -214,143 +249,81 @@ impl Shipper {
 
     /// Whether there is room above the durable LSN.
     pub fn can_submit(&self) -> bool {
-        let above = self.last.lsn.raw().saturating_sub(self.durable.raw());
-        let in_flight = self.sent.iter().rev().take_while(|sent| self.durable < sent.boundary);
+        let above = self.sent_end().raw().saturating_sub(self.durable.raw());
+        let in_flight = self.first.sent.iter().rev();
+        let in_flight = in_flight.take_while(|sent| self.durable < sent.boundary);
         let small = in_flight.filter(|sent| sent.batch.bytes().len() < SMALL_FLUSH_BYTES);
         above < self.limits.window_bytes_max && small.count() < self.limits.small_flushes_max
     }
 
-    /// Every copy is complete up to here.
+    /// Every copy of group 0 is complete up to here.
     pub fn all_complete(&self) -> Lsn {
-        self.copies
-            .values()
-            .map(|copy| copy.complete)
-            .min()
-            .unwrap_or(Lsn::ZERO)
+        self.first.all_complete()
     }
 
-    /// How the copies stand.
+    /// Up to where a copy is complete.
+    pub fn complete_of(&self, segment: SegmentId) -> Option<Lsn> {
+        let copy = self.group_of(segment)?.copies.get(&segment)?;
+        Some(copy.complete)
+    }
+
+    /// How group 0's copies stand.
     pub fn standing(&self) -> Vec<CopyStanding> {
+        self.standing_of(GroupId::FIRST)
+    }
+
+    /// How a group's copies stand; no copy of a group that sleeps is live.
+    pub fn standing_of(&self, group: GroupId) -> Vec<CopyStanding> {
         let standing = |copy: &Copy| CopyStanding {
             member: copy.member.clone(),
             live: copy.takes_log(),
             complete: copy.complete,
         };
-        self.copies.values().map(standing).collect()
+        let group = self.group(group);
+        group.map_or(Vec::new(), |group| group.copies.values().map(standing).collect())
     }
 
-    /// Whether enough copies take log right now.
+    /// Whether enough copies take log right now, of every group that is awake.
     pub fn writable(&self) -> bool {
-        let live = self.standing().into_iter().filter(|copy| copy.live);
-        self.membership
-            .writable(&live.map(|copy| copy.member.segment).collect::<BTreeSet<_>>())
+        let mut awake = self.others.values().filter(|group| group.awake);
+        self.first.writable() && awake.all(Group::writable)
     }
 
-    /// Links a flush, encodes it once and sends it to every copy that listens. Call [`Shipper::can_submit`] first. An error
-    /// ends the reign: what follows cannot be sent without it.
-    pub fn submit(&mut self, parts: FlushParts, effects: &mut Vec<ShipperEffect>) -> Result<(), FlushTooLong> {
-        assert!(self.last.lsn < parts.end, "flushes follow each other");
-        assert!(parts.boundary <= parts.end, "a record end in the flush or before it");
-        let batch = EncodedBatch::new(Batch {
-            volume: self.volume,
-            group: GroupId::FIRST,
-            epoch: self.path.epoch(),
-            end: parts.end,
-            previous: self.last,
-            header: Some(FlushHeader {
-                groups: vec![GroupId::FIRST],
-                boundary: parts.boundary,
-                written_at_us: parts.written_at_us,
-                marks: parts.marks,
-                catalog: parts.catalog,
-                page_flags: parts.page_flags,
-            }),
-            items: parts.items,
-        });
-        let bytes = batch.bytes().len();
-        if BATCH_BYTES_MAX < bytes {
-            return Err(FlushTooLong { end: parts.end, bytes });
-        }
-        self.last = batch.batch().position();
-        self.retained_bytes += bytes as u64;
-        self.sent.push_back(Sent {
-            end: parts.end,
-            boundary: parts.boundary,
-            batch,
-        });
-        let copies: Vec<SegmentId> = self.copies.keys().copied().collect();
-        for segment in copies {
-            self.feed(segment, effects);
-        }
-        self.announced = self.durable;
-        self.release();
-        Ok(())
+    /// The other groups, each with whether it is awake.
+    pub fn other_groups(&self) -> impl Iterator<Item = (GroupId, bool)> + '_ {
+        self.others.iter().map(|(id, group)| (*id, group.awake))
     }
 
-    /// Sends a copy what follows the last flush it was sent or has, as long as not too much is on its way to it. What was let
-    /// go meanwhile it gets from its peers.
-    fn feed(&mut self, segment: SegmentId, effects: &mut Vec<ShipperEffect>) {
-        let (epoch, durable) = (self.path.epoch(), self.durable_position());
-        let Some(copy) = self.copies.get_mut(&segment).filter(|copy| copy.takes_log()) else {
-            return;
+    fn group(&self, group: GroupId) -> Option<&Group> {
+        if group == GroupId::FIRST {
+            return Some(&self.first);
+        }
+        self.others.get(&group)
+    }
+
+    fn group_of(&self, segment: SegmentId) -> Option<&Group> {
+        if self.first.copies.contains_key(&segment) {
+            return Some(&self.first);
+        }
+        self.others.get(self.homes.get(&segment)?)
+    }
+
+    fn group_of_mut(&mut self, segment: SegmentId) -> Option<&mut Group> {
+        if self.first.copies.contains_key(&segment) {
+            return Some(&mut self.first);
+        }
+        self.others.get_mut(self.homes.get(&segment)?)
+    }
+
+    /// A copy, together with what is on its way to the nodes.
+    fn copy_of_mut(&mut self, segment: SegmentId) -> Option<(GroupId, &mut Copy, &mut Flights)> {
+        let group = if self.first.copies.contains_key(&segment) {
+            &mut self.first
+        } else {
+            self.others.get_mut(self.homes.get(&segment)?)?
         };
-        let from = copy.sent_through.max(copy.complete);
-        let next = self.sent.partition_point(|sent| sent.end <= from);
-        for sent in self.sent.range(next..) {
-            if self.limits.retained_bytes_max <= copy.in_flight_bytes {
-                return;
-            }
-            let bytes = sent.batch.bytes().len() as u64;
-            copy.sent_through = sent.end;
-            copy.in_flight.push_back((sent.end, bytes));
-            copy.in_flight_bytes += bytes;
-            effects.push(ShipperEffect::Send {
-                segment,
-                request: Request::Append {
-                    segment,
-                    epoch,
-                    durable,
-                    batch: sent.batch.clone(),
-                },
-            });
-        }
-    }
-
-    fn install(&self, copy: &Copy) -> ShipperEffect {
-        ShipperEffect::Send {
-            segment: copy.member.segment,
-            request: Request::Install {
-                segment: copy.member.segment,
-                epoch: self.path.epoch(),
-                path: self.path.clone(),
-                members: self.copies.values().map(|copy| copy.member.clone()).collect(),
-            },
-        }
-    }
-
-    /// The copy's node is connected: it is told the path first; what it lacks follows its answer.
-    pub fn connected(&mut self, segment: SegmentId, effects: &mut Vec<ShipperEffect>) {
-        if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.begin(true);
-            copy.stalled_until = None;
-        }
-        if let Some(copy) = self.copies.get(&segment) {
-            effects.push(self.install(copy));
-        }
-    }
-
-    /// The connection is gone, and every unanswered message with it.
-    pub fn disconnected(&mut self, segment: SegmentId) {
-        if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.begin(false);
-        }
-    }
-
-    /// A message was not taken by the connection: the copy is left alone for a while, then told everything again.
-    pub fn not_taken(&mut self, now: Duration, segment: SegmentId) {
-        if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.stalled_until = Some(now + STALL_PAUSE);
-        }
+        let copy = group.copies.get_mut(&segment)?;
+        Some((group.id, copy, &mut self.flights))
     }
 
     /// A copy answered.
@@ -362,13 +335,9 @@ impl Shipper {
         effects: &mut Vec<ShipperEffect>,
     ) {
         match response {
-            Response::Installed { complete, .. } => {
+            Response::Installed { complete, vouches, .. } => {
                 self.complete(segment, *complete);
-                let Some(copy) = self.copies.get_mut(&segment) else {
-                    return;
-                };
-                copy.installed = true;
-                copy.stalled_until = None;
+                self.installed(segment, vouches.then_some(*complete), effects);
             }
             Response::Appended { epoch, complete, .. } if *epoch == self.path.epoch() => {
                 self.complete(segment, *complete)
@@ -378,10 +347,11 @@ impl Shipper {
                 effects.push(ShipperEffect::Fenced { by: *promised });
             }
             Response::Refused(refusal) => {
-                if let Some(copy) = self.copies.get_mut(&segment)
+                if let Some((group, copy, _)) = self.copy_of_mut(segment)
                     && copy.stalled_until.is_none()
                 {
                     copy.stalled_until = Some(now + STALL_PAUSE);
+                    self.stalled.insert((group, segment));
                     effects.push(ShipperEffect::Trouble {
                         segment,
                         refusal: refusal.clone(),
@@ -390,83 +360,77 @@ impl Shipper {
             }
             _ => {}
         }
-        self.advance(effects);
+        self.advance(segment, effects);
         self.feed(segment, effects);
+        self.feed_starved(segment, effects);
     }
 
     fn complete(&mut self, segment: SegmentId, complete: Position) {
-        if let Some(copy) = self.copies.get_mut(&segment)
-            && self.path.sees(complete)
+        if self.path.sees(complete)
+            && let Some((group, copy, flights)) = self.copy_of_mut(segment)
         {
-            copy.complete(complete.lsn);
+            let before = copy.complete;
+            copy.complete(complete.lsn, flights);
+            if before < copy.complete && group != GroupId::FIRST {
+                self.loud.insert(group);
+            }
         }
     }
 
-    /// The durable LSN: the last record end up to which a write quorum is complete.
-    fn advance(&mut self, effects: &mut Vec<ShipperEffect>) {
-        let copies = &self.copies;
-        let complete = self
-            .membership
-            .durable(|segment| copies.get(&segment).map_or(Lsn::ZERO, |copy| copy.complete));
-        let at = self.sent.partition_point(|sent| sent.end <= complete);
-        let Some(last) = at.checked_sub(1).and_then(|at| self.sent.get(at)) else {
+    fn installed(&mut self, segment: SegmentId, told: Option<Position>, effects: &mut Vec<ShipperEffect>) {
+        let Some((id, copy, _)) = self.copy_of_mut(segment) else {
             return;
         };
-        if self.durable < last.boundary {
-            self.durable = last.boundary;
-            effects.push(ShipperEffect::DurableAdvanced(self.durable));
-        }
-        self.release();
-    }
-
-    /// Forgets flushes that every copy has, and the oldest durable ones when too many are kept.
-    fn release(&mut self) {
-        let all = self.all_complete();
-        while let Some(first) = self.sent.front() {
-            let crowded = self.limits.retained_bytes_max < self.retained_bytes && first.end <= self.durable;
-            // The last durable one is kept: the durable LSN is derived from what is here.
-            if self.sent.len() == 1 || !(first.end <= all || crowded) {
-                return;
-            }
-            self.retained_bytes -= first.batch.bytes().len() as u64;
-            self.sent.pop_front();
-        }
-    }
-
-    /// Time passes: announcements, and another try with copies that were left alone.
-    pub fn tick(&mut self, now: Duration, effects: &mut Vec<ShipperEffect>) {
-        let rested: Vec<SegmentId> = self
-            .copies
-            .values()
-            .filter(|copy| copy.connected && copy.stalled_until.is_some_and(|until| until <= now))
-            .map(|copy| copy.member.segment)
-            .collect();
-        for segment in rested {
-            self.connected(segment, effects);
-        }
-        let all_complete = self.all_complete();
-        let news = self.announced < self.durable || self.announced_complete < all_complete;
-        let behind = self.copies.values().any(|copy| copy.complete < self.durable);
-        let pause = if news || behind { ANNOUNCE_PAUSE } else { HEARTBEAT };
-        if now < self.announced_at + pause {
+        copy.installed = true;
+        copy.stalled_until = None;
+        copy.told = told;
+        if id == GroupId::FIRST {
             return;
         }
-        self.announced_at = now;
-        self.announced = self.durable;
-        self.announced_complete = all_complete;
-        let epoch = self.path.epoch();
-        for copy in self.copies.values() {
-            if copy.takes_log() {
-                effects.push(ShipperEffect::Send {
-                    segment: copy.member.segment,
-                    request: Request::Announce {
-                        segment: copy.member.segment,
-                        epoch,
-                        durable: self.durable_position(),
-                        floor: Position::new(epoch, self.floor.min(self.durable)),
-                        all_complete: Position::new(epoch, all_complete),
-                    },
-                });
+        // Whatever it was told on an earlier connection, it may not have heard.
+        self.loud.insert(id);
+        if self.others.get_mut(&id).is_some_and(Group::find_last) {
+            self.send_waiting(effects);
+        }
+    }
+
+    /// The durable LSN: the last record end up to which a write quorum of every group concerned is complete.
+    fn advance(&mut self, segment: SegmentId, effects: &mut Vec<ShipperEffect>) {
+        let Some(group) = self.group_of_mut(segment) else {
+            return;
+        };
+        group.count();
+        let id = group.id;
+        self.list(id);
+        let (complete, missing) = (self.first.quorum, self.missing.first());
+        let whole = |end: Lsn| end <= complete && missing.is_none_or(|(first, _)| end < *first);
+        let at = self.first.sent.partition_point(|sent| whole(sent.end));
+        if let Some(last) = at.checked_sub(1).and_then(|at| self.first.sent.get(at))
+            && self.durable < last.boundary
+        {
+            let before = std::mem::replace(&mut self.durable, last.boundary);
+            self.cover_others(before);
+            effects.push(ShipperEffect::DurableAdvanced(self.durable));
+        }
+        self.release(id);
+    }
+
+    /// Of the other groups: which of their batches the durable LSN covers now.
+    fn cover_others(&mut self, before: Lsn) {
+        if self.others.is_empty() {
+            return;
+        }
+        let from = self.first.sent.partition_point(|sent| sent.end <= before);
+        for sent in self.first.sent.range(from..) {
+            if self.durable < sent.end {
+                return;
+            }
+            let header = sent.batch.batch().header.as_ref();
+            for group in header.iter().flat_map(|header| &header.groups) {
+                if let Some(other) = self.others.get_mut(group) {
+                    other.durable = sent.batch.batch().position();
+                    self.loud.insert(*group);
+                }
             }
         }
     }

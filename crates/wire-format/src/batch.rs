@@ -26,6 +26,19 @@ pub struct Batch {
     pub header: Option<FlushHeader>,
     /// The log itself, in LSN order.
     pub items: Vec<Item>,
+    /// Records of this batch that change pages of other groups, too, in LSN order.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// A record that goes whole to several groups: what of it is not for the group whose batch says so. Truncations and dropped
+/// databases are for every group that the record goes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Elsewhere {
+    /// The record's LSN.
+    pub end: Lsn,
+    /// Which of the things that the engine says the record touches are pages of other groups: their places in its list,
+    /// rising.
+    pub touches: Vec<u32>,
 }
 
 impl Batch {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use units::{GroupId, Lsn, VolumeId};
 
 use crate::codec::{CodecError, Reader, Writer};
-use crate::{Batch, CatalogEntry, CatalogKey, FlushHeader, Item};
+use crate::{Batch, CatalogEntry, CatalogKey, Elsewhere, FlushHeader, Item};
 
 /// Version of the batch format, in flight and in journals.
 pub const BATCH_VERSION: u8 = 1;
@@ -16,6 +16,9 @@ const RECORD: u64 = 0;
 const FRAGMENT: u64 = 1;
 const IMAGE: u64 = 2;
 const KIND_BITS: u32 = 2;
+/// What a batch has beside its items.
+const HAS_HEADER: u8 = 1;
+const HAS_ELSEWHERE: u8 = 2;
 
 impl Batch {
     /// Its bytes, checksum included.
@@ -29,9 +32,14 @@ impl Batch {
         out.lsn(self.end);
         out.epoch(self.previous.epoch);
         out.lsn_near(self.previous.lsn, self.end);
-        out.bool(self.header.is_some());
+        let header = if self.header.is_some() { HAS_HEADER } else { 0 };
+        let elsewhere = if self.elsewhere.is_empty() { 0 } else { HAS_ELSEWHERE };
+        out.u8(header | elsewhere);
         if let Some(header) = &self.header {
             encode_header(&mut out, header, self.end);
+        }
+        if !self.elsewhere.is_empty() {
+            encode_elsewhere(&mut out, &self.elsewhere, self.end);
         }
         out.count(self.items.len());
         let mut base = self.end;
@@ -70,10 +78,19 @@ impl Batch {
         let end = input.lsn("batch end")?;
         let previous_epoch = input.epoch("previous batch")?;
         let previous = units::Position::new(previous_epoch, input.lsn_near(end, "previous batch")?);
-        let header = if input.bool("header flag")? {
+        let has = input.u8("batch flags")?;
+        if has & !(HAS_HEADER | HAS_ELSEWHERE) != 0 {
+            return Err(CodecError::Malformed("batch flags"));
+        }
+        let header = if has & HAS_HEADER != 0 {
             Some(decode_header(&mut input, end)?)
         } else {
             None
+        };
+        let elsewhere = if has & HAS_ELSEWHERE != 0 {
+            decode_elsewhere(&mut input, end)?
+        } else {
+            Vec::new()
         };
         let count = input.count(2, "items")?;
         let mut items = Vec::with_capacity(count);
@@ -92,6 +109,7 @@ impl Batch {
             previous,
             header,
             items,
+            elsewhere,
         })
     }
 }
@@ -144,6 +162,33 @@ fn decode_header(input: &mut Reader, end: Lsn) -> Result<FlushHeader, CodecError
         catalog,
         page_flags,
     })
+}
+
+fn encode_elsewhere(out: &mut Writer, elsewhere: &[Elsewhere], end: Lsn) {
+    out.count(elsewhere.len());
+    for record in elsewhere {
+        out.lsn_near(record.end, end);
+        out.count(record.touches.len());
+        record.touches.iter().for_each(|at| out.varint(u64::from(*at)));
+    }
+}
+
+/// None or none of a record would not have been written.
+fn decode_elsewhere(input: &mut Reader, end: Lsn) -> Result<Vec<Elsewhere>, CodecError> {
+    let malformed = CodecError::Malformed("pages of other groups");
+    let elsewhere: Vec<Elsewhere> = (0..input.count(2, "records of other groups")?)
+        .map(|_| {
+            let end = input.lsn_near(end, "record of other groups")?;
+            let touches: Vec<u32> = (0..input.count(1, "pages of other groups")?)
+                .map(|_| input.u32("page of another group"))
+                .collect::<Result<_, CodecError>>()?;
+            let rise = touches.windows(2).all(|two| two[0] < two[1]);
+            (rise && !touches.is_empty())
+                .then_some(Elsewhere { end, touches })
+                .ok_or(malformed)
+        })
+        .collect::<Result<_, CodecError>>()?;
+    (!elsewhere.is_empty()).then_some(elsewhere).ok_or(malformed)
 }
 
 /// A catalog entry, its LSN as the distance from `base`.

@@ -17,7 +17,7 @@ pub mod message;
 mod message_codec;
 mod response_codec;
 
-pub use batch::{Batch, CatalogEntry, EncodedBatch, FlushHeader, Item};
+pub use batch::{Batch, CatalogEntry, Elsewhere, EncodedBatch, FlushHeader, Item};
 pub use batch_codec::BATCH_VERSION;
 pub use catalog::CatalogKey;
 pub use codec::CodecError;

@@ -244,8 +244,13 @@ pub enum Response {
     SegmentCreated,
     /// The promise, and what is held.
     Promised(Promised),
-    /// The path is installed.
-    Installed { segment: SegmentId, complete: Position },
+    /// The path is installed. `vouches` is false if the segment no longer vouches for everything it ever acknowledged; it
+    /// then is complete up to nothing.
+    Installed {
+        segment: SegmentId,
+        complete: Position,
+        vouches: bool,
+    },
     /// Synced: the segment holds everything of its group up to `complete`, on the path of the sender's epoch.
     Appended {
         segment: SegmentId,

@@ -27,10 +27,15 @@ impl Response {
                 out.u8(PROMISED);
                 promised.write(out);
             }
-            Response::Installed { segment, complete } => {
+            Response::Installed {
+                segment,
+                complete,
+                vouches,
+            } => {
                 out.u8(INSTALLED);
                 out.raw(&segment.bytes());
                 out.position(*complete);
+                out.bool(*vouches);
             }
             Response::Appended {
                 segment,
@@ -94,6 +99,7 @@ impl Response {
             INSTALLED => Response::Installed {
                 segment: input.segment()?,
                 complete: input.position("complete position")?,
+                vouches: input.bool("vote")?,
             },
             APPENDED => Response::Appended {
                 segment: input.segment()?,

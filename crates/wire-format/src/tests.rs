@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use units::{Epoch, GroupId, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKey, VolumeId};
 
-use crate::{Batch, CatalogEntry, CatalogKey, CodecError, FlushHeader, Item};
+use crate::{Batch, CatalogEntry, CatalogKey, CodecError, Elsewhere, FlushHeader, Item};
 
 mod messages;
 
@@ -75,6 +75,14 @@ fn header() -> impl Strategy<Value = FlushHeader> {
         )
 }
 
+fn elsewhere() -> impl Strategy<Value = Elsewhere> {
+    let touches = prop::collection::btree_set(any::<u32>(), 1..4);
+    (lsn(), touches).prop_map(|(end, touches)| Elsewhere {
+        end,
+        touches: touches.into_iter().collect(),
+    })
+}
+
 fn batch() -> impl Strategy<Value = Batch> {
     (
         any::<([u8; 16], u32, u64, u64)>(),
@@ -82,16 +90,20 @@ fn batch() -> impl Strategy<Value = Batch> {
         lsn(),
         prop::option::of(header()),
         prop::collection::vec(item(), 0..6),
+        prop::collection::vec(elsewhere(), 0..3),
     )
-        .prop_map(|((volume, group, epoch, before), end, previous, header, items)| Batch {
-            volume: VolumeId::from_bytes(volume),
-            group: GroupId::from_raw(group),
-            epoch: Epoch::from_raw(epoch),
-            end,
-            previous: Position::new(Epoch::from_raw(before), previous),
-            header,
-            items,
-        })
+        .prop_map(
+            |((volume, group, epoch, before), end, previous, header, items, elsewhere)| Batch {
+                volume: VolumeId::from_bytes(volume),
+                group: GroupId::from_raw(group),
+                epoch: Epoch::from_raw(epoch),
+                end,
+                previous: Position::new(Epoch::from_raw(before), previous),
+                header,
+                items,
+                elsewhere,
+            },
+        )
 }
 
 proptest! {
@@ -169,6 +181,7 @@ fn one_commit_travels_with_little_framing() {
         previous: Position::new(Epoch::from_raw(12), Lsn::from_raw(start)),
         header: Some(header),
         items: (0..10).map(record).collect(),
+        elsewhere: Vec::new(),
     };
     let framing = batch.encode().len() - 10 * 100;
     assert!(framing <= 150, "{framing} bytes of framing for 1,000 bytes of records");

@@ -145,6 +145,7 @@ fn responses() -> Vec<Response> {
         Response::Installed {
             segment: SEGMENT,
             complete: at(1, 10),
+            vouches: true,
         },
         Response::Appended {
             segment: SEGMENT,

@@ -84,6 +84,7 @@ pub(super) fn batch() -> EncodedBatch {
                 bytes: record,
             },
         ],
+        elsewhere: Vec::new(),
     })
 }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use engine::{Engine, EngineError, Touch};
 use io::Disk;
-use units::{Lsn, Page, PageKey, Position};
-use wire_format::{CatalogEntry, CatalogKey, EncodedBatch, Item};
+use units::{Epoch, Lsn, Page, PageKey, Position};
+use wire_format::{Batch, CatalogEntry, CatalogKey, Elsewhere, EncodedBatch, Item};
 
 use super::damage::written_file;
 use super::toy::*;
 use super::world::*;
+use crate::index::{Fragments, versions};
 use crate::key::Key;
 use crate::{JournalEntry, PageStore, Progress, ReadError, StoreConfig};
 
@@ -343,6 +344,36 @@ fn pages_of_a_dropped_relation_leave_the_disk() {
     world.check();
     let layer_bytes: u64 = world.store.status().layer_bytes.values().sum();
     assert!(layer_bytes < 4 << 10, "{layer_bytes} bytes are left");
+}
+
+/// A record that goes to two groups makes no version of the other's pages, whole or in pieces; what it truncates is gone in
+/// both.
+#[test]
+fn a_record_makes_no_versions_of_other_groups_pages() {
+    let record = Bytes::from_static(&[1, 50, TRUNCATE, 4, 2, 60, 3, 70]);
+    let end = Lsn::from_raw(100);
+    let whole = vec![Item::Record {
+        end,
+        bytes: record.clone(),
+    }];
+    let piece = |offset: usize| Item::Fragment {
+        end,
+        record_bytes: record.len() as u32,
+        offset: offset as u32,
+        bytes: record.slice(offset..offset + 4),
+    };
+    for items in [whole, vec![piece(0), piece(4)]] {
+        let mut batch = Batch::clone(batch(Position::new(Epoch::from_raw(1), end), Position::ZERO, &[], 1).batch());
+        (batch.items, batch.header) = (items, None);
+        batch.elsewhere = vec![Elsewhere {
+            end,
+            touches: vec![0, 3],
+        }];
+        let mut keys = Vec::new();
+        let mut fragments = Fragments::new(1000);
+        versions(&Toy, &batch, 0, &mut fragments, |key, _| keys.push(key));
+        assert_eq!(keys, [Key::Truncation(FORK), Key::Page(FORK.page(2))]);
+    }
 }
 
 /// Nobody calls `maintain` here: appending itself keeps tables bounded.

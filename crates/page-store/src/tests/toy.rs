@@ -119,5 +119,6 @@ pub(super) fn batch(position: Position, previous: Position, records: &[Vec<u8>],
             page_flags: Vec::new(),
         }),
         items: records.iter().enumerate().map(item).collect(),
+        elsewhere: Vec::new(),
     })
 }

@@ -104,6 +104,7 @@ fn a_branch_takes_back_what_it_left_and_lsns_are_used_again() {
     let expected = Response::Installed {
         segment: id(1),
         complete: position(1, 20),
+        vouches: true,
     };
     assert_eq!(installed, expected);
     let above = batch(2, 40, position(2, 30));
@@ -139,6 +140,7 @@ fn a_reign_at_the_root_begins_with_nothing_and_ends_the_one_before() {
     let expected = Response::Installed {
         segment: id(1),
         complete: Position::ZERO,
+        vouches: true,
     };
     assert_eq!(copy.install(root.clone()), expected);
     assert_eq!(copy.append(1, batch(1, 40, position(1, 30))), stale(1, 3));
@@ -204,6 +206,7 @@ fn a_damaged_segment_neither_votes_nor_acknowledges_nor_serves_pages() {
     let expected = Response::Installed {
         segment: id(1),
         complete: Position::ZERO,
+        vouches: false,
     };
     assert_eq!(copy.install(path(&[(1, 0), (2, 10)])), expected);
 }

@@ -269,6 +269,7 @@ impl Writer {
                 ShipperEffect::Send { segment, request } => self.sent.push((name(segment), request)),
                 ShipperEffect::Fenced { by } => self.fenced_by = Some(by),
                 ShipperEffect::DurableAdvanced(_) | ShipperEffect::Trouble { .. } => {}
+                ShipperEffect::Connect(_) | ShipperEffect::TooLong(_) => unreachable!("there is one group"),
             }
         }
     }
@@ -279,11 +280,8 @@ impl Writer {
         let parts = FlushParts {
             end,
             boundary: end,
-            items: Vec::new(),
             marks: Bytes::from(Position::new(self.shipper.epoch(), end).to_string()),
-            catalog: Vec::new(),
-            page_flags: Vec::new(),
-            written_at_us: 0,
+            ..FlushParts::default()
         };
         let mut effects = Vec::new();
         let submitted = self.shipper.submit(parts, &mut effects);

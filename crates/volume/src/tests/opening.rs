@@ -293,6 +293,7 @@ fn recorded(installed: &[u8]) -> Opener {
         let installed = Response::Installed {
             segment: id(*copy),
             complete: position(1, 30),
+            vouches: true,
         };
         opener.hear(*copy, installed).expect("installed");
     }
@@ -446,6 +447,7 @@ fn a_copy_that_what_it_is_sent_does_not_help_is_left_alone_for_a_while() {
         previous: position(1, 10),
         header: None,
         items: Vec::new(),
+        elsewhere: Vec::new(),
     });
     let source = opener.asked_for_batches()[0];
     opener.hear_later(source, Response::Batches(Vec::new()));

@@ -29,11 +29,7 @@ fn flush(end: u64, boundary: u64) -> FlushParts {
     FlushParts {
         end: lsn(end),
         boundary: lsn(boundary),
-        items: Vec::new(),
-        marks: Bytes::new(),
-        catalog: Vec::new(),
-        page_flags: Vec::new(),
-        written_at_us: 0,
+        ..FlushParts::default()
     }
 }
 
@@ -78,6 +74,7 @@ impl Writer {
             Response::Installed {
                 segment: id(copy),
                 complete,
+                vouches: true,
             },
         );
     }

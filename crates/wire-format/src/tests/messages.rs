@@ -222,7 +222,11 @@ fn response() -> impl Strategy<Value = Response> {
     prop_oneof![
         Just(Response::SegmentCreated),
         promised().prop_map(Response::Promised),
-        (segment(), position()).prop_map(|(segment, complete)| Response::Installed { segment, complete }),
+        (segment(), position(), any::<bool>()).prop_map(|(segment, complete, vouches)| Response::Installed {
+            segment,
+            complete,
+            vouches
+        }),
         (segment(), epoch(), position()).prop_map(|(segment, epoch, complete)| Response::Appended {
             segment,
             epoch,
