@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test oracle check bench bench-redo bench-full soak fuzz regression extensions dependencies
+.PHONY: build up down test oracle check bench bench-redo bench-full soak chaos fuzz regression extensions dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -12,6 +12,7 @@ bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-redo: dependencies ; @cargo xtask bench-redo
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
+chaos: dependencies ; @cargo xtask chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGUMENTS)
 fuzz: ; @cargo xtask fuzz $(ARGUMENTS)
 regression: dependencies ; @cargo xtask regression $(ARGUMENTS)
 extensions: dependencies ; @cargo xtask extensions $(ARGUMENTS)

@@ -44,6 +44,8 @@ pub struct Cluster {
     port: u16,
     environment: Vec<(String, String)>,
     url: String,
+    /// Its files stay.
+    kept: bool,
     /// Dropped last: the next cluster begins when this one is gone.
     _alone: MutexGuard<'static, ()>,
 }
@@ -130,6 +132,7 @@ impl Cluster {
             port: free_port(),
             environment,
             url: String::new(),
+            kept: false,
             _alone: alone,
         })
     }
@@ -147,6 +150,11 @@ impl Cluster {
             status["endpoints"]["cluster"].as_str().map(str::to_owned)
         })?;
         Ok(())
+    }
+
+    /// Its files stay when it is dropped.
+    pub fn keep(&mut self) {
+        self.kept = true;
     }
 
     /// The cluster's directory.
@@ -408,6 +416,7 @@ impl Drop for Cluster {
             killed => killed.expect("nothing of a cluster outlives it"),
         }
         if !std::thread::panicking()
+            && !self.kept
             && let Some(parent) = self.directory.parent()
         {
             // What cannot be removed from a temporary directory is a nuisance, not a failed test.

@@ -25,6 +25,8 @@ usage: cargo xtask COMMAND
   bench-full     bench --full
   soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
                  (--seconds N of updates, --scale N of the load, for a shorter run)
+  chaos          build, then a bank on a cluster whose nodes, zones, disks and writers fail and return in random order
+                 (--minutes N; --seed N: the same plan of faults again; --plan: only print it; --keep: keep the files)
   fuzz           libFuzzer on every decoder (--seconds N of each; TARGET: only this one; TARGET FILE: this input, once;
                  --keep: some of what was found goes into the committed corpus)
   regression     build, then PostgreSQL's own suites on stock PostgreSQL and on a cluster; the tests that differ
@@ -53,6 +55,7 @@ fn main() -> Result<()> {
             let arguments: Vec<&str> = ["soak"].iter().chain(options).copied().collect();
             steps::build().and_then(|()| steps::built("bench", &arguments))
         }
+        ["chaos", options @ ..] => steps::build().and_then(|()| steps::built("chaos", options)),
         ["fuzz", options @ ..] => fuzz::run(options),
         ["regression", options @ ..] => steps::build().and_then(|()| steps::built("regression", options)),
         ["extensions", options @ ..] => dependencies::install_extensions()
