@@ -32,6 +32,11 @@ pub(crate) async fn open(
             match effect {
                 // A connection that did not take it reports its end, and the next one begins anew.
                 OpeningEffect::Send { segment, request } => drop(copies.post(segment, &request)),
+                OpeningEffect::Connect(members) => {
+                    for segment in copies.add(&members) {
+                        opening.connected(segment, &mut effects);
+                    }
+                }
                 OpeningEffect::CompareAndSwap(next) => {
                     let swapped = record.change(|_| next).await?;
                     opening.recorded(swapped, &mut effects).map_err(ended)?;

@@ -246,8 +246,7 @@ impl<'a> Reign<'a> {
             small_flushes_max: config.limits.small_flushes_max,
             retained_bytes_max: config.limits.retained_bytes_max,
         };
-        let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
-        let mut shipping = Shipping::new(shipper, copies)?;
+        let mut shipping = Shipping::new(Shipper::of(opened, limits), copies)?;
         let marks = shipping.ship_checkpoint(&skeleton, marks, limit).await?;
 
         let catalog = Rc::new(RefCell::new(catalog));

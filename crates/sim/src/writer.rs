@@ -175,6 +175,7 @@ impl World {
                     let record = Box::new(record);
                     self.schedule(self.now() + pause, Event::Swap { writer: at, record });
                 }
+                OpeningEffect::Connect(_) => unreachable!("the toy volume has one group"),
                 OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
             }
         }
@@ -226,12 +227,12 @@ impl World {
             small_flushes_max: 1 + self.random.below(16) as usize,
             retained_bytes_max: 200 + self.random.below(20) * 200,
         };
-        let volume = opened.record.volume;
-        let shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
+        let (last, branch) = (opened.last, opened.branch);
+        let shipper = Shipper::of(opened, limits);
         let writer = &mut self.writers[at];
         writer.stage = Stage::Writing(Box::new(shipper));
-        (writer.last, writer.boundary) = (opened.last, opened.branch);
-        writer.client.durable_advanced(opened.branch);
+        (writer.last, writer.boundary) = (last, branch);
+        writer.client.durable_advanced(branch);
         // The connections stay; whoever is connected is told of the reign.
         for segment in self.connected_to(at) {
             self.tell(at, News::Connected { segment })?;

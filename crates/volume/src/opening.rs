@@ -6,20 +6,24 @@
 
 mod candidate;
 mod copying;
+mod group;
+mod installing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorum::{COPIES_COUNT, Membership};
-use timeline::{Branch, Path};
+use quorum::Membership;
+use timeline::Path;
 use units::{Epoch, GroupId, Lsn, Position, SegmentId};
 use wire_format::Member;
-use wire_format::message::{Promised, Refusal, Request, Response};
+use wire_format::message::{HeldFlush, Promised, Refusal, Request, Response};
 
 use candidate::Candidate;
-use copying::{Copy, Fetch};
+use copying::{Context, Copy};
+use group::Group;
 
+use crate::GroupMembers;
 use crate::record::{RecordError, VolumeRecord};
 
 /// How long more than three answers are waited for: the more answer, the fewer copies have to be made.
@@ -40,6 +44,9 @@ pub enum OpeningEffect {
         /// What.
         request: Request,
     },
+    /// Connections to these copies are needed, too: a flush in flight has a part in their group. For those that are connected
+    /// already, tell [`Opening::connected`] at once.
+    Connect(Vec<Member>),
     /// Change the record, if it is still what it was; the outcome comes back through [`Opening::recorded`]. An unknown
     /// outcome is resolved by reading the record again.
     CompareAndSwap(VolumeRecord),
@@ -54,8 +61,12 @@ pub struct Opened {
     pub record: VolumeRecord,
     /// The path of timelines, this reign last.
     pub path: Path,
-    /// Group 0's copies.
+    /// Group 0's copies: all of both lists, if its membership is joint.
     pub members: Vec<Member>,
+    /// Which of them count.
+    pub membership: Membership,
+    /// The other groups. Of those that were looked at it is known where they end.
+    pub others: Vec<GroupMembers>,
     /// The recovered end: the reign begins here.
     pub branch: Lsn,
     /// The last flush of the history: the first one of this reign links to it.
@@ -87,8 +98,10 @@ pub enum OpeningError {
     /// The record is no record.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// A flush names a group that this build cannot recover.
-    #[error("flush {flush} has a part in group {group}, but recovery of several groups is not supported yet")]
+    /// A flush names a group that the record does not: a group is in the record before it is first written.
+    #[error(
+        "flush {flush} has a part in group {group}, but the volume's record has no such group: the store went back in time"
+    )]
     Groups {
         /// The flush.
         flush: Position,
@@ -102,10 +115,8 @@ pub enum OpeningError {
 
 #[derive(Debug)]
 enum Phase {
-    /// Waiting for promises; since when there are enough.
-    Promising {
-        enough_since: Option<Duration>,
-    },
+    /// Waiting for promises.
+    Promising,
     /// Bringing a write quorum up to the candidate.
     Copying,
     /// Waiting for the record.
@@ -126,12 +137,11 @@ pub struct Opening {
     epoch: Epoch,
     record: VolumeRecord,
     path: Path,
-    membership: Membership,
-    copies: BTreeMap<SegmentId, Copy>,
+    first: Group,
+    /// Groups that flushes in flight name.
+    named: BTreeMap<GroupId, Group>,
     phase: Phase,
     candidate: Candidate,
-    /// What sources were asked for.
-    fetching: BTreeMap<SegmentId, Fetch>,
     /// The time, as of the last tick or answer.
     now: Duration,
 }
@@ -140,33 +150,29 @@ impl Opening {
     /// Begins, with the epoch taken and the record read after that.
     pub fn new(epoch: Epoch, record: VolumeRecord) -> Result<Opening, OpeningError> {
         let path = record.path()?;
-        let members = record.members();
-        let membership = Membership::new(members.iter().map(|member| member.segment).collect());
+        let first = record.group(GroupId::FIRST).map(Group::new);
+        let first = first.ok_or_else(|| RecordError::Malformed("it has no group 0".to_owned()))?;
         Ok(Opening {
             epoch,
             candidate: Candidate::start_of(&path),
-            membership,
-            copies: members
-                .into_iter()
-                .map(|member| (member.segment, Copy::new(member)))
-                .collect(),
-            phase: Phase::Promising { enough_since: None },
-            fetching: BTreeMap::new(),
+            first,
+            named: BTreeMap::new(),
+            phase: Phase::Promising,
             now: Duration::ZERO,
             record,
             path,
         })
     }
 
-    /// The copies to connect to.
+    /// Group 0's copies, to connect to; of other groups, see [`OpeningEffect::Connect`].
     pub fn members(&self) -> Vec<Member> {
-        self.copies.values().map(|copy| copy.member.clone()).collect()
+        self.first.members()
     }
 
     /// What it is doing, in words.
     pub fn activity(&self) -> &'static str {
         match self.phase {
-            Phase::Promising { .. } => "waiting for three storage nodes",
+            Phase::Promising => "waiting for three storage nodes",
             Phase::Copying => "bringing four storage nodes up to the end of the log",
             Phase::Recording => "recording the new timeline",
             Phase::Installing { .. } => "reading the state at the end of the log",
@@ -174,15 +180,41 @@ impl Opening {
         }
     }
 
-    /// Nodes that have not promised.
+    /// Nodes that have not promised for some group.
     pub fn missing(&self) -> Vec<String> {
-        let silent = self.copies.values().filter(|copy| copy.promised.is_none());
-        silent.map(|copy| copy.member.node.clone()).collect()
+        let copies = self.groups().flat_map(|group| group.copies.values());
+        let silent = copies.filter(|copy| copy.promised.is_none());
+        let names: BTreeSet<String> = silent.map(|copy| copy.member.node.clone()).collect();
+        names.into_iter().collect()
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        std::iter::once(&self.first).chain(self.named.values())
+    }
+
+    fn groups_mut(&mut self) -> impl Iterator<Item = &mut Group> {
+        std::iter::once(&mut self.first).chain(self.named.values_mut())
+    }
+
+    fn copy_mut(&mut self, segment: SegmentId) -> Option<&mut Copy> {
+        self.groups_mut().find_map(|group| group.copies.get_mut(&segment))
+    }
+
+    /// The group of a copy, and what it needs to know.
+    fn group_of(&mut self, segment: SegmentId) -> Option<(&mut Group, Context<'_>)> {
+        let context = Context {
+            now: self.now,
+            epoch: self.epoch,
+            path: &self.path,
+        };
+        let mut groups = std::iter::once(&mut self.first).chain(self.named.values_mut());
+        let group = groups.find(|group| group.copies.contains_key(&segment))?;
+        Some((group, context))
     }
 
     /// A node is connected.
     pub fn connected(&mut self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
-        if let Some(copy) = self.copies.get_mut(&segment) {
+        if let Some(copy) = self.copy_mut(segment) {
             copy.begin(true);
             self.greet(segment, effects);
         }
@@ -191,11 +223,13 @@ impl Opening {
     /// Asks for the promise, or once the record is changed tells the path.
     fn greet(&self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
         let request = match &self.phase {
+            // Other groups are told when they are first used.
+            Phase::Installing { .. } if !self.first.copies.contains_key(&segment) => return,
             Phase::Installing { path, .. } => Request::Install {
                 segment,
                 epoch: self.epoch,
                 path: path.clone(),
-                members: self.record.members(),
+                members: self.first.members(),
             },
             _ => Request::Promise {
                 segment,
@@ -209,11 +243,14 @@ impl Opening {
 
     /// The connection is gone. What the copy promised stays promised.
     pub fn disconnected(&mut self, segment: SegmentId, effects: &mut Vec<OpeningEffect>) {
-        if let Some(copy) = self.copies.get_mut(&segment) {
+        if let Some(copy) = self.copy_mut(segment) {
             copy.begin(false);
         }
-        self.fetching
-            .retain(|source, fetch| *source != segment && fetch.target != segment);
+        for group in self.groups_mut() {
+            group
+                .fetching
+                .retain(|source, fetch| *source != segment && fetch.target != segment);
+        }
         self.ask_no_longer(segment);
         self.copy_on(effects);
         self.ask_marks(effects);
@@ -231,8 +268,8 @@ impl Opening {
         self.now = now;
         self.ask_again(effects);
         match &self.phase {
-            Phase::Promising { .. } => self.decide_candidate()?,
-            Phase::Copying => self.give_up_fetches(),
+            Phase::Promising => self.decide_candidate(effects)?,
+            Phase::Copying => self.groups_mut().for_each(|group| group.give_up_fetches(now)),
             Phase::Installing { .. } => self.give_up_marks(),
             Phase::Recording | Phase::Done => {}
         }
@@ -241,29 +278,78 @@ impl Opening {
         Ok(())
     }
 
-    /// Once enough have promised, and the others had a moment to: where the last reign ended.
-    fn decide_candidate(&mut self) -> Result<(), OpeningError> {
-        let promised: BTreeSet<SegmentId> = self.promises().map(|promised| promised.segment).collect();
-        let Phase::Promising { enough_since } = &mut self.phase else {
+    /// Once enough have promised, of group 0 and of every group that a flush in flight names: where the last reign ended.
+    fn decide_candidate(&mut self, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
+        let now = self.now;
+        if !self.first.is_fenced(now) {
             return Ok(());
+        }
+        let known = self.known();
+        let in_flight = Candidate::find(&self.path, known, self.first.promises(), |_| true);
+        let mut all_fenced = true;
+        for flush in &in_flight.chain {
+            for id in flush.groups.iter().filter(|id| **id != GroupId::FIRST) {
+                all_fenced &= match self.named.get_mut(id) {
+                    Some(group) => group.is_fenced(now),
+                    None => {
+                        let record = self.record.group(*id).ok_or(OpeningError::Groups {
+                            flush: flush.end,
+                            group: *id,
+                        })?;
+                        let group = Group::new(record);
+                        effects.push(OpeningEffect::Connect(group.members()));
+                        self.named.insert(*id, group);
+                        false
+                    }
+                };
+            }
+        }
+        if !all_fenced {
+            return Ok(());
+        }
+        let (named, path) = (&self.named, &self.path);
+        let whole = |flush: &HeldFlush| {
+            let mut others = flush.groups.iter().filter(|id| **id != GroupId::FIRST);
+            others.all(|id| named.get(id).is_some_and(|group| group.has_part(flush.end, path)))
         };
-        if !self.membership.fenced(&promised) {
-            return Ok(());
+        self.candidate = Candidate::find(path, known, self.first.promises(), whole);
+        self.first.known = self.candidate.branch;
+        self.first.parts = self.candidate.chain.iter().map(|flush| flush.end).collect();
+        for (id, group) in &mut self.named {
+            group.parts = self.candidate.parts_of(*id);
         }
-        let since = *enough_since.get_or_insert(self.now);
-        if promised.len() < COPIES_COUNT && self.now < since + ALL_ANSWERS_PAUSE {
-            return Ok(());
-        }
-        self.candidate = Candidate::find(&self.path, self.known(), self.promises())?;
         self.phase = Phase::Copying;
         Ok(())
+    }
+
+    /// A write quorum of every group concerned has everything: then the record. Until then whoever is behind is brought
+    /// further.
+    fn copy_on(&mut self, effects: &mut Vec<OpeningEffect>) {
+        if !matches!(self.phase, Phase::Copying) {
+            return;
+        }
+        if self.groups().all(Group::is_copied) {
+            self.phase = Phase::Recording;
+            let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
+            effects.push(OpeningEffect::CompareAndSwap(record));
+            return;
+        }
+        let (now, epoch, path) = (self.now, self.epoch, self.path.clone());
+        let context = Context {
+            now,
+            epoch,
+            path: &path,
+        };
+        for group in self.groups_mut() {
+            group.copy_on(context, effects);
+        }
     }
 
     /// Copies that refused to promise or to take the path are asked once more.
     fn ask_again(&mut self, effects: &mut Vec<OpeningEffect>) {
         let (now, installing) = (self.now, matches!(self.phase, Phase::Installing { .. }));
         let mut rested = Vec::new();
-        for copy in self.copies.values_mut() {
+        for copy in self.groups_mut().flat_map(|group| group.copies.values_mut()) {
             if copy.again_at.is_some_and(|at| at <= now) {
                 copy.again_at = None;
                 if copy.connected && (installing || copy.promised.is_none()) {
@@ -290,18 +376,28 @@ impl Opening {
                 return Err(OpeningError::Superseded { by: promised });
             }
             Response::Promised(promised) => self.promised(segment, promised)?,
-            Response::Batches(batches) => self.fetched(segment, batches, effects),
+            Response::Batches(batches) => {
+                if let Some((group, context)) = self.group_of(segment) {
+                    group.fetched(segment, batches, context, effects);
+                }
+            }
             // Nothing of this reign is sent yet: it is another one of the same epoch that got there first.
             Response::Appended { complete, .. } if self.path.epoch() < complete.epoch => {
                 return Err(self.outdated(complete.epoch));
             }
-            Response::Appended { complete, .. } => self.appended(segment, complete, effects),
+            Response::Appended { complete, .. } => {
+                if let Some((group, context)) = self.group_of(segment) {
+                    group.appended(segment, complete, context, effects);
+                }
+            }
             Response::Installed { complete, .. } => self.installed(segment, complete),
             Response::FlushHeader { end, marks, .. } => self.read_marks(end, marks, effects),
             // Whatever it refuses, somebody else may not; later it may not either.
             Response::Refused(_) => {
-                self.fetching.remove(&segment);
-                if let Some(copy) = self.copies.get_mut(&segment) {
+                if let Some((group, _)) = self.group_of(segment) {
+                    group.fetching.remove(&segment);
+                }
+                if let Some(copy) = self.copy_mut(segment) {
                     copy.rest(now);
                 }
                 self.ask_no_longer(segment);
@@ -325,12 +421,9 @@ impl Opening {
         if promised.vouches && self.path.epoch() < known && !told {
             return Err(self.outdated(known));
         }
-        if let Some(copy) = self.copies.get_mut(&segment) {
-            copy.complete = if self.path.sees(promised.complete) {
-                promised.complete
-            } else {
-                Position::ZERO
-            };
+        let sees = self.path.sees(promised.complete);
+        if let Some(copy) = self.copy_mut(segment) {
+            copy.complete = if sees { promised.complete } else { Position::ZERO };
             copy.promised = Some(promised);
         }
         Ok(())
@@ -343,100 +436,8 @@ impl Opening {
         }
     }
 
-    /// The answers that count: of copies that vouch for everything they ever acknowledged.
-    fn promises(&self) -> impl Iterator<Item = &Promised> {
-        let promises = self.copies.values().filter_map(|copy| copy.promised.as_ref());
-        promises.filter(|promised| promised.vouches)
-    }
-
     /// The highest position known to be durable on the last opened timeline.
     fn known(&self) -> Position {
-        Candidate::known(&self.path, self.promises())
-    }
-
-    /// The outcome of the compare-and-swap, once it is known.
-    pub fn recorded(&mut self, swapped: bool, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
-        if !matches!(self.phase, Phase::Recording) {
-            return Ok(());
-        }
-        if !swapped {
-            return Err(OpeningError::Conflict);
-        }
-        let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
-        let branch = Branch {
-            epoch: self.epoch,
-            parent: Position::new(self.path.epoch(), self.candidate.branch.lsn),
-        };
-        let path = self.path.extended(branch).map_err(RecordError::from)?;
-        self.phase = Phase::Installing {
-            path,
-            record,
-            asked: None,
-        };
-        let connected: Vec<SegmentId> = self
-            .copies
-            .values()
-            .filter(|copy| copy.connected)
-            .map(|copy| copy.member.segment)
-            .collect();
-        for segment in connected {
-            self.greet(segment, effects);
-        }
-        Ok(())
-    }
-
-    fn installed(&mut self, segment: SegmentId, complete: Position) {
-        let (Phase::Installing { path, .. }, Some(copy)) = (&self.phase, self.copies.get_mut(&segment)) else {
-            return;
-        };
-        copy.installed = path.sees(complete) && self.candidate.branch.lsn <= complete.lsn;
-    }
-
-    /// Whoever does not tell the marks for too long is asked again only after the others.
-    fn give_up_marks(&mut self) {
-        let Phase::Installing { asked, .. } = &mut self.phase else {
-            return;
-        };
-        let late = asked.take_if(|(_, asked_at)| *asked_at + ANSWER_LIMIT <= self.now);
-        if let Some(copy) = late.and_then(|(segment, _)| self.copies.get_mut(&segment)) {
-            copy.unanswered = copy.unanswered.saturating_add(1);
-        }
-    }
-
-    /// Asks a complete copy that knows the path for the marks.
-    fn ask_marks(&mut self, effects: &mut Vec<OpeningEffect>) {
-        let Phase::Installing { asked, .. } = &mut self.phase else {
-            return;
-        };
-        let ready = self.copies.values().filter(|copy| copy.connected && copy.installed);
-        let next = ready.min_by_key(|copy| copy.unanswered);
-        if let (None, Some(copy)) = (&asked, next) {
-            let segment = copy.member.segment;
-            *asked = Some((segment, self.now));
-            effects.push(OpeningEffect::Send {
-                segment,
-                request: Request::ReadFlushHeader {
-                    segment,
-                    epoch: self.epoch,
-                    at: self.candidate.branch.lsn,
-                },
-            });
-        }
-    }
-
-    fn read_marks(&mut self, end: Position, marks: Bytes, effects: &mut Vec<OpeningEffect>) {
-        if !matches!(self.phase, Phase::Installing { .. }) {
-            return;
-        }
-        if let Phase::Installing { path, record, .. } = std::mem::replace(&mut self.phase, Phase::Done) {
-            effects.push(OpeningEffect::Opened(Box::new(Opened {
-                members: record.members(),
-                record,
-                path,
-                branch: self.candidate.branch.lsn,
-                last: end,
-                marks,
-            })));
-        }
+        Candidate::known(&self.path, self.first.promises())
     }
 }

@@ -27,7 +27,7 @@ use wire_format::message::{Refusal, Request, Response};
 use copy::{Copy, Flights};
 use group::Group;
 
-use crate::{FlushParts, FlushTooLong};
+use crate::{FlushParts, FlushTooLong, Opened};
 
 /// How long a copy that refused or did not take a message is left alone.
 const STALL_PAUSE: Duration = Duration::from_millis(500);
@@ -179,6 +179,17 @@ impl Shipper {
         shipper.first.awake = true;
         for copy in shipper.copies_of(members) {
             shipper.first.copies.insert(copy.member.segment, copy);
+        }
+        shipper
+    }
+
+    /// A shipper for the reign that an opening began.
+    pub fn of(opened: Opened, limits: ShipperLimits) -> Shipper {
+        let volume = opened.record.volume;
+        let mut shipper = Shipper::new(volume, opened.path, opened.members, opened.last, opened.branch, limits);
+        shipper.first.membership = opened.membership;
+        for group in opened.others {
+            shipper.add_group(group);
         }
         shipper
     }

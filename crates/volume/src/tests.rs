@@ -3,5 +3,6 @@
 mod groups;
 mod membership;
 mod opening;
+mod opening_groups;
 mod placement;
 mod shipper;

@@ -386,6 +386,7 @@ impl Opener {
                 }
                 OpeningEffect::Send { .. } => {}
                 OpeningEffect::CompareAndSwap(record) => self.swap = Some(record),
+                OpeningEffect::Connect(_) => unreachable!("there is one group"),
                 OpeningEffect::Opened(opened) => self.opened = Some(*opened),
             }
         }

@@ -1,12 +1,11 @@
-//! Where the last reign ended: the chain of flushes from what is known to be durable to the first one that nobody holds.
+//! Where the last reign ended: the chain of flushes from what is known to be durable to the first one of which nobody holds
+//! some part.
 
 use std::collections::BTreeMap;
 
 use timeline::Path;
 use units::{GroupId, Lsn, Position};
 use wire_format::message::{HeldFlush, Promised};
-
-use super::OpeningError;
 
 /// The recovered end of the last opened timeline, as long as nobody else decides otherwise.
 #[derive(Debug)]
@@ -36,12 +35,13 @@ impl Candidate {
             .expect("the start is among them")
     }
 
-    /// Follows the flush headers upward from what is known to be durable.
+    /// Follows the flush headers upward from what is known to be durable, as far as `whole` finds every part of a flush.
     pub(super) fn find<'a>(
         path: &Path,
         known: Position,
         promises: impl Iterator<Item = &'a Promised>,
-    ) -> Result<Candidate, OpeningError> {
+        mut whole: impl FnMut(&HeldFlush) -> bool,
+    ) -> Candidate {
         let reign = path.epoch();
         // One reign is one stream: no two of its flushes follow the same one.
         let following: BTreeMap<Lsn, &HeldFlush> = promises
@@ -53,19 +53,21 @@ impl Candidate {
             .collect();
         let (mut at, mut branch) = (known, known);
         let mut chain = Vec::new();
-        while let Some(next) = following.get(&at.lsn) {
-            if let Some(group) = next.groups.iter().find(|group| **group != GroupId::FIRST) {
-                return Err(OpeningError::Groups {
-                    flush: next.end,
-                    group: *group,
-                });
-            }
+        while let Some(next) = following.get(&at.lsn)
+            && whole(next)
+        {
             at = next.end;
             branch = Position::new(reign, next.boundary.max(branch.lsn));
             chain.push((*next).clone());
         }
         // Pieces of a record whose end never came are beyond the branch.
         chain.retain(|flush| flush.end.lsn <= branch.lsn);
-        Ok(Candidate { branch, chain })
+        Candidate { branch, chain }
+    }
+
+    /// Where the parts of a group in the chain end, oldest first.
+    pub(super) fn parts_of(&self, group: GroupId) -> Vec<Position> {
+        let named = self.chain.iter().filter(|flush| flush.groups.contains(&group));
+        named.map(|flush| flush.end).collect()
     }
 }

@@ -1,13 +1,15 @@
 //! Step 4: a write quorum gets everything up to the candidate, copied from whoever has it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use units::{Position, SegmentId};
+use timeline::Path;
+use units::{Epoch, Position, SegmentId};
 use wire_format::message::{Promised, Request};
 use wire_format::{EncodedBatch, Member};
 
-use super::{ANSWER_LIMIT, Opening, OpeningEffect, Phase, REFUSAL_PAUSE};
+use super::group::Group;
+use super::{ANSWER_LIMIT, OpeningEffect, REFUSAL_PAUSE};
 
 /// Bytes of log asked of a source at once.
 const COPY_BYTES_MAX: u32 = 1 << 20;
@@ -78,26 +80,30 @@ pub(super) struct Fetch {
     asked_at: Duration,
 }
 
-impl Opening {
+/// What the groups of one opening have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) now: Duration,
+    pub(super) epoch: Epoch,
+    /// To the last opened timeline.
+    pub(super) path: &'a Path,
+}
+
+impl Group {
     fn complete(&self, copy: &Copy) -> bool {
-        copy.counts() && self.candidate.branch.lsn <= copy.complete.lsn
+        copy.counts() && self.target().lsn <= copy.complete.lsn
     }
 
-    /// Four complete copies: then the record. Until then whoever is behind is brought further.
-    pub(super) fn copy_on(&mut self, effects: &mut Vec<OpeningEffect>) {
-        if !matches!(self.phase, Phase::Copying) {
-            return;
-        }
-        let complete: BTreeSet<SegmentId> = self
-            .copies
-            .values()
-            .filter(|copy| self.complete(copy))
-            .map(|copy| copy.member.segment)
-            .collect();
-        if self.membership.writable(&complete) {
-            self.phase = Phase::Recording;
-            let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
-            effects.push(OpeningEffect::CompareAndSwap(record));
+    /// Whether a write quorum has everything up to the candidate.
+    pub(super) fn is_copied(&self) -> bool {
+        let complete = self.copies.values().filter(|copy| self.complete(copy));
+        self.membership
+            .writable(&complete.map(|copy| copy.member.segment).collect())
+    }
+
+    /// Until a write quorum is complete, whoever is behind is brought further.
+    pub(super) fn copy_on(&mut self, context: Context<'_>, effects: &mut Vec<OpeningEffect>) {
+        if self.is_copied() {
             return;
         }
         // A copy that does not vouch never becomes complete, and only takes the sources from those that do.
@@ -114,21 +120,21 @@ impl Opening {
             .map(|copy| (copy.member.segment, copy.complete))
             .collect();
         for (target, after) in targets {
-            self.fetch(target, after, effects);
+            self.fetch(target, after, context, effects);
         }
     }
 
     /// Asks somebody for what `target` lacks next.
-    fn fetch(&mut self, target: SegmentId, after: Position, effects: &mut Vec<OpeningEffect>) {
+    fn fetch(&mut self, target: SegmentId, after: Position, context: Context<'_>, effects: &mut Vec<OpeningEffect>) {
         let idle = |copy: &&Copy| {
             copy.connected
                 && copy.again_at.is_none()
                 && copy.member.segment != target
                 && !self.fetching.contains_key(&copy.member.segment)
         };
-        let next = self.candidate.chain.iter().find(|flush| after.lsn < flush.end.lsn);
+        let next = self.parts.iter().find(|end| after.lsn < end.lsn);
         let holds_next =
-            |promised: &Promised| next.is_some_and(|next| promised.held.iter().any(|flush| flush.end == next.end));
+            |promised: &Promised| next.is_some_and(|next| promised.held.iter().any(|flush| flush.end == *next));
         let helps = |copy: &&Copy| {
             let promised = copy.promised.as_ref();
             promised.is_some_and(|promised| after.lsn < copy.complete.lsn || holds_next(promised))
@@ -143,15 +149,15 @@ impl Opening {
             .map(|copy| copy.member.segment);
         // None is idle, or none has it: another answer, another connection or the next tick calls again.
         if let Some(source) = source {
-            let asked_at = self.now;
+            let asked_at = context.now;
             self.fetching.insert(source, Fetch { target, asked_at });
             effects.push(OpeningEffect::Send {
                 segment: source,
                 request: Request::FetchBatches {
                     segment: source,
-                    path: self.path.clone(),
+                    path: context.path.clone(),
                     after,
-                    through: self.candidate.branch,
+                    through: self.target(),
                     bytes_max: COPY_BYTES_MAX,
                 },
             });
@@ -159,8 +165,7 @@ impl Opening {
     }
 
     /// Sources that have not answered for too long: whoever waits for their batches asks another.
-    pub(super) fn give_up_fetches(&mut self) {
-        let now = self.now;
+    pub(super) fn give_up_fetches(&mut self, now: Duration) {
         let copies = &mut self.copies;
         self.fetching.retain(|source, fetch| {
             let waits = now < fetch.asked_at + ANSWER_LIMIT;
@@ -171,44 +176,54 @@ impl Opening {
         });
     }
 
-    pub(super) fn fetched(&mut self, source: SegmentId, batches: Vec<EncodedBatch>, effects: &mut Vec<OpeningEffect>) {
+    pub(super) fn fetched(
+        &mut self,
+        source: SegmentId,
+        batches: Vec<EncodedBatch>,
+        context: Context<'_>,
+        effects: &mut Vec<OpeningEffect>,
+    ) {
         let Some(fetch) = self.fetching.remove(&source) else {
             return;
         };
         if let Some(copy) = self.copies.get_mut(&source) {
             copy.unanswered = 0;
             if batches.is_empty() {
-                copy.rest(self.now);
+                copy.rest(context.now);
             }
         }
         if let Some(copy) = self.copies.get_mut(&fetch.target) {
             copy.incoming = batches.into();
         }
-        self.send_next(fetch.target, effects);
-        self.copy_on(effects);
+        self.send_next(fetch.target, context, effects);
     }
 
     /// A copy has what it was sent.
-    pub(super) fn appended(&mut self, segment: SegmentId, complete: Position, effects: &mut Vec<OpeningEffect>) {
+    pub(super) fn appended(
+        &mut self,
+        segment: SegmentId,
+        complete: Position,
+        context: Context<'_>,
+        effects: &mut Vec<OpeningEffect>,
+    ) {
         if let Some(copy) = self.copies.get_mut(&segment) {
             let before = copy.complete;
             copy.awaiting = false;
             // One that no longer vouches acknowledges nothing any more.
-            copy.complete = if self.path.sees(complete) {
+            copy.complete = if context.path.sees(complete) {
                 complete
             } else {
                 Position::ZERO
             };
             if copy.incoming.is_empty() && copy.complete.lsn <= before.lsn {
-                copy.rest(self.now);
+                copy.rest(context.now);
             }
         }
-        self.send_next(segment, effects);
-        self.copy_on(effects);
+        self.send_next(segment, context, effects);
     }
 
     /// Copies go one after the other: the answer to the last tells how far the target is.
-    fn send_next(&mut self, target: SegmentId, effects: &mut Vec<OpeningEffect>) {
+    fn send_next(&mut self, target: SegmentId, context: Context<'_>, effects: &mut Vec<OpeningEffect>) {
         let Some(copy) = self.copies.get_mut(&target) else {
             return;
         };
@@ -221,7 +236,7 @@ impl Opening {
                 segment: target,
                 request: Request::Append {
                     segment: target,
-                    epoch: self.epoch,
+                    epoch: context.epoch,
                     durable: Position::ZERO,
                     batch,
                 },
