@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
+use timeline::Path;
 use units::Position;
 use wire_format::codec::Writer;
 use wire_format::{Batch, Item};
@@ -30,6 +31,8 @@ struct Pieces {
     pieces: BTreeMap<u32, Bytes>,
     given_up: bool,
     first_offset: u64,
+    /// The group's batch before the first one with a piece.
+    after: Position,
 }
 
 impl Pieces {
@@ -72,6 +75,14 @@ impl Fragments {
         self.waiting.values().map(|pieces| pieces.first_offset).min()
     }
 
+    /// The batch before the first piece of any record that goes on above `through` in this history: who begins after a later
+    /// batch never gets that record.
+    pub(crate) fn whole_through(&self, path: &Path, through: Position) -> Position {
+        let goes_on = |at: &Position| through.lsn < at.lsn && path.sees(*at);
+        let waiting = self.waiting.iter().filter(|(at, _)| goes_on(at));
+        waiting.map(|(_, pieces)| pieces.after).fold(through, Position::min)
+    }
+
     /// Drops unfinished records that are never finished: those of reigns that are over and left no place in history for
     /// them, and those of which every piece has been indexed. The latter were finished before the last start and are in a
     /// layer; a longer record between their pieces made the journal be read again from there. Any other that the path sees
@@ -97,6 +108,7 @@ impl Fragments {
         offset: u32,
         piece: Bytes,
         journal_offset: u64,
+        after: Position,
     ) -> Option<Result<Bytes, EngineError>> {
         let pieces = self.waiting.entry(at).or_insert_with(|| Pieces {
             record_bytes,
@@ -104,7 +116,9 @@ impl Fragments {
             pieces: BTreeMap::new(),
             given_up: false,
             first_offset: journal_offset,
+            after,
         });
+        pieces.after = pieces.after.min(after);
         let length = piece.len() as u64;
         if !pieces.given_up && self.bytes_max < u64::from(record_bytes).max(self.bytes + length) {
             self.bytes -= pieces.bytes();
@@ -153,7 +167,8 @@ pub(crate) fn versions(
                 bytes,
             } => {
                 let position = Position::new(batch.epoch, *end);
-                match fragments.add(position, *record_bytes, *offset, bytes.clone(), journal_offset) {
+                let (piece, after) = (bytes.clone(), batch.previous);
+                match fragments.add(position, *record_bytes, *offset, piece, journal_offset, after) {
                     Some(Ok(whole)) => {
                         let elsewhere = elsewhere(batch, position);
                         record(engine, position, &whole, elsewhere, &mut touches, &mut insert);

@@ -153,7 +153,11 @@ impl Journal {
         drop(files);
         for entry in entries {
             if let JournalEntry::State { segment, bytes } = entry {
-                self.states.insert(*segment, bytes.clone());
+                // As long as older files have a state of a removed segment, the file with its removal is there, too.
+                match bytes.is_empty() {
+                    true => self.states.remove(segment),
+                    false => self.states.insert(*segment, bytes.clone()),
+                };
             }
         }
         if self.next.is_none() && self.current.midpoint(self.next_start) <= self.end {

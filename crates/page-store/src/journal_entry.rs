@@ -21,7 +21,7 @@ pub enum JournalEntry {
     State {
         /// Whose.
         segment: SegmentId,
-        /// Its bytes.
+        /// Its bytes; none: the segment is removed.
         bytes: Bytes,
     },
     /// A batch of the log.
@@ -34,6 +34,12 @@ pub enum JournalEntry {
 }
 
 impl JournalEntry {
+    /// Removes a segment, with everything it holds, once it is synced.
+    pub fn removal(segment: SegmentId) -> JournalEntry {
+        let bytes = Bytes::new();
+        JournalEntry::State { segment, bytes }
+    }
+
     /// Bytes that it takes in the journal.
     pub(crate) fn journaled_bytes(&self) -> usize {
         ENTRY_HEADER_BYTES

@@ -70,6 +70,21 @@ impl Key {
         })
     }
 
+    /// Its bytes, as a peer names it.
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = Writer::with_capacity(32);
+        self.write(&mut out);
+        out.finish()
+    }
+
+    /// The key that a peer names.
+    pub(crate) fn decode(bytes: Bytes) -> Result<Key, CodecError> {
+        let mut input = Reader::new(bytes);
+        let key = Key::read(&mut input)?;
+        input.finish()?;
+        Ok(key)
+    }
+
     /// The drop that would end pages of this relation, if it belongs to a database.
     pub(crate) fn drop_of(relation: RelationKey) -> Key {
         Key::DatabaseDrop {

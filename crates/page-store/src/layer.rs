@@ -17,7 +17,7 @@ use crate::read::ReadError;
 pub(crate) const FOLDER: &str = "layers";
 const MAGIC: &[u8; 8] = b"BORLAYR1";
 /// Bytes of versions in a block before it is closed.
-const BLOCK_BYTES: usize = 16 << 10;
+pub(crate) const BLOCK_BYTES: usize = 16 << 10;
 /// A block holds at least one version, and a record can be long.
 const BLOCK_BYTES_MAX: usize = 1 << 30;
 /// The most that LZ4 makes of a byte, about: no memory is taken for a length that cannot be.
@@ -141,14 +141,13 @@ impl Layer {
         if crc32c::crc32c(&packed) != entry.checksum {
             return Err(self.corrupt("a block has another checksum"));
         }
-        let unpacked = packed
-            .first_chunk::<4>()
-            .map(|length| u32::from_le_bytes(*length) as usize);
-        if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length || EXPANSION_MAX * packed.len() < length) {
-            return Err(self.corrupt("a block has an impossible length"));
-        }
-        let bytes = lz4_flex::decompress_size_prepended(&packed);
-        Ok(Bytes::from(bytes.map_err(|error| self.corrupt(&error.to_string()))?))
+        unpack(&packed).map_err(|what| self.corrupt(&what))
+    }
+
+    /// Keys that divide it into parts of about the same size, at most so many.
+    pub(crate) fn sample(&self, most: usize) -> impl Iterator<Item = &Key> {
+        let step = self.blocks.len().div_ceil(most.max(1)).max(1);
+        self.blocks.iter().step_by(step).map(|block| &block.first_key)
     }
 
     fn block(&self, at: usize, cache: &BlockCache) -> Result<Block, ReadError> {
@@ -190,6 +189,23 @@ impl Layer {
             from: from.cloned(),
         }
     }
+}
+
+/// The bytes that were packed.
+fn unpack(packed: &[u8]) -> Result<Bytes, String> {
+    let unpacked = packed
+        .first_chunk::<4>()
+        .map(|length| u32::from_le_bytes(*length) as usize);
+    if unpacked.is_none_or(|length| BLOCK_BYTES_MAX < length || EXPANSION_MAX * packed.len() < length) {
+        return Err("a block has an impossible length".to_owned());
+    }
+    let bytes = lz4_flex::decompress_size_prepended(packed);
+    Ok(Bytes::from(bytes.map_err(|error| error.to_string())?))
+}
+
+/// The block that these bytes make in a layer.
+pub(crate) fn pack(block: &[u8]) -> Bytes {
+    lz4_flex::compress_prepend_size(block).into()
 }
 
 fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
@@ -304,13 +320,49 @@ impl LayerWriter {
             return Ok(());
         };
         let block = std::mem::replace(&mut self.block, Writer::with_capacity(2 * BLOCK_BYTES)).finish();
-        let packed = lz4_flex::compress_prepend_size(&block);
-        self.disk.write_at(&file_name(self.number), self.written, &packed)?;
+        self.write_block(first_key, &pack(&block))
+    }
+
+    /// A block that a peer packed; an error if it does not hold versions in their order, behind all that were pushed.
+    pub(crate) fn push_block(&mut self, packed: &[u8]) -> Result<(), ReadError> {
+        let malformed = |what: String| ReadError::Malformed(what);
+        let mut entries = entries(unpack(packed).map_err(malformed)?);
+        let mut first_key = None;
+        while let Some((key, version)) = entries.next().map_err(|error| malformed(error.to_string()))? {
+            if self.last_key.as_ref().is_some_and(|last| key < *last) {
+                return Err(malformed("keys do not rise".to_owned()));
+            }
+            if self.last_key.as_ref() != Some(&key) {
+                self.last_key = Some(key.clone());
+            }
+            first_key.get_or_insert(key);
+            self.newest = self.newest.max(version.position);
+        }
+        let Some(first_key) = first_key else {
+            return Err(malformed("an empty block".to_owned()));
+        };
+        let written = self.write_block(first_key, packed);
+        written.map_err(|error| ReadError::io(&file_name(self.number), &error))
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Makes what is written so far durable, so that the end does not have to make everything durable at once.
+    pub(crate) fn sync(&self) -> Result<(), ReadError> {
+        let name = file_name(self.number);
+        self.disk.sync(&name).map_err(|error| ReadError::io(&name, &error))
+    }
+
+    fn write_block(&mut self, first_key: Key, packed: &[u8]) -> std_io::Result<()> {
+        self.disk.write_at(&file_name(self.number), self.written, packed)?;
         self.blocks.push(BlockEntry {
             first_key,
             offset: self.written,
             bytes: packed.len() as u32,
-            checksum: crc32c::crc32c(&packed),
+            checksum: crc32c::crc32c(packed),
         });
         self.written += packed.len() as u64;
         Ok(())

@@ -20,6 +20,7 @@ mod cache;
 mod catalog;
 mod config;
 mod fold;
+mod incoming;
 mod index;
 mod journal;
 mod journal_entry;
@@ -37,6 +38,7 @@ mod segment_store;
 mod store;
 mod table;
 mod upkeep;
+mod versions;
 
 pub use config::StoreConfig;
 pub use journal::AppendError;
@@ -48,6 +50,7 @@ pub use recovery::{OpenError, RecoveredSegment};
 pub use segment_store::Horizon;
 pub use store::{FlushedHeader, PageStore, StoreStatus};
 pub use upkeep::Progress;
+pub use versions::VersionsAsked;
 
 /// Takes a lock whose critical sections all leave what it guards whole, even one that a panic cuts off.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

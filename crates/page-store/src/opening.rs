@@ -45,9 +45,10 @@ impl PageStore {
         let mut manifest = Manifest::load(&*disk)?;
         let scan = journal_scan::scan(&*disk)?;
         let recovered = recovery::recover(&*disk, &scan)?;
+        forget_removed(&*disk, &mut manifest, &recovered)?;
         remove_orphans(&*disk, &manifest)?;
         let (segments, damage_is_new) = open_segments(&disk, &config, &mut manifest, &recovered)?;
-        let damage_saved = !damage_is_new || save_damage(&*disk, &manifest)?;
+        let damage_saved = !damage_is_new || save(&*disk, &manifest)?;
         recovered.secure(&*disk)?;
         let reserve = Reserve::open(disk.clone(), config.journal_file_bytes, &scan.spares, &recovered.unused);
         let reserve = Arc::new(reserve.map_err(|error| OpenError::io(journal_files::FOLDER, &error))?);
@@ -120,7 +121,7 @@ fn open_segments(
 }
 
 /// Whether there was room for it.
-fn save_damage(disk: &dyn Disk, manifest: &Manifest) -> Result<bool, OpenError> {
+fn save(disk: &dyn Disk, manifest: &Manifest) -> Result<bool, OpenError> {
     match manifest.save(disk) {
         Ok(()) => Ok(true),
         Err(error) if is_full(&error) => Ok(false),
@@ -164,6 +165,18 @@ fn open_layers(disk: &Arc<dyn Disk>, numbers: &[u64]) -> Result<Vec<Arc<Layer>>,
         }
     }
     Ok(layers)
+}
+
+/// Segments without a state were removed. Not if the journal has lost something: a state may be among it.
+fn forget_removed(disk: &dyn Disk, manifest: &mut Manifest, recovered: &Recovered) -> Result<(), OpenError> {
+    let mut next = manifest.clone();
+    next.segments
+        .retain(|segment, _| recovered.states.contains_key(segment));
+    // Without room it is tried again at the next start.
+    if next.segments.len() < manifest.segments.len() && !recovered.rot && save(disk, &next)? {
+        *manifest = next;
+    }
+    Ok(())
 }
 
 /// Layers that no manifest names are left from work that a crash cut off.

@@ -31,6 +31,9 @@ pub enum ReadError {
         /// What is wrong with it.
         what: String,
     },
+    /// A peer asks for, or gives, something that cannot be.
+    #[error("versions between peers: {0}")]
+    Malformed(String),
     /// A file is gone.
     #[error("{file} is missing")]
     Missing {

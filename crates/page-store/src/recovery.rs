@@ -185,7 +185,9 @@ pub(crate) fn recover(disk: &dyn Disk, scan: &Scan) -> Result<Recovered, OpenErr
     let files = JournalFiles::new(recovered.files.clone());
     for (segment, location) in states {
         let state = read(disk, &files, location)?;
-        recovered.states.insert(segment, state);
+        if !state.is_empty() {
+            recovered.states.insert(segment, state);
+        }
     }
     Ok(recovered)
 }

@@ -9,6 +9,7 @@ use units::{Lsn, PAGE_BYTES, Position, SegmentId};
 use wire_format::{Batch, Item};
 
 use crate::config::StoreConfig;
+use crate::incoming::Incoming;
 use crate::index::{self, Fragments};
 use crate::key::{Key, Value, Version};
 use crate::layer::{BlockCache, Layer};
@@ -59,6 +60,10 @@ pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
     /// Something that it once held is lost: it makes no pages. Never unset.
     damaged: AtomicBool,
+    /// It is not wanted any more: nothing of it is written down again.
+    removed: AtomicBool,
+    /// What comes from the layers of peers and is no layer yet.
+    pub(crate) incoming: Mutex<Incoming>,
     /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
     arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
     /// About how much memory the arrivals take.
@@ -88,6 +93,8 @@ impl SegmentStore {
         SegmentStore {
             id,
             damaged: AtomicBool::new(damaged),
+            removed: AtomicBool::new(false),
+            incoming: Mutex::default(),
             arrivals: Mutex::default(),
             arrived_bytes: AtomicUsize::new(0),
             indexed: Mutex::new(indexed),
@@ -100,6 +107,25 @@ impl SegmentStore {
 
     pub(crate) fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
+    }
+
+    /// It is not wanted any more.
+    pub(crate) fn mark_removed(&self) {
+        self.removed.store(true, Ordering::Release);
+    }
+
+    /// See [`Fragments::whole_through`].
+    pub(crate) fn whole_through(&self, path: &Path, through: Position) -> Position {
+        self.indexed().fragments.whole_through(path, through)
+    }
+
+    /// Versions came that lie below others.
+    pub(crate) fn note_late(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Something that it once held was found lost.

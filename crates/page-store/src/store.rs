@@ -80,7 +80,7 @@ pub struct PageStore {
 }
 
 impl PageStore {
-    fn segment(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
+    pub(crate) fn segment(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         segments
             .get(&segment)
@@ -100,7 +100,11 @@ impl PageStore {
         let mut journal = locked(&self.journal);
         journal.append(entries)?;
         for entry in entries {
-            if let JournalEntry::State { segment, .. } = entry {
+            if let JournalEntry::State { segment, bytes } = entry {
+                if bytes.is_empty() {
+                    self.forget_segment(*segment);
+                    continue;
+                }
                 let known = self
                     .segments
                     .read()
@@ -135,6 +139,14 @@ impl PageStore {
         Ok(())
     }
 
+    /// Its files go with the next steps of background work.
+    fn forget_segment(&self, segment: SegmentId) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(removed) = segments.remove(&segment) {
+            removed.mark_removed();
+        }
+    }
+
     fn make_room(&self) -> Result<(), AppendError> {
         let table_bytes_limit = TABLES_OVERRUN * self.config.table_bytes_max;
         while table_bytes_limit <= self.table_bytes(&self.all_segments()) {
@@ -163,7 +175,7 @@ impl PageStore {
         }
     }
 
-    fn settled(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
+    pub(crate) fn settled(&self, segment: SegmentId) -> Result<Arc<SegmentStore>, ReadError> {
         let end = self.handed_over.load(Ordering::Acquire);
         let segment = self.segment(segment)?;
         if segment.is_damaged() {

@@ -6,7 +6,7 @@
 //! - On a full disk whatever fails is left as it was, and tried again by the next step.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +35,8 @@ pub enum Progress {
     TableWritten,
     /// Layers were merged.
     LayersMerged,
+    /// A segment that was removed has left the manifest, and its layers are gone.
+    SegmentRemoved,
     /// A journal file was given up.
     JournalRecycled,
     /// A journal file was made ready for what comes.
@@ -65,6 +67,11 @@ impl PageStore {
             Err(error) => failed = Some(error),
         }
         let _alone = locked(&self.merging);
+        match self.remove_layers() {
+            Ok(true) => return Ok(Progress::SegmentRemoved),
+            Ok(false) => {}
+            Err(error) => failed = Some(error),
+        }
         let segments = self.all_segments();
         match self.recycle_journal(&segments) {
             Ok(true) => return Ok(Progress::JournalRecycled),
@@ -137,7 +144,31 @@ impl PageStore {
         Ok(())
     }
 
-    fn next_layer(&self) -> u64 {
+    /// Takes segments that were removed out of the manifest, and removes their layers.
+    fn remove_layers(&self) -> Result<bool, ReadError> {
+        let mut manifest = locked(&self.manifest);
+        let known: BTreeSet<SegmentId> = self.all_segments().iter().map(|segment| segment.id).collect();
+        let mut next = manifest.clone();
+        next.segments.retain(|segment, _| known.contains(segment));
+        // Only once the journal says durably that they are removed.
+        if next.segments.len() == manifest.segments.len()
+            || self.handed_over.load(Ordering::Acquire) < locked(&self.journal).end
+        {
+            return Ok(false);
+        }
+        next.save(&*self.disk)
+            .map_err(|error| ReadError::io("manifest", &error))?;
+        let old = std::mem::replace(&mut *manifest, next);
+        let removed = old.segments.iter().filter(|(segment, _)| !known.contains(segment));
+        for layer in removed.flat_map(|(_, removed)| &removed.layers) {
+            // A reader that is still at it gets an error, and asks another copy. What stays is removed at the next start.
+            let file = layer::file_name(*layer);
+            self.disk.remove(&file).map_err(|error| ReadError::io(&file, &error))?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn next_layer(&self) -> u64 {
         let mut manifest = locked(&self.manifest);
         manifest.next_layer += 1;
         manifest.next_layer
@@ -219,7 +250,7 @@ impl PageStore {
     }
 
     /// Durable in the manifest first, then for readers.
-    fn change_layers(
+    pub(crate) fn change_layers(
         &self,
         segment: &SegmentStore,
         old: &[Arc<Layer>],
@@ -229,6 +260,10 @@ impl PageStore {
         // A table is written and layers are merged at the same time: what one adds, the other must not leave out.
         let mut manifest = locked(&self.manifest);
         let new = new.map(Arc::new);
+        if segment.is_removed() {
+            new.iter().for_each(|layer| layer.make_obsolete());
+            return Ok(());
+        }
         let is_old = |layer: &Arc<Layer>| old.iter().any(|one| one.number == layer.number);
         let mut layers: Vec<Arc<Layer>> = segment
             .layers()
@@ -284,6 +319,10 @@ impl PageStore {
         let files = locked(&self.journal_files);
         let (start, oldest) = files.oldest()?;
         let unneeded = |(segment, held): (&SegmentId, &Held)| {
+            if !segments.iter().any(|known| known.id == *segment) {
+                // It was removed.
+                return true;
+            }
             let recycled = recycled
                 .get(segment)
                 .is_some_and(|through| held.highest_lsn <= *through);

@@ -80,7 +80,7 @@ impl CatchUp {
     }
 
     /// The peer to ask now, if it is time.
-    pub(crate) fn next_peer<'a>(&mut self, now: Duration, members: &'a [Member], me: SegmentId) -> Option<&'a Member> {
+    pub(crate) fn next_peer<'a>(&mut self, now: Duration, peers: &'a [Member]) -> Option<&'a Member> {
         match self.asked_at {
             Some(asked) if now < asked + self.answer_limit() => return None,
             Some(_) => {
@@ -92,11 +92,10 @@ impl CatchUp {
             None => {}
         }
         let not_before = *self.not_before.get_or_insert(now + HOLE_GRACE);
-        let peers: Vec<&Member> = members.iter().filter(|member| member.segment != me).collect();
         if now < not_before || peers.is_empty() {
             return None;
         }
-        let peer = peers[self.turn % peers.len()];
+        let peer = &peers[self.turn % peers.len()];
         self.asked_at = Some(now);
         self.asked = Some(peer.segment);
         Some(peer)

@@ -145,6 +145,22 @@ impl Chain {
         visible.take(most).collect()
     }
 
+    /// Forgets every batch at or below `through`, the name of one: the segment is complete up to there without them.
+    pub(crate) fn forget_through(&mut self, through: Position) {
+        let old = |end: &&Position| end.lsn <= through.lsn && end.epoch <= through.epoch;
+        let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
+        gone.into_iter().for_each(|end| self.remove(end));
+        self.forgotten = through;
+    }
+
+    /// The last batch at or before `from` on its chain that ends at or below `bound`, if it is known by name.
+    pub(crate) fn back_to(&self, mut from: Position, bound: units::Lsn) -> Option<Position> {
+        while bound < from.lsn {
+            from = self.links.get(&from)?.previous;
+        }
+        Some(from)
+    }
+
     /// Forgets batches at or below `bound`, but for those of the last [`LOG_KEPT_BYTES`]. The segment is complete without
     /// them up to the last forgotten one on the path.
     pub(crate) fn forget(&mut self, bound: Position, path: &Path) {

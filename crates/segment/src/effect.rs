@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use timeline::Path;
 use units::{Lsn, PageKey, Position};
-use wire_format::message::{Member, Request, Response};
+use wire_format::message::{Member, Request, Response, VersionCursor};
 use wire_format::{CatalogKey, EncodedBatch};
+
+use crate::PartId;
 
 /// What the shell has to do, in this order.
 #[derive(Clone, PartialEq, Debug)]
@@ -17,6 +19,18 @@ pub enum Effect {
     Answer(Response),
     /// Carry out this read, for the request of this step.
     Read(Read),
+    /// The segment is not wanted any more: journal that, and remove it with everything it holds.
+    Remove,
+    /// Ask a peer for versions, and write what it gives; what became of it comes back through
+    /// [`Segment::taken`](crate::Segment::taken).
+    Take {
+        /// Who is asked.
+        peer: Member,
+        /// What: a [`Request::FetchVersions`].
+        request: Request,
+        /// Which part of which pass it belongs to.
+        part: PartId,
+    },
     /// Ask a peer; its answer comes back through [`Segment::fetched`](crate::Segment::fetched).
     Fetch {
         /// Who is asked.
@@ -57,6 +71,23 @@ pub enum Read {
         path: Path,
         /// The position.
         at: Lsn,
+    },
+    /// Versions of every key, in the order of keys.
+    Versions {
+        /// The history that the asker goes along.
+        path: Path,
+        /// Only versions above this position.
+        after: Position,
+        /// Where to begin.
+        from: VersionCursor,
+        /// The first key that is not asked for; empty: none.
+        until: Bytes,
+        /// About how many bytes, before they are packed.
+        bytes_max: u32,
+        /// Up to this batch everything is here, and durable.
+        through: Position,
+        /// Below this versions may be missing.
+        floor: Position,
     },
     /// These batches, oldest first, up to about so many bytes, at least one.
     Batches {

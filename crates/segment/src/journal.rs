@@ -4,6 +4,7 @@ use bytes::Bytes;
 use units::Position;
 use wire_format::message::Refusal;
 
+use crate::copying::higher;
 use crate::{Effect, Segment, SegmentState};
 
 impl Segment {
@@ -28,7 +29,7 @@ impl Segment {
 
     /// Log that is of no use, once there is no room for it.
     pub(crate) fn require_room(&self) -> Result<(), Refusal> {
-        let what = match (self.crowded, self.vouches, self.is_stranded()) {
+        let what = match (self.crowded, self.vouches, self.is_stranded() || self.state.copying) {
             (true, false, _) => "the journal is full of log of a damaged copy",
             (true, true, true) => "the journal is full, and this copy lacks log that its peers no longer have",
             _ => return Ok(()),
@@ -53,6 +54,7 @@ impl Segment {
         // Not what it was just now: the journal may not have taken the state that said so.
         if self.state.complete != self.chain.forgotten() || self.state.floor != self.floor_kept {
             self.state.complete = self.chain.forgotten();
+            self.settle();
             self.keep_state(effects);
         }
         self.recyclable
@@ -65,7 +67,12 @@ impl Segment {
             self.chain.remove(*batch);
         }
         self.floor_kept = state.floor;
-        self.state = state;
+        let before = std::mem::replace(&mut self.state, state);
+        // The layers of a pass stay, and so does what they lack.
+        self.state.reads_from = higher(self.state.reads_from, before.reads_from);
+        if self.state.path.sees(before.floor) && self.state.path.reach(self.state.floor).lsn < before.floor.lsn {
+            self.state.floor = before.floor;
+        }
         self.complete = self.readable;
         self.settle();
     }

@@ -14,7 +14,9 @@
 
 mod catch_up;
 mod chain;
+mod copying;
 mod effect;
+mod gossip;
 mod journal;
 mod reads;
 mod state;
@@ -29,7 +31,10 @@ use wire_format::message::{Member, Promised, Refusal, Request, Response};
 use catch_up::{Answer, CatchUp};
 use chain::Chain;
 pub use chain::Link;
+use copying::Copying;
+pub use copying::{PartId, Taken};
 pub use effect::{Effect, Horizon, Read};
+use gossip::Gossip;
 pub use state::{SegmentState, StateError};
 
 /// One copy of one protection group.
@@ -51,6 +56,8 @@ pub struct Segment {
     /// The shell has no room for log that nobody will ever acknowledge or read.
     crowded: bool,
     catch_up: CatchUp,
+    copying: Copying,
+    gossip: Gossip,
 }
 
 impl Segment {
@@ -63,6 +70,7 @@ impl Segment {
             epoch,
             path,
             members,
+            copy_from,
         } = request
         else {
             return Err(malformed("not a request for a new segment"));
@@ -70,6 +78,7 @@ impl Segment {
         if path.epoch() != *epoch {
             return Err(malformed("the path does not end with the creator's epoch"));
         }
+        let copies = !copy_from.is_empty();
         let state = SegmentState {
             volume: *volume,
             group: *group,
@@ -77,10 +86,14 @@ impl Segment {
             promised: *epoch,
             path: path.clone(),
             members: members.clone(),
-            complete: path.start(),
+            // A copy has nothing of the history before its birth.
+            complete: if copies { Position::ZERO } else { path.start() },
             durable: path.start(),
             floor: Position::ZERO,
             all_complete: Position::ZERO,
+            copying: copies,
+            copy_from: copy_from.clone(),
+            reads_from: Position::ZERO,
         };
         effects.push(Effect::KeepState(state.encode()));
         effects.push(Effect::Answer(Response::SegmentCreated));
@@ -99,6 +112,8 @@ impl Segment {
             crowded: false,
             chain: Chain::starting_at(state.complete),
             catch_up: CatchUp::default(),
+            copying: Copying::default(),
+            gossip: Gossip::default(),
             vouches,
             state,
         };
@@ -181,9 +196,15 @@ impl Segment {
                 all_complete,
                 ..
             } => self
-                .announce(*epoch, *durable, *floor, *all_complete)
+                .announce(*epoch, *durable, *floor, *all_complete, effects)
                 .map(Effect::Answer),
+            Request::RemoveSegment { epoch, .. } => self.refuse_older(*epoch).map(|()| {
+                effects.push(Effect::Remove);
+                Effect::Answer(Response::SegmentRemoved)
+            }),
+            Request::TellStanding { .. } => Ok(Effect::Answer(Response::Standing(self.standing()))),
             Request::FetchBatches { .. }
+            | Request::FetchVersions { .. }
             | Request::ReadPages { .. }
             | Request::ScanCatalog { .. }
             | Request::ReadFlushHeader { .. } => self.permit(request).map(Effect::Read),
@@ -250,9 +271,13 @@ impl Segment {
         Ok(Response::Promised(Promised {
             segment: self.state.segment,
             epoch,
-            vouches: self.vouches,
+            vouches: self.counts(),
             path: self.state.path.clone(),
-            complete: self.complete,
+            complete: if self.state.copying {
+                Position::ZERO
+            } else {
+                self.complete
+            },
             durable: self.durable_here(),
             held: self.chain.held_above(known),
         }))
@@ -287,7 +312,7 @@ impl Segment {
         Ok(Response::Installed {
             segment: self.state.segment,
             complete: self.acknowledged(),
-            vouches: self.vouches,
+            vouches: self.counts(),
         })
     }
 
@@ -301,6 +326,7 @@ impl Segment {
         let reign = batch.batch().epoch;
         if reign == epoch {
             self.require_reign(epoch)?;
+            self.gossip.heard = true;
             self.hear_durable(durable);
         } else {
             // A copy of an older reign's batch: the opener that was promised brings it, before its own reign begins.
@@ -313,7 +339,11 @@ impl Segment {
             }
         }
         self.require_room()?;
-        self.take(batch, effects)?;
+        // Until it can be linked to something soon, log would only fill the journal.
+        if !(self.state.copying && self.wants_layers()) {
+            self.take(batch, effects)?;
+            self.become_whole(effects);
+        }
         Ok(Response::Appended {
             segment: self.state.segment,
             epoch,
@@ -327,9 +357,20 @@ impl Segment {
         durable: Position,
         floor: Position,
         all_complete: Position,
+        effects: &mut Vec<Effect>,
     ) -> Result<Response, Refusal> {
         self.require_reign(epoch)?;
+        self.gossip.heard = true;
         self.hear_durable(durable);
+        self.hear_floors(floor, all_complete);
+        self.become_whole(effects);
+        Ok(Response::Announced {
+            segment: self.state.segment,
+            complete: self.acknowledged(),
+        })
+    }
+
+    fn hear_floors(&mut self, floor: Position, all_complete: Position) {
         let path = &self.state.path;
         for (known, heard) in [
             (&mut self.state.floor, floor),
@@ -339,10 +380,6 @@ impl Segment {
                 *known = heard;
             }
         }
-        Ok(Response::Announced {
-            segment: self.state.segment,
-            complete: self.acknowledged(),
-        })
     }
 
     /// Keeps a batch, in whatever order it comes.
@@ -384,14 +421,24 @@ impl Segment {
         self.chain.back_to_visible(self.readable, &self.state.path)
     }
 
-    /// What a vote may be counted for: a damaged copy acknowledges nothing.
-    fn acknowledged(&self) -> Position {
-        if self.vouches { self.complete } else { Position::ZERO }
+    /// Whether it has a vote and acknowledges: not if it is damaged, or not whole yet.
+    fn counts(&self) -> bool {
+        self.vouches && !self.state.copying
+    }
+
+    /// What a vote may be counted for.
+    pub fn acknowledged(&self) -> Position {
+        if self.counts() { self.complete } else { Position::ZERO }
     }
 
     /// The complete position along the installed path: back to what the path sees, then forward over what is held.
     fn settle(&mut self) {
         let path = &self.state.path;
+        // What was taken from the layers of peers is complete without the batches.
+        let known = path.reach(self.state.complete);
+        if self.complete.lsn < known.lsn {
+            self.complete = known;
+        }
         self.complete = self.chain.back_to_visible(self.complete, path);
         if self.vouches {
             self.complete = self.chain.forward_from(self.complete, path);
@@ -406,11 +453,23 @@ impl Segment {
     /// Time passes: `now` on any clock that only goes forward. Asks a peer if something is missing.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let behind = self.complete.lsn < self.durable_here().lsn || self.chain.beyond(self.complete, &self.state.path);
-        if !behind || !self.vouches {
+        if self.vouches {
+            self.listen(now, effects);
+        }
+        if !(behind || self.state.copying) || !self.vouches {
             self.catch_up.idle();
+            self.copying.idle();
             return;
         }
-        let Some(peer) = self.catch_up.next_peer(now, &self.state.members, self.state.segment) else {
+        self.become_whole(effects);
+        if self.wants_layers() {
+            self.ask_for_versions(now, effects);
+        }
+        if !behind {
+            return;
+        }
+        let peers = self.peers();
+        let Some(peer) = self.catch_up.next_peer(now, &peers) else {
             return;
         };
         let request = Request::FetchBatches {
@@ -420,10 +479,8 @@ impl Segment {
             through: Position::new(self.state.path.epoch(), Lsn::MAX),
             bytes_max: catch_up::FETCH_BYTES_MAX,
         };
-        effects.push(Effect::Fetch {
-            peer: peer.clone(),
-            request,
-        });
+        let peer = peer.clone();
+        effects.push(Effect::Fetch { peer, request });
     }
 
     /// What a peer answered; `None`: nothing came. A filled hole keeps the epoch that it was first written in.
@@ -433,6 +490,11 @@ impl Segment {
         response: Option<Response>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
+        if let Some(Response::Standing(standing)) = &response {
+            self.learn(standing, effects)?;
+            self.become_whole(effects);
+            return Ok(());
+        }
         let before = self.complete;
         let collected = matches!(response, Some(Response::Refused(Refusal::LogCollected { .. })));
         let outcome = match response {
@@ -453,6 +515,7 @@ impl Segment {
             (false, false) => Answer::Nothing,
         };
         self.catch_up.answered(now, answer);
+        self.become_whole(effects);
         outcome
     }
 }

@@ -4,6 +4,7 @@ use timeline::Path;
 use units::{Epoch, Lsn, Position};
 use wire_format::message::{Refusal, Request};
 
+use crate::copying::higher;
 use crate::{Read, Segment};
 
 /// Pages, entries and batches of one answer, at most.
@@ -51,11 +52,48 @@ impl Segment {
                 self.require_vouching()?;
                 let path = self.path_of(*epoch)?;
                 let complete = self.complete_and_synced();
-                if complete.lsn < *at {
-                    let needed = Position::new(*epoch, *at);
+                let at_least = self.state.reads_from.lsn.max(*at);
+                if complete.lsn < at_least {
+                    let needed = Position::new(*epoch, at_least);
                     return Err(Refusal::NotComplete { complete, needed });
                 }
                 Ok(Read::FlushHeader { path, at: *at })
+            }
+            Request::FetchVersions {
+                path,
+                after,
+                from,
+                until,
+                bytes_max,
+                ..
+            } => {
+                self.require_vouching()?;
+                if *path != self.state.path {
+                    return Err(Refusal::UnknownTimeline { epoch: path.epoch() });
+                }
+                // Not what may still be left behind by the next reign: an opener has to find it in somebody's chain.
+                let bound = self.durable_here().lsn;
+                let complete = self.complete_and_synced();
+                let through = self.chain.back_to(complete, bound);
+                let through = through.ok_or(Refusal::NotComplete {
+                    complete,
+                    needed: self.durable_here(),
+                })?;
+                if through.lsn <= after.lsn && *after != Position::ZERO {
+                    return Err(Refusal::NotComplete {
+                        complete: through,
+                        needed: *after,
+                    });
+                }
+                Ok(Read::Versions {
+                    path: path.clone(),
+                    after: *after,
+                    from: from.clone(),
+                    until: until.clone(),
+                    bytes_max: *bytes_max,
+                    through,
+                    floor: self.fold_point(),
+                })
             }
             Request::FetchBatches {
                 path,
@@ -88,6 +126,7 @@ impl Segment {
             return Err(Refusal::UnknownTimeline { epoch: needed.epoch });
         }
         let complete = self.complete_and_synced();
+        let needed = higher(needed, self.state.reads_from);
         if complete.lsn < needed.lsn {
             return Err(Refusal::NotComplete { complete, needed });
         }
@@ -113,7 +152,20 @@ impl Segment {
         Ok(self.state.path.clone())
     }
 
+    /// No version above this was folded before the last start: that goes as far as a synced state remembers, and no further
+    /// than the floor.
+    fn fold_point(&self) -> Position {
+        let (floor, complete) = (self.horizon().floor, self.state.path.reach(self.recyclable));
+        if complete.lsn < floor.lsn { complete } else { floor }
+    }
+
     fn require_vouching(&self) -> Result<(), Refusal> {
+        if self.state.copying {
+            return Err(Refusal::NotComplete {
+                complete: Position::ZERO,
+                needed: self.durable_here(),
+            });
+        }
         if self.vouches {
             return Ok(());
         }

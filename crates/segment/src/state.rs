@@ -8,7 +8,9 @@ use wire_format::codec::{Reader, Writer};
 use wire_format::message::Member;
 
 /// Version of the record.
-pub const STATE_VERSION: u8 = 1;
+pub const STATE_VERSION: u8 = 2;
+/// The version before, without what belongs to a copy.
+const STATE_VERSION_BEFORE_COPIES: u8 = 1;
 
 /// Bytes that are no segment's state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,13 @@ pub struct SegmentState {
     pub floor: Position,
     /// Where all six were complete.
     pub all_complete: Position,
+    /// It was born as a copy of others and is not whole yet: it neither votes nor acknowledges.
+    pub copying: bool,
+    /// Whom it copies, while it does: its group's other members, unless it was told otherwise.
+    pub copy_from: Vec<Member>,
+    /// What it took from its peers' layers may lack versions that reads below this need: it reads nothing before it is
+    /// complete up to here.
+    pub reads_from: Position,
 }
 
 impl SegmentState {
@@ -54,6 +63,9 @@ impl SegmentState {
         for position in [self.complete, self.durable, self.floor, self.all_complete] {
             out.position(position);
         }
+        out.bool(self.copying);
+        out.members(&self.copy_from);
+        out.position(self.reads_from);
         out.finish()
     }
 
@@ -61,13 +73,13 @@ impl SegmentState {
     pub fn decode(bytes: Bytes) -> Result<SegmentState, StateError> {
         let mut input = Reader::new(bytes);
         let found = input.u8("state version")?;
-        if found != STATE_VERSION {
+        if found != STATE_VERSION && found != STATE_VERSION_BEFORE_COPIES {
             return Err(StateError(CodecError::Version {
                 found,
                 spoken: STATE_VERSION,
             }));
         }
-        let state = SegmentState {
+        let mut state = SegmentState {
             volume: VolumeId::from_bytes(input.array("volume")?),
             group: GroupId::from_raw(input.u32("group")?),
             segment: input.segment()?,
@@ -78,7 +90,15 @@ impl SegmentState {
             durable: input.position("durable position")?,
             floor: input.position("floor")?,
             all_complete: input.position("complete position")?,
+            copying: false,
+            copy_from: Vec::new(),
+            reads_from: Position::ZERO,
         };
+        if found == STATE_VERSION {
+            state.copying = input.bool("copying")?;
+            state.copy_from = input.members()?;
+            state.reads_from = input.position("first read point")?;
+        }
         input.finish()?;
         Ok(state)
     }

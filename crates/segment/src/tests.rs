@@ -1,5 +1,6 @@
 //! A copy with what its shell would have journaled, and what is asked of it.
 
+mod copying;
 mod holes;
 mod journal;
 mod reading;
@@ -93,6 +94,7 @@ impl Copy {
             epoch: Epoch::from_raw(1),
             path: path(&[(1, 0)]),
             members: members(),
+            copy_from: Vec::new(),
         };
         let mut effects = Vec::new();
         let segment = Segment::create(&request, &mut effects).expect("a fresh segment");
@@ -113,7 +115,7 @@ impl Copy {
                 Effect::KeepState(state) => self.state = state,
                 Effect::KeepBatch(batch) => self.journal.push(Link::of(batch.batch())),
                 Effect::Answer(response) => answer = Some(response),
-                Effect::Read(_) | Effect::Fetch { .. } => {}
+                Effect::Read(_) | Effect::Fetch { .. } | Effect::Take { .. } | Effect::Remove => {}
             }
         }
         self.segment.synced();

@@ -234,6 +234,7 @@ impl World {
             Effect::KeepBatch(batch) => node.entries.push(JournalEntry::Batch { segment, batch }),
             Effect::Answer(response) => node.answers.extend(reply.cloned().map(|reply| (reply, response))),
             Effect::Read(_) => unreachable!("reads do not wait for a turn"),
+            Effect::Remove | Effect::Take { .. } => unreachable!("no segment of a history takes another's place"),
             Effect::Fetch { peer, request } => {
                 let from = ReplyTo::Peer {
                     node: at,

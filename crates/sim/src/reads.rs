@@ -1,6 +1,6 @@
 //! What a simulated node reads from its store: as the reading threads of the real one do.
 
-use page_store::{PageStore, ReadError};
+use page_store::{PageStore, ReadError, VersionsAsked};
 use segment::{Effect, Read, Segment};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
@@ -15,6 +15,7 @@ pub(crate) fn is_read(request: &Request) -> bool {
             | Request::ReadPages { .. }
             | Request::ScanCatalog { .. }
             | Request::ReadFlushHeader { .. }
+            | Request::FetchVersions { .. }
     )
 }
 
@@ -83,6 +84,26 @@ pub(crate) fn carry_out(store: &PageStore, id: SegmentId, read: Read) -> Result<
                 boundary: header.boundary,
                 marks: header.marks,
             }
+        }
+        Read::Versions {
+            path,
+            after,
+            from,
+            until,
+            bytes_max,
+            through,
+            floor,
+        } => {
+            let asked = VersionsAsked {
+                path,
+                after,
+                from,
+                until,
+                bytes_max,
+                through,
+                floor,
+            };
+            Response::Versions(store.versions(id, &asked)?)
         }
         Read::Batches { positions, bytes_max } => {
             Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)

@@ -28,9 +28,18 @@ pub struct StorageConfig {
     /// Memory that tables, caches and queues may take, in bytes. At least 64 MiB.
     #[serde(default = "default_memory")]
     pub memory_bytes: u64,
-    /// Journal kept for copies that are behind, in bytes; one that is further behind has to be replaced.
+    /// Journal kept for copies that are behind, in bytes; one that is further behind takes what it lacks from the
+    /// layers of its peers.
     #[serde(default = "default_journal")]
     pub journal_retained_bytes_max: u64,
+    /// Bytes of versions that copies may take from this node, and this node from others, in a second while log comes in.
+    /// Without log they take what the disk gives.
+    #[serde(default = "default_repair_rate")]
+    pub repair_bytes_per_second_busy: u64,
+}
+
+fn default_repair_rate() -> u64 {
+    32 << 20
 }
 
 fn default_memory() -> u64 {

@@ -3,7 +3,7 @@
 //! One thread owns the journal: it takes whatever is queued, lets the segments decide, writes everything at once, syncs once,
 //! and only then lets the answers go. It serves the connections that log arrives on by itself. All other connections are
 //! served by the thread that calls [`run`], and reads have threads of their own: they never wait for a sync. Background
-//! work has one more.
+//! work has one more, and so have giving and taking the versions of whole segments.
 //!
 //! | module | job |
 //! |---|---|
@@ -15,10 +15,12 @@
 //! | `reads` | the reading threads |
 //! | `network` | connections of instances and peers |
 //! | `peers` | questions to other nodes |
+//! | `copies` | the threads that give and take the versions of whole segments |
 //! | `upkeep` | the background thread |
 
 pub mod config;
 mod contained;
+mod copies;
 mod identity;
 mod network;
 mod node;
@@ -93,12 +95,15 @@ pub async fn run(
 
     let (work, work_queue) = mpsc::channel(turns::QUEUE_MAX);
     let (reads, read_queue) = mpsc::channel(reads::QUEUE_MAX);
+    let (copies, copy_queue) = mpsc::channel(reads::QUEUE_MAX);
+    let (versions, version_queue) = mpsc::channel(copies::QUEUE_MAX);
     let (questions, question_queue) = mpsc::channel(peers::QUEUE_MAX);
     let (logs, log_connections) = mpsc::channel(network::CONNECTIONS_MAX);
     let served = Served {
         node: node.clone(),
         work: work.clone(),
         reads,
+        copies,
     };
     let named = |name: &str| thread::Builder::new().name(name.to_owned());
     let (closed, journal_closed) = oneshot::channel();
@@ -124,12 +129,25 @@ pub async fn run(
             .map_err(StorageError::Thread)?;
     }
     {
+        let node = node.clone();
+        named("give")
+            .spawn(move || copies::give(&node, copy_queue))
+            .map_err(StorageError::Thread)?;
+    }
+    {
+        let (node, work) = (node.clone(), work.clone());
+        named("take")
+            .spawn(move || copies::take(&node, version_queue, &work))
+            .map_err(StorageError::Thread)?;
+    }
+    {
         let (node, stop) = (node.clone(), stop.clone());
         named("upkeep")
             .spawn(move || upkeep::run(&node, &stop))
             .map_err(StorageError::Thread)?;
     }
-    let asking = tokio::spawn(peers::run(hello.clone(), question_queue, work));
+    let answers = peers::Answers { work, versions };
+    let asking = tokio::spawn(peers::run(hello.clone(), question_queue, answers));
     let serving = network::serve(&config.listen, hello, served, logs);
     let ended = tokio::select! {
         ended = serving => ended,

@@ -66,6 +66,8 @@ pub(crate) struct Served {
     pub(crate) node: Arc<Node>,
     pub(crate) work: mpsc::Sender<Work>,
     pub(crate) reads: mpsc::Sender<ReadWork>,
+    /// Peers that take whole segments.
+    pub(crate) copies: mpsc::Sender<ReadWork>,
 }
 
 /// A caller that was welcome, and its first request.
@@ -115,13 +117,21 @@ pub(crate) async fn serve(
                 Ok(connection) => connection,
                 Err(error) => return note_end(number, &error),
             };
-            if is_read(&opened.first.1) || opened.first.1 == Request::Status {
+            if is_log(&opened.first.1) {
+                if logs.send(opened).await.is_err() {
+                    tracing::debug!(connection = number, "connection.end: the node ends");
+                }
+            } else {
                 opened.converse(served).await;
-            } else if logs.send(opened).await.is_err() {
-                tracing::debug!(connection = number, "connection.end: the node ends");
             }
         });
     }
+}
+
+/// Whether a request is for the journal thread.
+fn is_log(request: &Request) -> bool {
+    let is_told = matches!(request, Request::Status | Request::TellStanding { .. });
+    !(is_told || is_read(request) || matches!(request, Request::FetchVersions { .. }))
 }
 
 fn note_end(connection: u64, error: &io::Error) {
@@ -206,6 +216,13 @@ async fn answer_all(
                 Request::Status => {
                     reply.send(&Response::Status(served.node.status()));
                     true
+                }
+                Request::TellStanding { segment } => {
+                    reply.send(&served.node.standing(segment));
+                    true
+                }
+                request @ Request::FetchVersions { .. } => {
+                    served.copies.send(ReadWork { reply, request }).await.is_ok()
                 }
                 request if is_read(&request) => served.reads.send(ReadWork { reply, request }).await.is_ok(),
                 request => served.work.send(Work::Request { reply, request }).await.is_ok(),

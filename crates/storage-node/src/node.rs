@@ -6,14 +6,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use page_store::{Opened, PageStore, RecoveredBatch};
-use segment::{Link, Segment, SegmentState};
+use segment::{Effect, Link, Segment, SegmentState};
 use units::SegmentId;
-use wire_format::message::{NodeStatus, SegmentStatus};
+use wire_format::message::{NodeStatus, Refusal, Request, Response, SegmentStatus};
 
 use crate::{StorageConfig, StorageError};
 
 /// Links of batches held in memory, at most, by all segments together; beyond it the oldest durable ones are forgotten.
 pub(crate) const LINKS_MAX: usize = 150_000;
+
+/// Log that came so long ago still counts as a busy foreground.
+const BUSY_FOR: Duration = Duration::from_millis(200);
 
 pub(crate) struct Node {
     pub(crate) store: PageStore,
@@ -22,6 +25,9 @@ pub(crate) struct Node {
     /// Why it takes no more log.
     stopped: Mutex<Option<String>>,
     pub(crate) journal_retained_bytes_max: u64,
+    pub(crate) repair_bytes_per_second_busy: u64,
+    /// When log last came in, in milliseconds since the start; zero: never.
+    log_came_ms: AtomicU64,
     started: Instant,
 }
 
@@ -53,6 +59,8 @@ impl Node {
             pages_read: AtomicU64::new(0),
             stopped: Mutex::default(),
             journal_retained_bytes_max: config.journal_retained_bytes_max,
+            repair_bytes_per_second_busy: config.repair_bytes_per_second_busy,
+            log_came_ms: AtomicU64::new(0),
             started: Instant::now(),
         };
         Ok(node)
@@ -82,6 +90,31 @@ impl Node {
         self.started.elapsed()
     }
 
+    /// Log came in just now.
+    pub(crate) fn note_log(&self) {
+        let now = self.now().as_millis() as u64;
+        self.log_came_ms.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether log came in lately.
+    pub(crate) fn is_busy(&self) -> bool {
+        let came = self.log_came_ms.load(Ordering::Relaxed);
+        came != 0 && self.now() < Duration::from_millis(came) + BUSY_FOR
+    }
+
+    /// How far a segment is, for a peer.
+    pub(crate) fn standing(&self, segment: SegmentId) -> Response {
+        let mut effects = Vec::new();
+        match self.segments().get_mut(&segment) {
+            Some(one) => one.request(&Request::TellStanding { segment }, &mut effects),
+            None => effects.push(Effect::Answer(Response::Refused(Refusal::UnknownSegment { segment }))),
+        }
+        match effects.pop() {
+            Some(Effect::Answer(response)) => response,
+            other => unreachable!("a question for a standing is answered, not {other:?}"),
+        }
+    }
+
     pub(crate) fn stopped(&self) -> Option<String> {
         self.stopped.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -100,12 +133,19 @@ impl Node {
                 volume: segment.volume(),
                 group: segment.group(),
                 promised: segment.promised(),
-                complete: segment.complete(),
+                complete: match segment.is_copying() {
+                    true => segment.acknowledged(),
+                    false => segment.complete(),
+                },
                 durable: horizon.durable,
                 floor: horizon.floor,
                 layer_bytes: store.layer_bytes.get(&segment.id()).copied().unwrap_or(0),
                 vouches: segment.vouches(),
                 stranded: segment.is_stranded(),
+                copying: segment.is_copying(),
+                copied_through: segment.complete(),
+                copied_bytes: segment.copied_bytes().0,
+                copied_bytes_expected: segment.copied_bytes().1,
             }
         };
         NodeStatus {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use page_store::ReadError;
+use page_store::{ReadError, VersionsAsked};
 use segment::{Effect, Read};
 use tokio::sync::mpsc;
 use units::SegmentId;
@@ -55,7 +55,7 @@ pub(crate) fn run(node: &Node, queue: &SharedQueue) {
     }
 }
 
-fn answer(node: &Node, request: &Request) -> Result<Response, Refusal> {
+pub(crate) fn answer(node: &Node, request: &Request) -> Result<Response, Refusal> {
     let id = request.segment().ok_or_else(|| Refusal::Malformed {
         what: "a read without a segment".to_owned(),
     })?;
@@ -99,6 +99,26 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
                 marks: header.marks,
             }
         }
+        Read::Versions {
+            path,
+            after,
+            from,
+            until,
+            bytes_max,
+            through,
+            floor,
+        } => {
+            let asked = VersionsAsked {
+                path,
+                after,
+                from,
+                until,
+                bytes_max,
+                through,
+                floor,
+            };
+            Response::Versions(store.versions(id, &asked)?)
+        }
         Read::Batches { positions, bytes_max } => {
             let bytes_max = bytes_max.min(BATCHES_BYTES_MAX);
             Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
@@ -109,6 +129,7 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
 fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::UnknownSegment(segment) => Refusal::UnknownSegment { segment },
+        ReadError::Malformed(what) => Refusal::Malformed { what },
         ReadError::Engine(error) => {
             tracing::warn!(%error, "page.redo");
             Refusal::Redo {

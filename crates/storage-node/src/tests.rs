@@ -77,6 +77,7 @@ fn config(folder: &FilePath, copy: u8, address: &str) -> StorageConfig {
         cluster_secret_file: folder.join("secret"),
         memory_bytes: 64 << 20,
         journal_retained_bytes_max: 64 << 20,
+        repair_bytes_per_second_busy: 32 << 20,
     }
 }
 
@@ -179,6 +180,7 @@ fn create(copy: u8, members: &[Member]) -> Request {
         epoch: Epoch::from_raw(1),
         path: first_path(),
         members: members.to_vec(),
+        copy_from: Vec::new(),
     }
 }
 

@@ -3,15 +3,16 @@
 //! It serves the connections that the log comes on itself, so that a batch passes from the socket to the journal, and its
 //! answer back, without waking another thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use page_store::{AppendError, Horizon, JournalEntry};
-use segment::{Effect, Segment, SegmentState};
+use segment::{Effect, PartId, Segment, SegmentState, Taken};
 use tokio::sync::mpsc;
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
+use crate::copies;
 use crate::network::{Connection, ReplyTo, Served};
 use crate::node::{LINKS_MAX, Node};
 use crate::peers::Question;
@@ -34,6 +35,12 @@ pub(crate) enum Work {
     Fetched {
         segment: SegmentId,
         response: Option<Response>,
+    },
+    /// What became of a segment's question for versions.
+    Taken {
+        segment: SegmentId,
+        part: PartId,
+        taken: Taken,
     },
     Tick,
 }
@@ -58,6 +65,8 @@ struct Turn {
     /// Of several acknowledgements for one connection only the last says anything.
     acknowledged: BTreeMap<(u64, SegmentId), (ReplyTo, Response)>,
     questions: Vec<Question>,
+    /// Segments that are not wanted any more, once this turn is journaled.
+    removed: BTreeSet<SegmentId>,
 }
 
 impl Turn {
@@ -81,7 +90,18 @@ impl Turn {
                     segment,
                     address: peer.address,
                     request,
+                    part: None,
                 }),
+                Effect::Take { peer, request, part } => self.questions.push(Question {
+                    segment,
+                    address: peer.address,
+                    request,
+                    part: Some(part),
+                }),
+                Effect::Remove => {
+                    self.entries.push(JournalEntry::removal(segment));
+                    self.removed.insert(segment);
+                }
                 Effect::Answer(response) => {
                     if let Some(reply) = reply.clone() {
                         self.answer(reply, response);
@@ -112,6 +132,7 @@ pub(crate) async fn run(
     };
     let taking_turns = async {
         let mut ticks = 0;
+        let mut copying = BTreeSet::new();
         let mut taken = Vec::with_capacity(TURN_MAX);
         loop {
             queue.recv_many(&mut taken, TURN_MAX).await;
@@ -120,9 +141,10 @@ pub(crate) async fn run(
                 match work {
                     Work::Request { reply, request } => decide(&node, &mut turn, reply, &request),
                     Work::Fetched { segment, response } => fetched(&node, &mut turn, segment, response),
+                    Work::Taken { segment, part, taken } => versions_taken(&node, &mut turn, segment, part, taken),
                     Work::Tick => {
                         ticks += 1;
-                        tick_segments(&node, &mut turn, ticks % FORGET_TICKS == 0);
+                        tick_segments(&node, &mut turn, &mut copying, ticks % FORGET_TICKS == 0);
                     }
                 }
             }
@@ -143,16 +165,22 @@ fn decide(node: &Node, turn: &mut Turn, reply: ReplyTo, request: &Request) {
         turn.answer(reply, Response::Status(node.status()));
         return;
     };
+    if matches!(request, Request::Append { .. }) {
+        node.note_log();
+    }
     let mut segments = node.segments();
     let mut effects = Vec::new();
-    match (segments.get_mut(&id), request) {
+    match (segments.get_mut(&id).filter(|_| !turn.removed.contains(&id)), request) {
+        (None, Request::RemoveSegment { .. }) => effects.push(Effect::Answer(Response::SegmentRemoved)),
         (Some(segment), _) => segment.request(request, &mut effects),
-        (None, Request::CreateSegment { .. }) => match Segment::create(request, &mut effects) {
-            Ok(segment) => {
-                segments.insert(id, segment);
+        (None, Request::CreateSegment { .. }) if !turn.removed.contains(&id) => {
+            match Segment::create(request, &mut effects) {
+                Ok(segment) => {
+                    segments.insert(id, segment);
+                }
+                Err(refusal) => effects.push(Effect::Answer(Response::Refused(refusal))),
             }
-            Err(refusal) => effects.push(Effect::Answer(Response::Refused(refusal))),
-        },
+        }
         (None, _) => effects.push(Effect::Answer(Response::Refused(Refusal::UnknownSegment {
             segment: id,
         }))),
@@ -162,7 +190,7 @@ fn decide(node: &Node, turn: &mut Turn, reply: ReplyTo, request: &Request) {
 
 fn fetched(node: &Node, turn: &mut Turn, id: SegmentId, response: Option<Response>) {
     let mut segments = node.segments();
-    let Some(segment) = segments.get_mut(&id) else {
+    let Some(segment) = segments.get_mut(&id).filter(|_| !turn.removed.contains(&id)) else {
         return;
     };
     let mut effects = Vec::new();
@@ -172,11 +200,47 @@ fn fetched(node: &Node, turn: &mut Turn, id: SegmentId, response: Option<Respons
     turn.take(id, effects, None);
 }
 
-fn tick_segments(node: &Node, turn: &mut Turn, forget: bool) {
+/// A peer gave versions, or did not.
+fn versions_taken(node: &Node, turn: &mut Turn, id: SegmentId, part: PartId, taken: Taken) {
     let mut segments = node.segments();
+    let Some(segment) = segments.get_mut(&id).filter(|_| !turn.removed.contains(&id)) else {
+        return;
+    };
+    let (complete, copying) = (segment.complete(), segment.is_copying());
+    let mut effects = Vec::new();
+    if let Err(refusal) = segment.taken(node.now(), part, taken, &mut effects) {
+        tracing::debug!(segment = %id, %refusal, "segment.copy: another peer is asked");
+    }
+    if complete != segment.complete() {
+        let (through, (bytes, _)) = (segment.complete(), segment.copied_bytes());
+        tracing::info!(segment = %id, after = %complete, %through, bytes, "segment.copy: taken from the layers of peers");
+    }
+    if copying && !segment.is_copying() {
+        tracing::info!(segment = %id, complete = %segment.complete(), "segment.whole");
+    }
+    turn.take(id, effects, None);
+}
+
+/// Lets only a few segments at once take from the layers of peers, each until it needs no more.
+fn permit_layers(segments: &mut BTreeMap<SegmentId, Segment>, copying: &mut BTreeSet<SegmentId>) {
+    copying.retain(|id| segments.get(id).is_some_and(Segment::wants_layers));
+    for (id, segment) in segments.iter_mut() {
+        if segment.wants_layers() && copying.len() < copies::SEGMENTS_MAX {
+            copying.insert(*id);
+        }
+        segment.permit_layers(copying.contains(id));
+    }
+}
+
+fn tick_segments(node: &Node, turn: &mut Turn, copying: &mut BTreeSet<SegmentId>, forget: bool) {
+    let mut segments = node.segments();
+    permit_layers(&mut segments, copying);
     let links: usize = segments.values().map(Segment::links_held).sum();
     let journal_bytes = if forget { node.store.status().journal_bytes } else { 0 };
     for (id, segment) in segments.iter_mut() {
+        if turn.removed.contains(id) {
+            continue;
+        }
         let mut effects = Vec::new();
         segment.tick(node.now(), &mut effects);
         if forget {
@@ -207,6 +271,10 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
     };
     match &journaled {
         Ok(()) => {
+            for removed in &turn.removed {
+                node.segments().remove(removed);
+                tracing::info!(segment = %removed, "segment.remove");
+            }
             if !turn.entries.is_empty() {
                 node.segments().values_mut().for_each(Segment::synced);
                 if node.stopped().is_some() {

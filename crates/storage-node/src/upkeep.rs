@@ -17,13 +17,20 @@ const REST: Duration = Duration::from_millis(1);
 /// How much this thread yields to the others (nice level): an acknowledgement that waits for a core waits behind nobody who
 /// merges layers. It keeps a tenth of a busy core.
 const NICE: i32 = 10;
+/// How often who rests looks whether log still comes in.
+pub(crate) const BUSY_LOOK: Duration = Duration::from_millis(50);
 
-/// Runs until the node stops.
-pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
+/// Makes the calling thread yield to others.
+pub(crate) fn yield_to_others() {
     // On Linux this is the calling thread's alone.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::warn!(%error, "store.maintain: as urgent as everything else");
     }
+}
+
+/// Runs until the node stops.
+pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
+    yield_to_others();
     let keys = Cell::new(0u32);
     let pace = || {
         keys.set(keys.get().wrapping_add(1));

@@ -57,5 +57,6 @@ pub fn create_segment(record: &VolumeRecord, segment: SegmentId) -> Result<Reque
         epoch: path.epoch(),
         path,
         members,
+        copy_from: Vec::new(),
     })
 }

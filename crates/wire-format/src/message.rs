@@ -49,10 +49,55 @@ pub enum HelloAnswer {
     Refused { reason: String },
 }
 
+/// Where a walk through all versions of a segment goes on.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct VersionCursor {
+    /// The next key, as the page store names it; empty: the first of all.
+    pub key: Bytes,
+    /// Of this key only versions above this position.
+    pub above: Position,
+}
+
+/// A part of a segment's versions.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Versions {
+    /// Packed blocks of versions, as layers have them.
+    pub blocks: Vec<Bytes>,
+    /// Where the next part begins; `None`: this was the last one.
+    pub next: Option<VersionCursor>,
+    /// A batch's name: every key asked for has all its versions up to here.
+    pub through: Position,
+    /// Versions that only reads below this position need may be missing.
+    pub floor: Position,
+    /// Keys that divide all versions into parts of about the same size, for several askers. Only in the first part.
+    pub splits: Vec<Bytes>,
+    /// Bytes of all layers with versions above what was asked, about. Only in the first part.
+    pub bytes_expected: u64,
+}
+
+/// How far a segment is, and what it was told by the holder of the epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The installed path of timelines.
+    pub path: Path,
+    /// Up to where it is complete; [`Position::ZERO`] if it does not count.
+    pub complete: Position,
+    /// The highest durable position it was told.
+    pub durable: Position,
+    /// The floor it was told.
+    pub floor: Position,
+    /// Where it was told that all copies are complete.
+    pub all_complete: Position,
+}
+
 /// What is asked of a storage node.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Request {
-    /// Make a new, empty segment, born with the creator's epoch as its promise. Repeating it is harmless.
+    /// Make a new segment, born with the creator's epoch as its promise. Repeating it is harmless. Without `copy_from` it is
+    /// empty and whole, as in a new group. With it, it takes the place of a copy that is lost or damaged: it copies everything
+    /// from these members, acknowledges [`Position::ZERO`] and does not vouch until it is whole.
     CreateSegment {
         volume: VolumeId,
         group: GroupId,
@@ -60,7 +105,11 @@ pub enum Request {
         epoch: Epoch,
         path: Path,
         members: Vec<Member>,
+        copy_from: Vec<Member>,
     },
+    /// Delete the segment and everything it holds. Only the holder of the epoch asks for it, once a membership without the
+    /// segment is recorded. A node that has no such segment says that it is removed: repeating it is harmless.
+    RemoveSegment { segment: SegmentId, epoch: Epoch },
     /// Promise to refuse everything older than `epoch` from now on, and tell what the segment holds, in one step.
     /// `path` leads to the last opened timeline, as the volume's record has it: a segment that slept through its opening
     /// learns of it here. `above` is the highest position known to be durable on it: flushes above it are listed.
@@ -104,6 +153,19 @@ pub enum Request {
         through: Position,
         bytes_max: u32,
     },
+    /// Give versions of the path's history above `after`, of the keys from `from` on and below `until` (empty: to the last
+    /// key), in their order, up to about `bytes_max` bytes, at least one. This is how a copy catches up when no journal has
+    /// the batches any more.
+    FetchVersions {
+        segment: SegmentId,
+        path: Path,
+        after: Position,
+        from: VersionCursor,
+        until: Bytes,
+        bytes_max: u32,
+    },
+    /// Tell how far the segment is and what it was told: for a peer that hears nothing from the writer.
+    TellStanding { segment: SegmentId },
     /// Give `count` pages of one fork, from `first` on, as of `read_point` on the timeline of `epoch`. The segment must be
     /// complete up to `needed`.
     ReadPages {
@@ -181,10 +243,46 @@ pub struct SegmentStatus {
     pub floor: Position,
     /// Bytes in its layers.
     pub layer_bytes: u64,
-    /// False once it can no longer vouch for what it acknowledged.
+    /// False once something that it held is lost or damaged. A segment that is only copying has lost nothing.
     pub vouches: bool,
-    /// It lacks log that its peers no longer have: it stays behind until it is replaced.
+    /// It lacks log that its peers no longer have, and takes what is missing from their layers.
     pub stranded: bool,
+    /// It was born as a copy of others and is not whole yet: `complete` is [`Position::ZERO`], and it has no vote.
+    pub copying: bool,
+    /// Up to where it holds everything, whether that counts or not.
+    pub copied_through: Position,
+    /// Bytes taken from the layers of peers since it last began to, and about how many there are.
+    pub copied_bytes: u64,
+    /// See `copied_bytes`.
+    pub copied_bytes_expected: u64,
+}
+
+/// In one word how a segment is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SegmentHealth {
+    /// It has everything that is durable.
+    Complete,
+    /// It lacks something that is on its way.
+    CatchingUp,
+    /// It was born as a copy of others and is not whole yet.
+    Copying,
+    /// It lacks log that its peers no longer have, and takes what is missing from their layers.
+    Stranded,
+    /// Something that it acknowledged is lost: it waits for a new segment to take its place.
+    Damaged,
+}
+
+impl SegmentStatus {
+    /// In one word.
+    pub fn health(&self) -> SegmentHealth {
+        match self {
+            SegmentStatus { vouches: false, .. } => SegmentHealth::Damaged,
+            SegmentStatus { copying: true, .. } => SegmentHealth::Copying,
+            SegmentStatus { stranded: true, .. } => SegmentHealth::Stranded,
+            status if status.complete.lsn < status.durable.lsn => SegmentHealth::CatchingUp,
+            _ => SegmentHealth::Complete,
+        }
+    }
 }
 
 /// Health of a node.
@@ -259,6 +357,12 @@ pub enum Response {
     },
     /// Announcement taken. Also tells where the segment stands.
     Announced { segment: SegmentId, complete: Position },
+    /// The segment is gone, or never was.
+    SegmentRemoved,
+    /// A part of the versions.
+    Versions(Versions),
+    /// How far a segment is.
+    Standing(Standing),
     /// Batches, oldest first.
     Batches(Vec<EncodedBatch>),
     /// Pages, in block order.

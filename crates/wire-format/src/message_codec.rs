@@ -6,7 +6,7 @@ use units::{ClusterId, GroupId, Position, SegmentId, VolumeId, Zone};
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::frame::PROTOCOL_VERSION;
-use crate::message::{Hello, HelloAnswer, Member, Request};
+use crate::message::{Hello, HelloAnswer, Member, Request, VersionCursor};
 use crate::{CatalogKey, EncodedBatch};
 
 const CREATE_SEGMENT: u8 = 1;
@@ -19,6 +19,9 @@ const READ_PAGES: u8 = 7;
 const SCAN_CATALOG: u8 = 8;
 const READ_FLUSH_HEADER: u8 = 9;
 const STATUS: u8 = 10;
+const REMOVE_SEGMENT: u8 = 11;
+const FETCH_VERSIONS: u8 = 12;
+const TELL_STANDING: u8 = 13;
 
 #[allow(missing_docs, reason = "one function an element, named after it")]
 impl Writer {
@@ -48,6 +51,20 @@ impl Writer {
             let zone = Zone::ALL.iter().position(|zone| *zone == member.zone);
             self.u8(zone.expect("every zone is among all zones") as u8);
         }
+    }
+}
+
+impl VersionCursor {
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.bytes(&self.key);
+        out.position(self.above);
+    }
+
+    pub(crate) fn read(input: &mut Reader) -> Result<VersionCursor, CodecError> {
+        Ok(VersionCursor {
+            key: input.bytes("cursor")?,
+            above: input.position("cursor")?,
+        })
     }
 }
 
@@ -156,6 +173,9 @@ impl Request {
             | Request::Install { segment, .. }
             | Request::Append { segment, .. }
             | Request::Announce { segment, .. }
+            | Request::RemoveSegment { segment, .. }
+            | Request::FetchVersions { segment, .. }
+            | Request::TellStanding { segment }
             | Request::FetchBatches { segment, .. }
             | Request::ReadPages { segment, .. }
             | Request::ScanCatalog { segment, .. }
@@ -177,12 +197,29 @@ impl Request {
                 epoch,
                 path,
                 members,
+                copy_from,
             } => {
                 out.raw(&volume.bytes());
                 out.varint(u64::from(group.raw()));
                 out.epoch(*epoch);
                 out.path(path);
                 out.members(members);
+                out.members(copy_from);
+            }
+            Request::RemoveSegment { epoch, .. } => out.epoch(*epoch),
+            Request::FetchVersions {
+                path,
+                after,
+                from,
+                until,
+                bytes_max,
+                ..
+            } => {
+                out.path(path);
+                out.position(*after);
+                from.write(out);
+                out.bytes(until);
+                out.varint(u64::from(*bytes_max));
             }
             Request::Promise { epoch, path, above, .. } => {
                 out.epoch(*epoch);
@@ -256,7 +293,7 @@ impl Request {
                 out.epoch(*epoch);
                 out.lsn(*at);
             }
-            Request::Status => {}
+            Request::Status | Request::TellStanding { .. } => {}
         }
     }
 
@@ -272,6 +309,9 @@ impl Request {
             Request::ScanCatalog { .. } => SCAN_CATALOG,
             Request::ReadFlushHeader { .. } => READ_FLUSH_HEADER,
             Request::Status => STATUS,
+            Request::RemoveSegment { .. } => REMOVE_SEGMENT,
+            Request::FetchVersions { .. } => FETCH_VERSIONS,
+            Request::TellStanding { .. } => TELL_STANDING,
         }
     }
 
@@ -292,7 +332,21 @@ impl Request {
                 epoch: input.epoch("epoch")?,
                 path: input.path()?,
                 members: input.members()?,
+                copy_from: input.members()?,
             },
+            REMOVE_SEGMENT => Request::RemoveSegment {
+                segment,
+                epoch: input.epoch("epoch")?,
+            },
+            FETCH_VERSIONS => Request::FetchVersions {
+                segment,
+                path: input.path()?,
+                after: input.position("first version")?,
+                from: VersionCursor::read(input)?,
+                until: input.bytes("last key")?,
+                bytes_max: input.u32("limit")?,
+            },
+            TELL_STANDING => Request::TellStanding { segment },
             PROMISE => Request::Promise {
                 segment,
                 epoch: input.epoch("epoch")?,

@@ -5,7 +5,9 @@ use units::{GroupId, VolumeId};
 use crate::EncodedBatch;
 use crate::batch_codec::{decode_entry, encode_entry};
 use crate::codec::{CodecError, Reader, Writer};
-use crate::message::{HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus};
+use crate::message::{
+    HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus, Standing, VersionCursor, Versions,
+};
 
 const SEGMENT_CREATED: u8 = 1;
 const PROMISED: u8 = 2;
@@ -18,11 +20,23 @@ const CATALOG: u8 = 8;
 const FLUSH_HEADER: u8 = 9;
 const STATUS: u8 = 10;
 const REFUSED: u8 = 11;
+const SEGMENT_REMOVED: u8 = 12;
+const VERSIONS: u8 = 13;
+const STANDING: u8 = 14;
 
 impl Response {
     pub(crate) fn write(&self, out: &mut Writer) {
         match self {
             Response::SegmentCreated => out.u8(SEGMENT_CREATED),
+            Response::SegmentRemoved => out.u8(SEGMENT_REMOVED),
+            Response::Versions(versions) => {
+                out.u8(VERSIONS);
+                versions.write(out);
+            }
+            Response::Standing(standing) => {
+                out.u8(STANDING);
+                standing.write(out);
+            }
             Response::Promised(promised) => {
                 out.u8(PROMISED);
                 promised.write(out);
@@ -95,6 +109,9 @@ impl Response {
     pub(crate) fn read(input: &mut Reader) -> Result<Response, CodecError> {
         Ok(match input.u8("response")? {
             SEGMENT_CREATED => Response::SegmentCreated,
+            SEGMENT_REMOVED => Response::SegmentRemoved,
+            VERSIONS => Response::Versions(Versions::read(input)?),
+            STANDING => Response::Standing(Standing::read(input)?),
             PROMISED => Response::Promised(Promised::read(input)?),
             INSTALLED => Response::Installed {
                 segment: input.segment()?,
@@ -183,6 +200,62 @@ impl Promised {
     }
 }
 
+impl Versions {
+    fn write(&self, out: &mut Writer) {
+        out.count(self.blocks.len());
+        self.blocks.iter().for_each(|block| out.bytes(block));
+        out.bool(self.next.is_some());
+        if let Some(next) = &self.next {
+            next.write(out);
+        }
+        out.position(self.through);
+        out.position(self.floor);
+        out.count(self.splits.len());
+        self.splits.iter().for_each(|key| out.bytes(key));
+        out.varint(self.bytes_expected);
+    }
+
+    fn read(input: &mut Reader) -> Result<Versions, CodecError> {
+        Ok(Versions {
+            blocks: (0..input.count(1, "blocks")?)
+                .map(|_| input.bytes("block"))
+                .collect::<Result<_, CodecError>>()?,
+            next: if input.bool("cursor")? {
+                Some(VersionCursor::read(input)?)
+            } else {
+                None
+            },
+            through: input.position("complete position")?,
+            floor: input.position("floor")?,
+            splits: (0..input.count(1, "splits")?)
+                .map(|_| input.bytes("split"))
+                .collect::<Result<_, CodecError>>()?,
+            bytes_expected: input.varint("bytes expected")?,
+        })
+    }
+}
+
+impl Standing {
+    fn write(&self, out: &mut Writer) {
+        out.raw(&self.segment.bytes());
+        out.path(&self.path);
+        for position in [self.complete, self.durable, self.floor, self.all_complete] {
+            out.position(position);
+        }
+    }
+
+    fn read(input: &mut Reader) -> Result<Standing, CodecError> {
+        Ok(Standing {
+            segment: input.segment()?,
+            path: input.path()?,
+            complete: input.position("complete position")?,
+            durable: input.position("durable position")?,
+            floor: input.position("floor")?,
+            all_complete: input.position("complete position")?,
+        })
+    }
+}
+
 impl NodeStatus {
     fn write(&self, out: &mut Writer) {
         out.count(self.segments.len());
@@ -197,6 +270,10 @@ impl NodeStatus {
             out.varint(segment.layer_bytes);
             out.bool(segment.vouches);
             out.bool(segment.stranded);
+            out.bool(segment.copying);
+            out.position(segment.copied_through);
+            out.varint(segment.copied_bytes);
+            out.varint(segment.copied_bytes_expected);
         }
         out.varint(self.journal_bytes);
         out.varint(self.memory_table_bytes);
@@ -209,7 +286,7 @@ impl NodeStatus {
 
     fn read(input: &mut Reader) -> Result<NodeStatus, CodecError> {
         Ok(NodeStatus {
-            segments: (0..input.count(43, "segments")?)
+            segments: (0..input.count(48, "segments")?)
                 .map(|_| {
                     Ok(SegmentStatus {
                         segment: input.segment()?,
@@ -222,6 +299,10 @@ impl NodeStatus {
                         layer_bytes: input.varint("layer bytes")?,
                         vouches: input.bool("vote")?,
                         stranded: input.bool("stranded")?,
+                        copying: input.bool("copying")?,
+                        copied_through: input.position("copied position")?,
+                        copied_bytes: input.varint("copied bytes")?,
+                        copied_bytes_expected: input.varint("copied bytes")?,
                     })
                 })
                 .collect::<Result<_, CodecError>>()?,

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page};
 use wire_format::broker::{AnswerHeader, BrokerQuestion, BrokerRequest, ForkSize, Status};
 use wire_format::message::{
-    HeldFlush, Hello, HelloAnswer, NodeStatus, Promised, Refusal, Request, Response, SegmentStatus,
+    HeldFlush, Hello, HelloAnswer, NodeStatus, Promised, Refusal, Request, Response, SegmentStatus, Standing,
+    VersionCursor, Versions,
 };
 use wire_format::{CatalogEntry, CatalogKey, frame};
 
@@ -22,6 +23,20 @@ fn requests() -> Vec<Request> {
             epoch,
             path: path(),
             members: members(),
+            copy_from: members(),
+        },
+        Request::RemoveSegment { segment, epoch },
+        Request::TellStanding { segment },
+        Request::FetchVersions {
+            segment,
+            path: path(),
+            after: at(1, 1000),
+            from: VersionCursor {
+                key: Bytes::from_static(&[5]),
+                above: at(1, 1500),
+            },
+            until: Bytes::from_static(&[6]),
+            bytes_max: 4 << 20,
         },
         Request::Promise {
             segment,
@@ -125,6 +140,10 @@ fn responses() -> Vec<Response> {
         layer_bytes: 1 << 30,
         vouches: true,
         stranded: false,
+        copying: true,
+        copied_through: at(1, 10),
+        copied_bytes: 5,
+        copied_bytes_expected: 6,
     };
     let entry = CatalogEntry {
         key: CatalogKey::ForkBlocks(FORK),
@@ -133,6 +152,23 @@ fn responses() -> Vec<Response> {
     };
     let mut responses = vec![
         Response::SegmentCreated,
+        Response::SegmentRemoved,
+        Response::Versions(Versions {
+            blocks: vec![Bytes::from_static(b"block")],
+            next: Some(VersionCursor::default()),
+            through: at(3, 4000),
+            floor: at(1, 100),
+            splits: vec![Bytes::from_static(&[5])],
+            bytes_expected: 6,
+        }),
+        Response::Standing(Standing {
+            segment: SEGMENT,
+            path: path(),
+            complete: at(3, 5000),
+            durable: at(3, 4000),
+            floor: at(1, 100),
+            all_complete: at(1, 100),
+        }),
         Response::Promised(Promised {
             segment: SEGMENT,
             epoch,

@@ -100,6 +100,9 @@ pub(super) fn segment_state() -> Vec<u8> {
         durable: at(3, 4000),
         floor: at(1, 100),
         all_complete: at(3, 3000),
+        copying: true,
+        copy_from: members(),
+        reads_from: at(1, 100),
     };
     state.encode().to_vec()
 }

@@ -28,6 +28,16 @@ fn a_hole_is_filled_from_a_peer() {
     assert_eq!(effects, [], "nothing is missing any more");
 }
 
+fn asks_for_batches(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Fetch {
+            request: Request::FetchBatches { .. },
+            ..
+        }
+    )
+}
+
 /// A copy that was away for so long that its peers recycled what it lacks.
 #[test]
 fn a_copy_whose_log_nobody_has_says_so_and_asks_rarely() {
@@ -39,7 +49,7 @@ fn a_copy_whose_log_nobody_has_says_so_and_asks_rarely() {
         for now in (from..from + millis).step_by(25).map(Duration::from_millis) {
             let mut effects = Vec::new();
             copy.segment.tick(now, &mut effects);
-            if matches!(effects.pop(), Some(Effect::Fetch { .. })) {
+            if effects.iter().any(asks_for_batches) {
                 questions += 1;
                 let answer = if *collected {
                     Response::Refused(Refusal::LogCollected {
@@ -80,7 +90,7 @@ fn a_lost_answer_is_waited_for_only_a_few_round_trips() {
             now += Duration::from_millis(5);
             let mut effects = Vec::new();
             copy.segment.tick(now, &mut effects);
-            if let Some(Effect::Fetch { peer, .. }) = effects.pop() {
+            if let Some(Effect::Fetch { peer, .. }) = effects.into_iter().find(asks_for_batches) {
                 return Some((now, peer.segment));
             }
         }

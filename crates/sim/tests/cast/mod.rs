@@ -145,7 +145,8 @@ impl Six {
                 Effect::KeepBatch(batch) => copy.batches.push(batch),
                 Effect::Answer(response) => answer = Some(response),
                 Effect::Read(read) => answer = Some(carry_out(&copy.batches, read)),
-                Effect::Fetch { .. } => unreachable!("only a tick asks peers"),
+                Effect::Fetch { .. } | Effect::Take { .. } => unreachable!("only a tick asks peers"),
+                Effect::Remove => unreachable!("nobody is removed"),
             }
         }
         copy.segment.synced();
@@ -193,7 +194,7 @@ fn carry_out(batches: &[EncodedBatch], read: Read) -> Response {
                 marks: header.marks.clone(),
             }
         }
-        Read::Pages { .. } | Read::Catalog { .. } => unreachable!("see `may_read`"),
+        Read::Pages { .. } | Read::Catalog { .. } | Read::Versions { .. } => unreachable!("see `may_read`"),
     }
 }
 

@@ -7,7 +7,10 @@ use units::{ClusterId, Epoch, GroupId, Lsn, Page, Position, SegmentId, VolumeId,
 
 use super::{batch, catalog_key, lsn, page_key};
 use crate::frame::{self, FRAME_BYTES_MAX, take_frame};
-use crate::message::{HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentStatus};
+use crate::message::{
+    HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentHealth, SegmentStatus, Standing, VersionCursor,
+    Versions,
+};
 use crate::{CatalogEntry, CodecError, EncodedBatch, Refusal, Request, Response};
 
 fn position() -> impl Strategy<Value = Position> {
@@ -52,14 +55,35 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
 
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (segment(), any::<([u8; 16], u32)>(), epoch(), path(), members()).prop_map(
-            |(segment, (volume, group), epoch, path, members)| Request::CreateSegment {
+        (
+            segment(),
+            any::<([u8; 16], u32)>(),
+            epoch(),
+            path(),
+            members(),
+            members()
+        )
+            .prop_map(
+                |(segment, (volume, group), epoch, path, members, copy_from)| Request::CreateSegment {
+                    segment,
+                    volume: VolumeId::from_bytes(volume),
+                    group: GroupId::from_raw(group),
+                    epoch,
+                    path,
+                    members,
+                    copy_from,
+                }
+            ),
+        (segment(), epoch()).prop_map(|(segment, epoch)| Request::RemoveSegment { segment, epoch }),
+        segment().prop_map(|segment| Request::TellStanding { segment }),
+        (segment(), path(), position(), cursor(), super::bytes(9), any::<u32>()).prop_map(
+            |(segment, path, after, from, until, bytes_max)| Request::FetchVersions {
                 segment,
-                volume: VolumeId::from_bytes(volume),
-                group: GroupId::from_raw(group),
-                epoch,
                 path,
-                members,
+                after,
+                from,
+                until,
+                bytes_max,
             }
         ),
         (segment(), epoch(), path(), position()).prop_map(|(segment, epoch, path, above)| Request::Promise {
@@ -131,6 +155,43 @@ fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
+fn cursor() -> impl Strategy<Value = VersionCursor> {
+    (super::bytes(9), position()).prop_map(|(key, above)| VersionCursor { key, above })
+}
+
+fn versions() -> impl Strategy<Value = Versions> {
+    let some_bytes = || prop::collection::vec(super::bytes(20), 0..3);
+    (
+        some_bytes(),
+        prop::option::of(cursor()),
+        position(),
+        position(),
+        some_bytes(),
+        any::<u64>(),
+    )
+        .prop_map(|(blocks, next, through, floor, splits, bytes_expected)| Versions {
+            blocks,
+            next,
+            through,
+            floor,
+            splits,
+            bytes_expected,
+        })
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    (segment(), path(), position(), position(), position(), position()).prop_map(
+        |(segment, path, complete, durable, floor, all_complete)| Standing {
+            segment,
+            path,
+            complete,
+            durable,
+            floor,
+            all_complete,
+        },
+    )
+}
+
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         (epoch(), epoch()).prop_map(|(asked, promised)| Refusal::StaleEpoch { asked, promised }),
@@ -182,9 +243,11 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
         position(),
         position(),
         position(),
+        (any::<bool>(), position(), any::<(u64, u64)>()),
     )
         .prop_map(
-            |(segment, (volume, group, layer_bytes, vouches, stranded), promised, complete, durable, floor)| {
+            |(segment, (volume, group, layer_bytes, vouches, stranded), promised, complete, durable, floor, copy)| {
+                let (copying, copied_through, (copied_bytes, copied_bytes_expected)) = copy;
                 SegmentStatus {
                     segment,
                     volume: VolumeId::from_bytes(volume),
@@ -196,6 +259,10 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
                     layer_bytes,
                     vouches,
                     stranded,
+                    copying,
+                    copied_through,
+                    copied_bytes,
+                    copied_bytes_expected,
                 }
             },
         );
@@ -221,6 +288,9 @@ fn response() -> impl Strategy<Value = Response> {
     let entry = entry.prop_map(|(key, lsn, value)| CatalogEntry { key, lsn, value });
     prop_oneof![
         Just(Response::SegmentCreated),
+        Just(Response::SegmentRemoved),
+        versions().prop_map(Response::Versions),
+        standing().prop_map(Response::Standing),
         promised().prop_map(Response::Promised),
         (segment(), position(), any::<bool>()).prop_map(|(segment, complete, vouches)| Response::Installed {
             segment,
@@ -304,6 +374,48 @@ proptest! {
         let _ = frame::decode_hello_answer(taken.clone());
         let _ = frame::decode_request(taken);
     }
+}
+
+#[test]
+fn a_segment_is_in_one_word_what_matters_most() {
+    let position = |lsn| Position::new(Epoch::from_raw(1), Lsn::from_raw(lsn));
+    let sound = SegmentStatus {
+        segment: SegmentId::from_bytes([1; 16]),
+        volume: VolumeId::from_bytes([2; 16]),
+        group: GroupId::FIRST,
+        promised: Epoch::from_raw(1),
+        complete: position(7),
+        durable: position(7),
+        floor: Position::ZERO,
+        layer_bytes: 0,
+        vouches: true,
+        stranded: false,
+        copying: false,
+        copied_through: position(7),
+        copied_bytes: 0,
+        copied_bytes_expected: 0,
+    };
+    assert_eq!(sound.health(), SegmentHealth::Complete);
+    let behind = SegmentStatus {
+        durable: position(8),
+        ..sound
+    };
+    assert_eq!(behind.health(), SegmentHealth::CatchingUp);
+    let stranded = SegmentStatus {
+        stranded: true,
+        ..behind
+    };
+    assert_eq!(stranded.health(), SegmentHealth::Stranded);
+    let copying = SegmentStatus {
+        copying: true,
+        ..stranded
+    };
+    assert_eq!(copying.health(), SegmentHealth::Copying);
+    let damaged = SegmentStatus {
+        vouches: false,
+        ..copying
+    };
+    assert_eq!(damaged.health(), SegmentHealth::Damaged);
 }
 
 #[test]
