@@ -1,4 +1,4 @@
-//! Log on its way to the device past the page cache.
+//! Past the page cache: log on its way to the device, and what the device holds.
 //!
 //! A commit waits for a write and a sync of a few hundred bytes. Copied into the page cache first, they are found again by
 //! the sync page by page; written directly they are on their way at once, and the sync only has to empty the device's cache.
@@ -85,6 +85,39 @@ impl DirectLog {
         }
         Ok(length <= self.length)
     }
+}
+
+/// Reads what the device holds. Answers `false` if that cannot be had: then the caller reads in the usual way.
+///
+/// The kernel writes out what it still has of these bytes before it asks the device.
+pub(crate) fn read_at(path: &Path, at: u64, buffer: &mut [u8]) -> io::Result<bool> {
+    let direct = OFlags::DIRECT.bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(direct).open(path) {
+        Err(error) if is_unable(&error) => return Ok(false),
+        opened => opened?,
+    };
+    let mut blocks = AlignedBuffer::new(DIRECT_BYTES_MAX);
+    let mut read = 0;
+    while read < buffer.len() {
+        let here = at + read as u64;
+        let before = (here % BLOCK_BYTES as u64) as usize;
+        let wanted = (before + buffer.len() - read)
+            .next_multiple_of(BLOCK_BYTES)
+            .min(DIRECT_BYTES_MAX);
+        // Of the file's last block only what belongs to it comes.
+        let found = match file.read_at(&mut blocks.bytes()[..wanted], here - before as u64) {
+            Err(error) if is_unable(&error) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            found => found?,
+        };
+        let taken = found.saturating_sub(before).min(buffer.len() - read);
+        if taken == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer[read..read + taken].copy_from_slice(&blocks.bytes()[before..before + taken]);
+        read += taken;
+    }
+    Ok(true)
 }
 
 /// `EINVAL`: what file systems answer that cannot do it, or not for these blocks.

@@ -16,6 +16,11 @@ pub trait Disk: Send + Sync {
     /// Reads exactly `buffer.len()` bytes from `at` on.
     fn read_at(&self, file: &str, at: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// As [`Disk::read_at`], but what the device holds, not what the operating system remembers of it, where that can be had.
+    fn read_at_rest(&self, file: &str, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(file, at, buffer)
+    }
+
     /// Writes at `at`, creating the file (and its folder) if need be. May write a part before it fails.
     fn write_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Disk;
-use crate::direct::DirectLog;
+use crate::direct::{self, DirectLog};
 
 /// Files kept open, at most. The one used longest ago is closed first, never the one that log is written to: what a failed
 /// write leaves behind is reported by a sync of the same open file, and perhaps of no other.
@@ -140,6 +140,13 @@ impl Disk for RealDisk {
         self.file(file, false)?.read_exact_at(buffer, at)
     }
 
+    fn read_at_rest(&self, file: &str, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if direct::read_at(&self.path(file), at, buffer)? {
+            return Ok(());
+        }
+        self.read_at(file, at, buffer)
+    }
+
     fn write_at(&self, file: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
         self.file(file, true)?.write_all_at(bytes, at)
     }
@@ -231,6 +238,34 @@ mod tests {
         disk.remove("journal/2").unwrap();
         disk.remove("journal/2").unwrap();
         assert_eq!(disk.length("journal/2").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// Wherever it begins and ends, also in the last block, which is not a whole one.
+    #[test]
+    fn what_is_at_rest_reads_the_same() {
+        let folder = Folder::new("rest");
+        let disk = RealDisk::new(&folder.0);
+        let bytes: Vec<u8> = (0..300_001_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+        disk.write_at("layer", 0, &bytes).unwrap();
+        disk.sync("layer").unwrap();
+        for (at, length) in [
+            (0, 300_001),
+            (0, 1),
+            (4095, 2),
+            (4096, 4096),
+            (299_999, 2),
+            (131_000, 150_000),
+            (300_001, 0),
+        ] {
+            let mut read = vec![0; length];
+            disk.read_at_rest("layer", at as u64, &mut read).unwrap();
+            assert!(read == bytes[at..at + length], "{length} bytes at {at}");
+        }
+        let mut beyond = [0; 3];
+        let error = disk.read_at_rest("layer", 299_999, &mut beyond).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let error = disk.read_at_rest("none", 0, &mut beyond).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

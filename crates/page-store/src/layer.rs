@@ -18,6 +18,8 @@ pub(crate) const FOLDER: &str = "layers";
 const MAGIC: &[u8; 8] = b"BORLAYR1";
 /// Bytes of versions in a block before it is closed.
 pub(crate) const BLOCK_BYTES: usize = 16 << 10;
+/// Bytes that are read at once where everything is read.
+const CHECKED_AT_ONCE: u64 = 256 << 10;
 /// A block holds at least one version, and a record can be long.
 const BLOCK_BYTES_MAX: usize = 1 << 30;
 /// The most that LZ4 makes of a byte, about: no memory is taken for a length that cannot be.
@@ -48,6 +50,7 @@ pub(crate) struct Layer {
     disk: Arc<dyn Disk>,
     blocks: Vec<BlockEntry>,
     last_key: Key,
+    footer: [u8; FOOTER_BYTES],
     obsolete: AtomicBool,
     rotten: AtomicBool,
 }
@@ -102,6 +105,7 @@ impl Layer {
             disk,
             blocks,
             last_key,
+            footer,
             obsolete: AtomicBool::new(false),
             rotten: AtomicBool::new(false),
         })
@@ -180,6 +184,56 @@ impl Layer {
         Ok(())
     }
 
+    /// Reads everything from the disk again: is it what was written? `pace` hears how many bytes were read, and says whether to
+    /// go on. Answers how many bytes that were.
+    pub(crate) fn check(&self, pace: &dyn Fn(u64) -> bool) -> Result<u64, ReadError> {
+        let name = file_name(self.number);
+        let mut checked = 0;
+        let mut run = Vec::new();
+        let mut blocks = self.blocks.iter().peekable();
+        while let Some(first) = blocks.next() {
+            // Blocks that follow each other are read at once.
+            let mut end = first.offset + u64::from(first.bytes);
+            let mut last = vec![first];
+            while let Some(next) = blocks.next_if(|next| next.offset == end && end - first.offset < CHECKED_AT_ONCE) {
+                end += u64::from(next.bytes);
+                last.push(next);
+            }
+            run.resize((end - first.offset) as usize, 0);
+            read_at_rest(&*self.disk, &name, first.offset, &mut run)?;
+            for block in last {
+                let at = (block.offset - first.offset) as usize;
+                if crc32c::crc32c(&run[at..at + block.bytes as usize]) != block.checksum {
+                    return Err(self.corrupt("a block has another checksum"));
+                }
+            }
+            checked += run.len() as u64;
+            if !pace(run.len() as u64) {
+                return Ok(checked);
+            }
+        }
+        let mut footer = [0; FOOTER_BYTES];
+        let index_end = self.file_bytes - FOOTER_BYTES as u64;
+        read_at_rest(&*self.disk, &name, index_end, &mut footer)?;
+        if footer != self.footer {
+            return Err(self.corrupt("its footer is another than it was"));
+        }
+        let index_at = self
+            .blocks
+            .iter()
+            .map(|block| block.offset + u64::from(block.bytes))
+            .max();
+        let index_at = index_at.unwrap_or(0);
+        run.resize((index_end - index_at) as usize, 0);
+        read_at_rest(&*self.disk, &name, index_at, &mut run)?;
+        if crc32c::crc32c(&run).to_le_bytes() != footer[16..20] {
+            return Err(self.corrupt("its index has another checksum"));
+        }
+        checked += self.file_bytes - index_at;
+        pace(self.file_bytes - index_at);
+        Ok(checked)
+    }
+
     /// Every version from `from` on, in order, read without the cache.
     pub(crate) fn scan(self: &Arc<Layer>, from: Option<&Key>) -> Scan {
         Scan {
@@ -211,6 +265,16 @@ pub(crate) fn pack(block: &[u8]) -> Bytes {
 fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
     disk.read_at(name, at, buffer)
         .map_err(|error| ReadError::io(name, &error))
+}
+
+fn read_at_rest(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
+    match disk.read_at_rest(name, at, buffer) {
+        // It was as long as that when it was opened.
+        Err(error) if error.kind() == std_io::ErrorKind::UnexpectedEof => {
+            Err(ReadError::corrupt(name, "it is shorter than it was"))
+        }
+        read => read.map_err(|error| ReadError::io(name, &error)),
+    }
 }
 
 fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Position), wire_format::CodecError> {

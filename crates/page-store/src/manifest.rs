@@ -11,7 +11,6 @@ use wire_format::codec::{Reader, Writer};
 
 use crate::{journal_files, layer};
 
-const FILE: &str = "manifest";
 const NEXT: &str = "manifest.next";
 /// Version of the store's files: manifest, layers and journal.
 pub(crate) const STORE_VERSION: u32 = 3;
@@ -46,6 +45,9 @@ pub(crate) enum ManifestError {
 }
 
 impl Manifest {
+    /// Its name.
+    pub(crate) const FILE: &str = "manifest";
+
     fn encode(&self) -> Bytes {
         let mut out = Writer::with_capacity(1024);
         out.raw(MAGIC);
@@ -125,7 +127,7 @@ impl Manifest {
     /// would be the end of all layers.
     pub(crate) fn load(disk: &dyn Disk) -> Result<Manifest, ManifestError> {
         let io = |error: std_io::Error| ManifestError::Io(error.to_string());
-        match disk.read_all(FILE) {
+        match disk.read_all(Manifest::FILE) {
             Ok(bytes) => {
                 let manifest = Manifest::decode(bytes.into())?;
                 // A name that is not durable yet may give way to the manifest before it, which names other layers.
@@ -146,6 +148,23 @@ impl Manifest {
         }
     }
 
+    /// Whether the disk, not the operating system's memory of it, names the same layers.
+    pub(crate) fn is_stored(&self, disk: &dyn Disk) -> bool {
+        let read = || {
+            let mut bytes = vec![0; disk.length(Manifest::FILE)? as usize];
+            disk.read_at_rest(Manifest::FILE, 0, &mut bytes)?;
+            Ok::<_, std_io::Error>(bytes)
+        };
+        let stored = read().ok().and_then(|bytes| Manifest::decode(bytes.into()).ok());
+        // Numbers of layers are given out, and segments known of which there is nothing to say, before anything is written.
+        let worth_saying = |manifest: &Manifest| {
+            let mut segments = manifest.segments.clone();
+            segments.retain(|_, layers| *layers != SegmentLayers::default());
+            segments
+        };
+        stored.is_some_and(|stored| worth_saying(&stored) == worth_saying(self))
+    }
+
     /// Makes this the manifest on the disk, durably.
     pub(crate) fn save(&self, disk: &dyn Disk) -> std_io::Result<()> {
         self.prepare(disk)?;
@@ -162,7 +181,7 @@ impl Manifest {
 
     /// Makes what was prepared the manifest, durably. After an error it may be or not.
     pub(crate) fn replace(disk: &dyn Disk) -> std_io::Result<()> {
-        disk.rename(NEXT, FILE)?;
+        disk.rename(NEXT, Manifest::FILE)?;
         disk.sync_names("")
     }
 }

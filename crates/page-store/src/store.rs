@@ -242,9 +242,12 @@ impl PageStore {
         let segment = self.settled(segment)?;
         let reading = self.reading(path);
         let blocks = first.block..first.block.saturating_add(count);
-        blocks
+        let pages: Result<_, _> = blocks
             .map(|block| reading.page(&segment, first.fork.page(block), read_point))
-            .collect()
+            .collect();
+        pages.inspect_err(|error| {
+            self.note_loss(&segment, &segment.layers(), error);
+        })
     }
 
     pub(crate) fn reading<'a>(&'a self, path: &'a Path) -> Reading<'a> {

@@ -5,5 +5,6 @@ mod full_disk;
 mod history;
 mod journal;
 mod pages;
+mod scrub;
 mod toy;
 mod world;

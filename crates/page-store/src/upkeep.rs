@@ -223,29 +223,38 @@ impl PageStore {
             }
         };
         let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace);
-        let merged = merged.inspect_err(|error| self.note_loss(segment, &chosen, error))?;
+        let merged = merged.inspect_err(|error| {
+            self.note_loss(segment, &chosen, error);
+        })?;
         self.change_layers(segment, &chosen, merged, 0)?;
         Ok(true)
     }
 
     /// If a layer could not be read since a part of it is lost, it costs the segment its vote, as it does at a start.
-    fn note_loss(&self, segment: &SegmentStore, merged: &[Arc<Layer>], error: &ReadError) {
+    /// Answers whether it was so.
+    pub(crate) fn note_loss(&self, segment: &SegmentStore, layers: &[Arc<Layer>], error: &ReadError) -> bool {
         let (ReadError::Corrupt { file, .. } | ReadError::Missing { file }) = error else {
-            return;
+            return false;
         };
-        let Some(rotten) = merged.iter().find(|one| layer::file_name(one.number) == *file) else {
-            return;
+        let Some(rotten) = layers.iter().find(|one| layer::file_name(one.number) == *file) else {
+            return false;
         };
         rotten.mark_rotten();
+        self.note_damage(segment, error);
+        true
+    }
+
+    /// Something of the segment is lost: that is written down, and it neither votes nor makes pages any more.
+    pub(crate) fn note_damage(&self, segment: &SegmentStore, error: &ReadError) {
         segment.mark_damaged();
         let segment = segment.id;
-        tracing::error!(%segment, %error, "store.merge: something is lost, the segment has no vote and gives no pages");
+        tracing::error!(%segment, %error, "segment.lost: something is lost, the segment has no vote and gives no pages");
         let mut manifest = locked(&self.manifest);
         manifest.segments.entry(segment).or_default().damaged = true;
         self.damage_saved.store(false, Ordering::Release);
         match manifest.save(&*self.disk) {
             Ok(()) => self.damage_saved.store(true, Ordering::Release),
-            Err(error) => tracing::warn!(%error, "store.merge: that is not written down yet"),
+            Err(error) => tracing::warn!(%error, "segment.lost: that is not written down yet"),
         }
     }
 

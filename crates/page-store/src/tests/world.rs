@@ -151,6 +151,10 @@ impl World {
     /// All that there is to do in the background.
     pub(super) fn upkeep(&self) {
         while self.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+        if self.store.damaged().is_empty() {
+            let scrubbed = self.store.scrub(&|_| true).expect("a good disk");
+            assert_eq!(scrubbed.damaged, 0, "what is sound is not taken for rot");
+        }
     }
 
     /// The last batch of the model that the path sees, or where the path begins.
