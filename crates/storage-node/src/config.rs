@@ -1,6 +1,7 @@
 //! What a storage node is told when it starts.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use page_store::StoreConfig;
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use wire_format::frame::PROTOCOL_VERSION;
 use wire_format::message::Hello;
 
 use crate::StorageError;
+use crate::scrub::Schedule;
 
 /// Settings of one storage node, read from `DIR/config/NAME.json`. Unknown keys are refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,10 +38,24 @@ pub struct StorageConfig {
     /// Without log they take what the disk gives.
     #[serde(default = "default_repair_rate")]
     pub repair_bytes_per_second_busy: u64,
+    /// Everything at rest is read again and checked so often, in seconds.
+    #[serde(default = "default_scrub_interval")]
+    pub scrub_interval_seconds: u64,
+    /// Bytes that this reads in a second, at most.
+    #[serde(default = "default_scrub_rate")]
+    pub scrub_bytes_per_second: u64,
 }
 
 fn default_repair_rate() -> u64 {
     32 << 20
+}
+
+fn default_scrub_interval() -> u64 {
+    24 * 60 * 60
+}
+
+fn default_scrub_rate() -> u64 {
+    16 << 20
 }
 
 fn default_memory() -> u64 {
@@ -61,6 +77,14 @@ impl StorageConfig {
             cache_bytes_max: share,
             journal_retained_bytes_max: self.journal_retained_bytes_max,
             ..StoreConfig::default()
+        }
+    }
+
+    /// When everything at rest is read again.
+    pub(crate) fn scrub(&self) -> Schedule {
+        Schedule {
+            interval: Duration::from_secs(self.scrub_interval_seconds.max(1)),
+            bytes_per_second: self.scrub_bytes_per_second.max(1 << 16),
         }
     }
 

@@ -17,6 +17,7 @@
 //! | `peers` | questions to other nodes |
 //! | `copies` | the threads that give and take the versions of whole segments |
 //! | `upkeep` | the background thread |
+//! | `scrub` | the thread that reads everything at rest again |
 
 pub mod config;
 mod contained;
@@ -26,6 +27,7 @@ mod network;
 mod node;
 mod peers;
 mod reads;
+mod scrub;
 mod turns;
 mod upkeep;
 
@@ -144,6 +146,12 @@ pub async fn run(
         let (node, stop) = (node.clone(), stop.clone());
         named("upkeep")
             .spawn(move || upkeep::run(&node, &stop))
+            .map_err(StorageError::Thread)?;
+    }
+    {
+        let (node, schedule, stop) = (node.clone(), config.scrub(), stop.clone());
+        named("scrub")
+            .spawn(move || scrub::run(&node, schedule, &stop))
             .map_err(StorageError::Thread)?;
     }
     let answers = peers::Answers { work, versions };

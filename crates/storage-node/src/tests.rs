@@ -1,5 +1,6 @@
 //! Real sockets, real files, and an engine that is no more than a toy.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,6 +79,8 @@ fn config(folder: &FilePath, copy: u8, address: &str) -> StorageConfig {
         memory_bytes: 64 << 20,
         journal_retained_bytes_max: 64 << 20,
         repair_bytes_per_second_busy: 32 << 20,
+        scrub_interval_seconds: 24 * 60 * 60,
+        scrub_bytes_per_second: 16 << 20,
     }
 }
 
@@ -290,6 +293,56 @@ async fn what_was_acknowledged_and_promised_is_there_after_a_restart() {
         panic!("no flush header");
     };
     assert_eq!((end, &marks[..]), (position(10), &b"marks"[..]));
+    node.end().unwrap();
+}
+
+/// Nobody reads it, nothing restarts, and yet the vote is gone.
+#[tokio::test]
+async fn rot_at_rest_costs_the_vote_without_a_read() {
+    let folder = Folder::new("scrub");
+    let config = StorageConfig {
+        scrub_interval_seconds: 1,
+        ..config(&folder.0, 1, &free_address().await)
+    };
+    let node = Running::start(config.clone());
+    let mut caller = Caller::connect(&config).await;
+    assert_eq!(caller.ask(create(1, &[])).await, Response::SegmentCreated);
+    let mut previous = Position::ZERO;
+    for end in 1..50 {
+        caller.ask(append(1, end, previous, Position::ZERO)).await;
+        previous = position(end);
+    }
+    let vouches = async |caller: &mut Caller| match caller.ask(Request::Status).await {
+        Response::Status(status) => status.segments[0].vouches,
+        other => panic!("no status: {other:?}"),
+    };
+    // Some passes find nothing.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(vouches(&mut caller).await);
+    let journal = config.directory.join("journal");
+    let mut files: Vec<_> = std::fs::read_dir(&journal)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("spare"));
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(files.pop().unwrap())
+        .unwrap();
+    file.write_all_at(b"rot", 700).unwrap();
+    file.sync_all().unwrap();
+    let began = Instant::now();
+    while vouches(&mut caller).await {
+        assert!(began.elapsed() < SOON, "the rot is not found");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(matches!(
+        caller.ask(append(1, 50, previous, Position::ZERO)).await,
+        Response::Appended {
+            complete: Position::ZERO,
+            ..
+        }
+    ));
     node.end().unwrap();
 }
 
