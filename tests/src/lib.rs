@@ -35,6 +35,9 @@ const PORT_ATTEMPTS_MAX: u32 = 100;
 /// How often `up` is tried if somebody else took its port in between.
 const UP_ATTEMPTS_MAX: u32 = 5;
 
+/// As many storage nodes as leave no write quorum without them.
+const WRITE_QUORUM_LOST_WITH: [&str; 3] = ["storage-1", "storage-2", "storage-3"];
+
 /// Where Debian keeps PostgreSQL's programs.
 pub const POSTGRESQL_BIN: &str = "/usr/lib/postgresql/15/bin";
 
@@ -261,6 +264,28 @@ impl Cluster {
             let nodes = status["storage"].as_array()?;
             (nodes.len() == 6 && nodes.iter().all(whole)).then(|| status.clone())
         })
+    }
+
+    /// Stops storage nodes until nothing can be committed. Pages can still be read.
+    pub fn lose_quorum(&self) -> Result<()> {
+        for name in WRITE_QUORUM_LOST_WITH {
+            self.borealis(&["stop", name])?;
+        }
+        self.wait_for("the quorum to be lost", SOON, |cluster| {
+            Ok(cluster.status()?["volume"]["quorum"]["write"] == "lost")
+        })?;
+        Ok(())
+    }
+
+    /// Starts the storage nodes that [`Cluster::lose_quorum`] has stopped.
+    pub fn regain_quorum(&self) -> Result<()> {
+        for name in WRITE_QUORUM_LOST_WITH {
+            self.borealis(&["start", name])?;
+        }
+        self.wait_for("rows to be written again", SOON, |cluster| {
+            Ok(cluster.sql("CREATE TEMPORARY TABLE written (n int)").is_ok())
+        })?;
+        Ok(())
     }
 
     /// One of PostgreSQL's own programs against the cluster endpoint. Its output.

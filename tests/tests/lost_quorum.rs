@@ -33,28 +33,6 @@ fn said_done(mut child: Child) -> Result<bool> {
     Ok(text.contains("done"))
 }
 
-const LOST: [&str; 3] = ["storage-1", "storage-2", "storage-3"];
-
-fn lose_quorum(cluster: &Cluster) -> Result<()> {
-    for name in LOST {
-        cluster.borealis(&["stop", name])?;
-    }
-    cluster.wait_for("the quorum to be lost", SOON, |cluster| {
-        Ok(cluster.status()?["volume"]["quorum"]["write"] == "lost")
-    })?;
-    Ok(())
-}
-
-fn bring_quorum_back(cluster: &Cluster) -> Result<()> {
-    for name in LOST {
-        cluster.borealis(&["start", name])?;
-    }
-    cluster.wait_for("rows to be written again", SOON, |cluster| {
-        Ok(cluster.sql("CREATE TEMPORARY TABLE written (n int)").is_ok())
-    })?;
-    Ok(())
-}
-
 #[test]
 fn no_commit_is_reported_without_its_quorum() -> Result<()> {
     let cluster = Cluster::up("no-way-around", &[])?;
@@ -70,7 +48,7 @@ fn no_commit_is_reported_without_its_quorum() -> Result<()> {
         "COPY (SELECT $$synchronous_standby_names = ''$$) TO PROGRAM 'cat >> postgresql.auto.conf';
          SELECT pg_reload_conf();",
     )?;
-    lose_quorum(&cluster)?;
+    cluster.lose_quorum()?;
     let interrupted = writer(&cluster, "INSERT INTO t VALUES ('interrupted')")?;
     let terminated = writer(
         &cluster,
@@ -137,7 +115,7 @@ fn a_prepared_transaction_is_not_committed_without_its_quorum() -> Result<()> {
         )
     };
     let prepared = "SELECT count(*) FROM pg_prepared_xacts";
-    lose_quorum(&cluster)?;
+    cluster.lose_quorum()?;
     let mut cancelled = commit("cancelled")?;
     let terminated = commit("terminated")?;
     cluster.wait_for("both to wait", SOON, |cluster| Ok(waiting(cluster)? == "2"))?;
@@ -161,7 +139,7 @@ fn a_prepared_transaction_is_not_committed_without_its_quorum() -> Result<()> {
         "a transaction that is being committed could be rolled back"
     );
 
-    bring_quorum_back(&cluster)?;
+    cluster.regain_quorum()?;
     ensure!(
         said_done(cancelled)?,
         "a commit that got its quorum was reported as a failure"
@@ -172,12 +150,12 @@ fn a_prepared_transaction_is_not_committed_without_its_quorum() -> Result<()> {
     ensure!(cluster.sql(prepared)? == "1", "committed, and still prepared");
 
     // The writer dies while it waits: the record may be in the volume or not, and either is a whole outcome.
-    lose_quorum(&cluster)?;
+    cluster.lose_quorum()?;
     let killed = commit("killed")?;
     cluster.wait_for("it to wait", SOON, |cluster| Ok(waiting(cluster)? == "1"))?;
     cluster.borealis(&["kill", "writer"])?;
     ensure!(!said_done(killed)?, "a killed server's commit was reported");
-    bring_quorum_back(&cluster)?;
+    cluster.regain_quorum()?;
     let outcome = cluster.sql(
         "SELECT (SELECT count(*) FROM t WHERE who = 'killed'), (SELECT count(*) FROM pg_prepared_xacts),
              (SELECT count(*) FROM t WHERE who <> 'killed')",
