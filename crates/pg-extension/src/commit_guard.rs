@@ -7,9 +7,13 @@
 //!
 //! - `synchronous_commit` is raised to `on`, whatever the session says;
 //! - SIGINT and SIGTERM are held back until the commit is over. On SIGTERM the client's connection is shut, so that no answer
-//!   ever leaves; the transaction stays invisible until its quorum.
+//!   ever leaves; the transaction stays invisible until its quorum;
+//! - a process whose wait the postmaster's death cut short, a moment before the kernel kills it as well (`life`), ends at once:
+//!   it would go on.
 //!
-//! Invariant: between `hold` and `release` neither `QueryCancelPending` nor `ProcDiePending` becomes set by a signal.
+//! Invariants:
+//! - Between `hold` and `release` neither `QueryCancelPending` nor `ProcDiePending` becomes set by a signal.
+//! - A process that has committed without a quorum does nothing any more.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
@@ -111,13 +115,21 @@ pub fn install() {
 unsafe extern "C-unwind" fn on_transaction_event(event: XactEvent::Type, _argument: *mut c_void) {
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => hold(),
-        XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PREPARE | XactEvent::XACT_EVENT_ABORT => release(),
+        XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PREPARE => {
+            end_if_cut_short();
+            release();
+        }
+        XactEvent::XACT_EVENT_ABORT => release(),
         _ => {}
     }
 }
 
 /// From here on a commit cannot be cut short. May raise an error: the last chance for a cancel that came before.
 pub fn hold() {
+    if HELD.load(Ordering::SeqCst) {
+        // What it was held for, the end of a prepared transaction, has no event of its own.
+        end_if_cut_short();
+    }
     SIGNALS.iter().for_each(Signal::wrap);
     HELD.store(true, Ordering::SeqCst);
     // What arrived before must not be pending during the wait either.
@@ -133,6 +145,19 @@ pub fn hold() {
     if level < WANTED {
         SESSION_LEVEL.store(level, Ordering::SeqCst);
         set_level(WANTED);
+    }
+}
+
+/// Ends this process if its wait for the quorum was cut short. No signal sets `ProcDiePending` during the hold; only the death
+/// of the postmaster does (`SyncRepWaitForLSN` in syncrep.c), without `InterruptPending`, so that the process would go on
+/// for as long as it finds something to do.
+fn end_if_cut_short() {
+    // SAFETY: a plain variable of this process. Nobody is left who would miss what an orderly end cleans up: without the
+    // postmaster, every process of the server ends.
+    unsafe {
+        if HELD.load(Ordering::SeqCst) && (&raw const pg_sys::ProcDiePending).read_volatile() != 0 {
+            libc::_exit(1);
+        }
     }
 }
 
