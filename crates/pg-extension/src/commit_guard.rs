@@ -2,24 +2,26 @@
 //!
 //! PostgreSQL waits for its synchronous standby, the instance process, before it shows a commit to anybody. But a session
 //! may turn that wait off, a cancel or a terminate cuts it short with a mere warning, and then the transaction is visible
-//! and reported while the volume may lose it. So before every commit (but those of prepared transactions by an apply worker, which
-//! is why there is none: see `subscriptions`):
+//! and reported while the volume may lose it. So before every commit, those of prepared transactions by a statement
+//! (`statements`) or by a subscription's worker (`subscriptions`) among them:
 //!
 //! - `synchronous_commit` is raised to `on`, whatever the session says;
 //! - SIGINT and SIGTERM are held back until the commit is over. On SIGTERM the client's connection is shut, so that no answer
 //!   ever leaves; the transaction stays invisible until its quorum;
 //! - a process whose wait the postmaster's death cut short, a moment before the kernel kills it as well (`life`), ends at once:
-//!   it would go on.
+//!   it would go on, and a subscription's worker would tell its publisher that it needs the transaction no more.
 //!
 //! Invariants:
 //! - Between `hold` and `release` neither `QueryCancelPending` nor `ProcDiePending` becomes set by a signal.
-//! - A process that has committed without a quorum does nothing any more.
+//! - A process that has committed without a quorum does nothing any more, not even a worker of a subscription.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, SyncCommitLevel, XactEvent};
+
+use crate::subscriptions;
 
 const WANTED: c_int = SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH as c_int;
 /// No value of `synchronous_commit`: nothing to put back.
@@ -114,7 +116,10 @@ pub fn install() {
 #[pg_guard]
 unsafe extern "C-unwind" fn on_transaction_event(event: XactEvent::Type, _argument: *mut c_void) {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => hold(),
+        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
+            subscriptions::watch();
+            hold();
+        }
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PREPARE => {
             end_if_cut_short();
             release();
@@ -195,7 +200,7 @@ fn take_over_pending() {
 }
 
 /// The commit is over, or given up: lets through what was held back. Raises nothing.
-fn release() {
+pub fn release() {
     let level = SESSION_LEVEL.swap(UNCHANGED, Ordering::SeqCst);
     if level != UNCHANGED {
         set_level(level);

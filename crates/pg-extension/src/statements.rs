@@ -1,6 +1,7 @@
 //! Utility statements: what Borealis refuses, what it changes, and what needs more than the storage manager sees.
 //!
-//! Refused until it works: subscriptions (`subscriptions`), and moving a database to another tablespace. Refused for good: setting what Borealis owns (`protected_settings`).
+//! Refused until it works: moving a database to another tablespace. Refused for good: setting what Borealis owns
+//! (`protected_settings`).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -8,7 +9,7 @@ use pgrx::pg_sys::panic::pgrx_extern_c_guard as guarded;
 use pgrx::pg_sys::{self, NodeTag, ObjectAccessType, Oid, PlannedStmt, TransactionStmtKind};
 use pgrx::{PgSqlErrorCode, pg_guard};
 
-use crate::{commit_guard, databases, errors, protected_settings, range_maps, subscriptions, tablespaces};
+use crate::{commit_guard, databases, errors, protected_settings, range_maps, tablespaces};
 
 static mut PREVIOUS_UTILITY: pg_sys::ProcessUtility_hook_type = None;
 static mut PREVIOUS_ACCESS: pg_sys::object_access_hook_type = None;
@@ -152,7 +153,6 @@ unsafe fn prepare(
                     afterwards = Afterwards::TablespaceGone(tablespace);
                 }
             }
-            NodeTag::T_CreateSubscriptionStmt => subscriptions::refuse(),
             NodeTag::T_AlterDatabaseStmt => {
                 let statement = (*planned).utilityStmt.cast::<pg_sys::AlterDatabaseStmt>();
                 if options((*statement).options)

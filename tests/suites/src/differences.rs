@@ -1,12 +1,7 @@
 //! Tests that differ, with the reason: a limit that README.md states, or something that cannot matter.
 
-const SUBSCRIPTIONS: &str = "subscriptions are refused";
-
-/// Suite, test, reason.
-const EXPLAINED: &[(&str, &str, &str)] = &[
-    ("regress", "subscription", SUBSCRIPTIONS),
-    ("regress", "object_address", SUBSCRIPTIONS),
-];
+/// Suite, test, reason. None today.
+const EXPLAINED: &[(&str, &str, &str)] = &[];
 
 /// Why a test differs, if it is known and accepted.
 pub fn explanation(suite: &str, test: &str) -> Option<&'static str> {
