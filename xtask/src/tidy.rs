@@ -36,6 +36,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "io",
         ],
     ),
+    // Nothing: a specification that shares code with what it specifies shares its errors.
+    ("specification", &[]),
     ("node-link", &["wire-format"]),
     ("supervision", &[]),
     ("telemetry", &[]),
