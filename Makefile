@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test oracle check bench bench-redo bench-full soak chaos fuzz regression extensions dependencies
+.PHONY: build up down test sim mistakes oracle check bench bench-redo bench-full soak chaos fuzz regression extensions dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -7,6 +7,8 @@ up: dependencies ; @cargo xtask up
 down: ; @cargo xtask down
 check: dependencies ; @cargo xtask check
 test: dependencies ; @cargo xtask test
+sim: ; @cargo xtask sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGUMENTS)
+mistakes: ; @cargo xtask sim mistakes $(ARGUMENTS)
 oracle: dependencies ; @cargo xtask oracle $(ARGUMENTS)
 bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-redo: dependencies ; @cargo xtask bench-redo

@@ -16,6 +16,8 @@ usage: cargo xtask COMMAND
   check          formatting, clippy with warnings denied, documentation, the arrows between crates
   tidy           only the arrows and the layout
   test           check, then every test, whole clusters included
+  sim            simulated histories of the volume, on all cores, until it is stopped (--seeds COUNT|FROM..TO, --minutes M,
+                 --seed N: one; --coverage FILE: which faults hit which states; mistakes: every broken rule is found)
   oracle         redo of every kind of record against stock PostgreSQL, page by page; the table of what is covered
                  (SCENARIO…: only these; --help tells more)
   instructions   build, then count what decoding and redo take, and compare with the committed numbers (--renew: write them)
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
         ["check"] => steps::check(),
         ["tidy"] => tidy::check(),
         ["test"] => steps::test(),
+        ["sim", options @ ..] => steps::package("sim", options),
         ["oracle", options @ ..] => steps::package("oracle", options),
         ["instructions"] => steps::build().and_then(|()| instructions::run(false)),
         ["instructions", "--renew"] => steps::build().and_then(|()| instructions::run(true)),

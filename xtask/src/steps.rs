@@ -52,12 +52,16 @@ pub fn check() -> Result<()> {
     run(&[("RUSTDOCFLAGS", "-D warnings")], "cargo", &documentation)
 }
 
+/// How long `test` runs the simulator on seeds that nobody has seen; the regression tests have those of before.
+const FRESH_SEEDS_SECONDS: &str = "60";
+
 /// Everything that decides whether a change may land. Ends with one line that counts the tests of all crates.
 pub fn test() -> Result<()> {
     check()?;
     build()?;
     instructions::run(false)?;
     fuzz::run(&["--seconds", "1"])?;
+    package("sim", &["--seconds", FRESH_SEEDS_SECONDS])?;
     let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
     println!("==> cargo {}", arguments.join(" "));
     let mut cargo = Command::new("cargo")

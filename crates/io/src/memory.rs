@@ -70,6 +70,12 @@ struct State {
     changes_left: Option<u64>,
     /// How much of the next write is written before it fails.
     torn_write: Option<usize>,
+    /// A write into this folder is about to go elsewhere: to a place in another file.
+    misdirected: Option<(String, (String, u64))>,
+    /// Syncs say that all is well, and make nothing durable.
+    syncs_lie: bool,
+    /// Changes so far.
+    changes: u64,
 }
 
 impl State {
@@ -93,9 +99,15 @@ impl State {
         self.names = self.durable_names.clone();
         let State { files, names, .. } = self;
         files.retain(|number, _| names.values().any(|named| named == number));
-        self.syncs_fail = false;
-        self.changes_left = None;
-        self.torn_write = None;
+    }
+
+    /// Where a write really goes.
+    fn place(&mut self, file: &str, at: u64) -> (String, u64) {
+        let strays = |(folder, _): &mut (String, _)| in_folder(file, folder).is_some();
+        match self.misdirected.take_if(strays) {
+            Some((_, place)) => place,
+            None => (file.to_owned(), at),
+        }
     }
 
     fn bytes_used(&self) -> u64 {
@@ -105,6 +117,7 @@ impl State {
 
     /// Counts a change; an error once the disk has stopped.
     fn change(&mut self) -> io::Result<()> {
+        self.changes += 1;
         match &mut self.changes_left {
             Some(0) => Err(io::Error::other("the disk has stopped")),
             Some(left) => {
@@ -141,6 +154,8 @@ impl MemoryDisk {
             file.persist(from..file.changed.end.min(from.saturating_add(torn)));
         }
         state.power_is_back();
+        drop(state);
+        self.calm();
     }
 
     /// The power is cut while the disk writes in an order of its own: `survives` is asked for every sector that was changed
@@ -162,6 +177,8 @@ impl MemoryDisk {
             state.durable_names = state.names.clone();
         }
         state.power_is_back();
+        drop(state);
+        self.calm();
     }
 
     /// The next write fails after it has written so many bytes.
@@ -172,6 +189,37 @@ impl MemoryDisk {
     /// From now on at most so many bytes fit in all files together; `None`: no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// The next write into `folder` goes to another place, and the disk says that all is well.
+    pub fn misdirect_next_write(&self, folder: &str, to_file: &str, at: u64) {
+        self.state().misdirected = Some((folder.to_owned(), (to_file.to_owned(), at)));
+    }
+
+    /// Whether syncs do nothing from now on, and say that all is well: what a program comes to that believes in a sync that
+    /// failed.
+    pub fn lie_about_syncs(&self, lie: bool) {
+        self.state().syncs_lie = lie;
+    }
+
+    /// Nothing that was to go wrong does any more, but for a lack of room: it works like a new one.
+    pub fn calm(&self) {
+        let mut state = self.state();
+        state.changes_left = None;
+        state.torn_write = None;
+        state.misdirected = None;
+        state.syncs_fail = false;
+        state.syncs_lie = false;
+    }
+
+    /// Bytes that a power cut would take now.
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.state().files.values().map(|file| file.changed.len() as u64).sum()
+    }
+
+    /// Changes (writes, syncs, names) that were asked for since the disk was made.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
     }
 
     /// Whether syncs fail from now on. What a failed sync did not make durable, no other one will: it has to be written again.
@@ -248,7 +296,18 @@ impl Disk for MemoryDisk {
             state.names.insert(file.to_owned(), number);
             state.files.insert(number, MemoryFile::default());
         }
-        let (used, capacity) = (state.bytes_used(), state.capacity);
+        if state.misdirected.is_some() {
+            let (stray, stray_at) = state.place(file, at);
+            if (stray.as_str(), stray_at) != (file, at) {
+                let stray = state.file_mut(&stray)?;
+                stray.write(stray_at as usize, bytes);
+                // It is the disk that errs: what was there is gone for good.
+                stray.persist(stray_at as usize..stray_at as usize + bytes.len());
+                return Ok(());
+            }
+        }
+        let capacity = state.capacity;
+        let used = capacity.map_or(0, |_| state.bytes_used());
         let torn = state.torn_write.take();
         let file = state.file_mut(file)?;
         let grows = (at as usize + bytes.len()).saturating_sub(file.content.len()) as u64;
@@ -285,8 +344,12 @@ impl Disk for MemoryDisk {
     fn sync(&self, file: &str) -> io::Result<()> {
         let mut state = self.state();
         state.change()?;
-        let fails = state.syncs_fail;
+        let (fails, lies) = (state.syncs_fail, state.syncs_lie);
         let file = state.file_mut(file)?;
+        if lies {
+            file.changed = 0..0;
+            return Ok(());
+        }
         if fails {
             // As Linux does: it is read as it was written, but no later sync will write it.
             file.changed = 0..0;
@@ -383,6 +446,34 @@ mod tests {
         disk.fail_syncs(false);
         disk.sync("file").unwrap();
         assert_eq!(disk.read_all("file").unwrap(), b"content");
+        disk.cut_power(100);
+        assert_eq!(disk.read_all("file").unwrap(), b"");
+    }
+
+    #[test]
+    fn a_misdirected_write_is_found_elsewhere() {
+        let disk = MemoryDisk::new();
+        for name in ["layers/1", "layers/2"] {
+            disk.write_at(name, 0, b"......").unwrap();
+        }
+        disk.misdirect_next_write("layers", "layers/1", 3);
+        disk.write_at("journal/1", 0, b"log").unwrap();
+        disk.write_at("layers/2", 0, b"ab").unwrap();
+        assert_eq!(disk.read_all("layers/1").unwrap(), b"...ab.");
+        assert_eq!(disk.read_all("layers/2").unwrap(), b"......");
+        disk.write_at("layers/2", 0, b"ab").unwrap();
+        assert_eq!(disk.read_all("layers/2").unwrap(), b"ab....");
+    }
+
+    #[test]
+    fn a_sync_that_lies_makes_nothing_durable() {
+        let disk = MemoryDisk::new();
+        disk.sync_names("").unwrap();
+        disk.write_at("file", 0, b"content").unwrap();
+        disk.sync_names("").unwrap();
+        assert_eq!(disk.unsynced_bytes(), 7);
+        disk.lie_about_syncs(true);
+        disk.sync("file").unwrap();
         disk.cut_power(100);
         assert_eq!(disk.read_all("file").unwrap(), b"");
     }

@@ -225,9 +225,15 @@ impl PageStore {
             return Ok(None);
         }
         read.map_err(|error| ReadError::io(&file, &error))?;
-        let batch =
-            EncodedBatch::decode(buffer.into()).map_err(|error| ReadError::corrupt(&file, &error.to_string()))?;
-        Ok(Some(batch))
+        match EncodedBatch::decode(buffer.into()) {
+            Ok(batch) => Ok(Some(batch)),
+            Err(error) => {
+                let error = ReadError::corrupt(&file, &error.to_string());
+                // Whoever opens the volume must not count on log that this copy holds, but cannot give.
+                self.note_damage(&*self.segment(segment)?, &error);
+                Err(error)
+            }
+        }
     }
 
     /// `count` pages of one fork from `first` on, as of the read point. Zeros where nothing was ever written.

@@ -3,14 +3,17 @@
 //! Those two are never changed: a broken variant hands them what they would have seen, or passes on what they would have
 //! said, if the rule did not hold.
 
+use std::cmp::Reverse;
+
 use segment::Segment;
-use units::Position;
-use volume::{Opening, OpeningEffect};
+use units::{Lsn, Position, SegmentId};
+use volume::{Opening, OpeningEffect, Shipper, VolumeRecord};
 use wire_format::message::{Promised, Request, Response};
 use wire_format::{Batch, EncodedBatch};
 
 use crate::Broken;
 use crate::disk::Disk;
+use crate::writer::FLUSH_BYTES;
 
 /// What a segment is asked. With links by LSN only, whatever it holds that ends at the LSN of a batch's predecessor stands
 /// for that predecessor.
@@ -26,6 +29,18 @@ pub(crate) fn asked(broken: Option<Broken>, segment: &Segment, disk: &Disk, requ
             epoch,
             durable,
             batch: linked_by_lsn(segment, disk, batch),
+        },
+        // As if the batch were a copy that the later opener brings.
+        Request::Append {
+            segment: to,
+            epoch,
+            durable,
+            batch,
+        } if broken == Some(Broken::StaleEpochTaken) && epoch < segment.promised() => Request::Append {
+            segment: to,
+            epoch: segment.promised(),
+            durable,
+            batch,
         },
         other => other,
     }
@@ -60,8 +75,78 @@ pub(crate) fn answered(broken: Option<Broken>, request: &Request, response: Resp
             epoch,
             complete: complete.max(batch.batch().position()),
         },
+        (Response::Appended { segment, complete, .. }, Request::Append { batch, .. })
+            if broken == Some(Broken::StaleEpochTaken) =>
+        {
+            Response::Appended {
+                segment,
+                epoch: batch.batch().epoch,
+                complete,
+            }
+        }
         (other, _) => other,
     }
+}
+
+/// What a writer sends. Announced too early, everything that it has sent is said to be durable.
+pub(crate) fn announced(broken: Option<Broken>, sent: Position, mut request: Request) -> Request {
+    if let Request::Append { durable, .. } | Request::Announce { durable, .. } = &mut request
+        && broken == Some(Broken::AnnouncedBeforeDurable)
+    {
+        *durable = sent;
+    }
+    request
+}
+
+/// Three copies for a quorum: once three have it, a fourth is said to have it, too.
+pub(crate) fn forged_acknowledgement(shipper: &Shipper) -> Option<(SegmentId, Response)> {
+    let mut standing = shipper.standing();
+    standing.sort_by_key(|copy| Reverse(copy.complete));
+    let (third, fourth) = (standing.get(2)?, standing.get(3)?);
+    let segment = fourth.member.segment;
+    let complete = Position::new(shipper.epoch(), third.complete);
+    (fourth.complete < third.complete && shipper.path().sees(complete)).then_some((
+        segment,
+        Response::Appended {
+            segment,
+            epoch: shipper.epoch(),
+            complete,
+        },
+    ))
+}
+
+/// A candidate of any reign: what a copy holds of reigns that are over counts as the last one's.
+pub(crate) fn of_any_reign(promised: &mut Promised) {
+    let path = &promised.path;
+    let of_this_reign = |position: Position| match path.sees(position) || position == Position::ZERO {
+        true => position,
+        false => Position::new(path.epoch(), position.lsn),
+    };
+    for flush in &mut promised.held {
+        flush.end = of_this_reign(flush.end);
+        flush.previous = of_this_reign(flush.previous);
+    }
+    let highest = promised.held.iter().map(|flush| flush.end).max();
+    promised.complete = highest.unwrap_or(promised.complete).max(promised.complete);
+}
+
+/// The record of an opener that takes the flush before the last for the last.
+pub(crate) fn branched_too_low(mut record: VolumeRecord) -> VolumeRecord {
+    if let Some(last) = record.timelines.last_mut() {
+        last.branch = Lsn::from_raw(last.branch.raw().saturating_sub(FLUSH_BYTES));
+    }
+    record
+}
+
+/// The end of the log as an opener found it, once it begins to copy it.
+pub(crate) fn candidate(effects: &[OpeningEffect]) -> Option<Position> {
+    effects.iter().find_map(|effect| match effect {
+        OpeningEffect::Send {
+            request: Request::FetchBatches { through, .. },
+            ..
+        } => Some(*through),
+        _ => None,
+    })
 }
 
 /// One promise fewer: after two genuine ones a copy that has said nothing is heard as well, as if it had promised.
@@ -82,13 +167,7 @@ pub(crate) fn forged_promise(opening: &Opening, promised: &Promised) -> Option<P
 
 /// No copying: where the opening asks for batches to copy, every copy is said to have them already.
 pub(crate) fn said_to_be_copied(opening: &Opening, effects: &[OpeningEffect]) -> Vec<Response> {
-    let through = effects.iter().find_map(|effect| match effect {
-        OpeningEffect::Send {
-            request: Request::FetchBatches { through, .. },
-            ..
-        } => Some(*through),
-        _ => None,
-    });
+    let through = candidate(effects);
     let said = |complete: Position| {
         let members = opening.members().into_iter();
         members.map(move |member| Response::Appended {

@@ -29,6 +29,10 @@ pub(crate) struct Flush {
 pub(crate) struct Checker {
     pub(crate) flushes: BTreeMap<Position, Flush>,
     acknowledged: BTreeMap<Epoch, Lsn>,
+    /// Up to where readers were shown what each reign wrote.
+    shown: BTreeMap<Epoch, Lsn>,
+    /// Timelines in the volume's record: from that moment on they are history.
+    recorded: BTreeMap<Epoch, Path>,
     opened: BTreeMap<Epoch, Path>,
 }
 
@@ -51,7 +55,7 @@ impl Checker {
             let what = format!("the durable LSN of {epoch:?} went from {before} to {durable}");
             return Err(Promise::DurableNeverGoesBack.broken(what));
         }
-        for (later, path) in self.opened.range(epoch.next()..) {
+        for (later, path) in self.recorded.range(epoch.next()..) {
             visible(epoch, durable, *later, path)?;
         }
         let end = self.ends_at(epoch, durable)?;
@@ -59,9 +63,22 @@ impl Checker {
     }
 
     /// A timeline was recorded, which is the moment of truth: everything acknowledged so far is in its history.
-    pub(crate) fn recorded(&self, path: &Path) -> Result<(), Violation> {
+    pub(crate) fn recorded(&mut self, path: &Path) -> Result<(), Violation> {
+        self.recorded.insert(path.epoch(), path.clone());
+        let mut shown = self.shown.range(..path.epoch());
+        if let Some((epoch, through)) = shown.find(|(epoch, through)| !path.sees(Position::new(**epoch, **through))) {
+            let later = path.epoch();
+            let what = format!("readers were shown {through} of {epoch:?}, which is not in the history of {later:?}");
+            return Err(Promise::ShownStays.broken(what));
+        }
         let mut earlier = self.acknowledged.range(..path.epoch());
         earlier.try_for_each(|(earlier, durable)| visible(*earlier, *durable, path.epoch(), path))
+    }
+
+    /// A reader was shown everything up to here.
+    pub(crate) fn shown(&mut self, through: Position) {
+        let shown = self.shown.entry(through.epoch).or_insert(Lsn::ZERO);
+        *shown = through.lsn.max(*shown);
     }
 
     /// A volume was opened: everything acknowledged so far is in its history, which is whole and safe.
@@ -108,7 +125,7 @@ impl Checker {
 
     /// Every flush from `end` back to `down_to` lies on a write quorum of disks, synced.
     fn held(&self, end: Position, down_to: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
-        for at in self.history(end).into_iter().take_while(|at| down_to < at.lsn) {
+        for at in self.history(end).take_while(|at| down_to < at.lsn) {
             let copies = disks.iter().filter(|disk| disk.keeps(at)).count();
             if copies < WRITE_QUORUM {
                 let what = format!("{at} is history below {end}, but only {copies} disks keep it");
@@ -119,14 +136,10 @@ impl Checker {
     }
 
     /// The flushes from `end` back to the first.
-    pub(crate) fn history(&self, end: Position) -> Vec<Position> {
-        let mut at = end;
-        let mut history = Vec::new();
-        while let Some(flush) = self.flushes.get(&at) {
-            history.push(at);
-            at = flush.previous;
-        }
-        history
+    pub(crate) fn history(&self, end: Position) -> impl Iterator<Item = Position> {
+        let known = |at: &Position| self.flushes.contains_key(at);
+        let before = move |at: &Position| self.flushes.get(at).map(|flush| flush.previous).filter(known);
+        std::iter::successors(Some(end).filter(known), before)
     }
 
     /// The last record end in a flush, if it was ever made.
@@ -134,13 +147,23 @@ impl Checker {
         self.flushes.get(&end).map(|flush| flush.boundary)
     }
 
-    /// Timelines opened and flushes acknowledged, for the report.
-    pub(crate) fn totals(&self) -> (usize, usize) {
-        let acknowledged = |position: &&Position| {
+    /// Whether anything of a reign was acknowledged.
+    pub(crate) fn has_acknowledged(&self, epoch: Epoch) -> bool {
+        self.acknowledged.contains_key(&epoch)
+    }
+
+    /// Every flush that was ever acknowledged.
+    pub(crate) fn all_acknowledged(&self) -> impl Iterator<Item = Position> {
+        let acknowledged = |position: &Position| {
             let durable = self.acknowledged.get(&position.epoch);
             durable.is_some_and(|durable| position.lsn <= *durable)
         };
-        (self.opened.len(), self.flushes.keys().filter(acknowledged).count())
+        self.flushes.keys().copied().filter(acknowledged)
+    }
+
+    /// Timelines opened and flushes acknowledged, for the report.
+    pub(crate) fn totals(&self) -> (usize, usize) {
+        (self.opened.len(), self.all_acknowledged().count())
     }
 }
 

@@ -141,6 +141,7 @@ impl World {
         if QUESTIONS_MAX <= client.under_way.len() {
             return;
         }
+        self.ticks += 1;
         client.asked += 1;
         let number = client.asked;
         client.under_way.insert(number, question);
@@ -185,6 +186,9 @@ impl World {
         };
         self.pages_read += 1;
         let between = (question.needed, question.read_point);
+        if path.start().lsn < question.read_point {
+            self.checker.shown(Position::new(path.epoch(), question.read_point));
+        }
         self.checker.page_shown(&path, question.block, between, page)?;
         if !question.ahead {
             return Ok(());

@@ -10,6 +10,7 @@ use page_store::{AppendError, JournalEntry, PageStore, RecoveredBatch, StoreConf
 use segment::{Link, Segment, SegmentState};
 use units::{Lsn, Position, SegmentId};
 
+use crate::Broken;
 use crate::random::Random;
 use crate::toy::Toy;
 
@@ -29,6 +30,31 @@ pub(crate) struct Disk {
     lost_something: bool,
     /// A bit flipped, somewhere. What that costs, the store finds out: a vote, pages, or nothing where nothing was kept.
     rots: bool,
+    /// There is no room for a while.
+    full: bool,
+    /// Changes of disks that are gone.
+    changes_before: u64,
+}
+
+/// What a power cut took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PowerCut {
+    NothingLost,
+    /// Everything that was not synced.
+    Lost,
+    /// All of it but a first part.
+    Torn,
+    /// Some sectors of it.
+    Shuffled,
+}
+
+/// Why a node did not start.
+#[derive(Debug)]
+pub(crate) enum NotStarted {
+    /// It will be started again.
+    Yet,
+    /// Its disk should be sound.
+    Damaged(String),
 }
 
 impl fmt::Debug for Disk {
@@ -75,31 +101,42 @@ impl Disk {
             kept: BTreeSet::new(),
             lost_something: false,
             rots: false,
+            full: false,
+            changes_before: 0,
         }
     }
 
-    /// What a node finds when it starts; `None`: no segment, or files that it cannot start with.
-    pub(crate) fn start(&mut self) -> Option<Segment> {
+    /// What a node finds when it starts: `None`, if it has no segment, or files that it cannot start with. A start may end
+    /// early, after so many changes of the disk.
+    pub(crate) fn start(&mut self, broken: Option<Broken>, changes: Option<u64>) -> Result<Option<Segment>, NotStarted> {
+        self.memory.stop_after(changes);
+        self.memory.lie_about_syncs(broken == Some(Broken::StartsUnsynced));
         let opened = PageStore::open(Arc::new(self.memory.clone()), self.config.clone(), Arc::new(Toy));
+        self.memory.lie_about_syncs(false);
+        let interrupted = self.memory.has_stopped();
+        self.memory.stop_after(None);
         let opened = match opened {
+            _ if interrupted => return Err(NotStarted::Yet),
             Ok(opened) => opened,
-            Err(error) => {
-                assert!(!self.is_sound(), "a sound disk cannot be opened: {error}");
-                return None;
-            }
+            Err(_) if self.full => return Err(NotStarted::Yet),
+            Err(error) if self.is_sound() => return Err(NotStarted::Damaged(error.to_string())),
+            Err(_) => return Ok(None),
         };
         self.store = Some(opened.store);
-        let recovered = opened.segments.into_iter().find(|one| one.segment == self.segment)?;
-        assert!(
-            recovered.vouches || !self.is_sound(),
-            "a disk that lost nothing finds itself damaged"
-        );
+        let recovered = opened.segments.into_iter().find(|one| one.segment == self.segment);
+        let Some(mut recovered) = recovered else {
+            return Ok(None);
+        };
+        if !recovered.vouches && self.is_sound() {
+            return Err(NotStarted::Damaged("it finds that it lost something".to_owned()));
+        }
         self.lost_something |= !recovered.vouches;
+        recovered.vouches |= broken == Some(Broken::RotForgotten);
         self.written = recovered.batches.iter().map(|batch| batch.end).collect();
         self.keep_written();
         let state = SegmentState::decode(recovered.state).expect("a journaled state reads back as it was written");
         let links = recovered.batches.into_iter().map(link).collect();
-        Some(Segment::recover(state, links, recovered.vouches))
+        Ok(Some(Segment::recover(state, links, recovered.vouches)))
     }
 
     fn is_sound(&self) -> bool {
@@ -145,60 +182,120 @@ impl Disk {
         self.memory.tear_next_write(after_bytes);
     }
 
-    /// The next syncs fail, until the node has been stopped.
-    pub(crate) fn fail_syncs(&self) {
-        self.memory.fail_syncs(true);
+    /// Whether syncs fail from now on, at the latest until the node has been stopped.
+    pub(crate) fn fail_syncs(&self, fail: bool) {
+        self.memory.fail_syncs(fail);
     }
 
-    /// The process ends; with the power, what was not synced goes, but for a torn end.
-    pub(crate) fn stop(&mut self, power_cut: bool, random: &mut Random) {
-        if random.chance(200)
-            && let Some(store) = &self.store
-        {
-            // In the middle of background work.
-            self.memory.stop_after(Some(random.below(20)));
-            // However far it comes: what it could not finish must be as if it had never been begun.
-            let _ = store.write_tables().and_then(|()| store.maintain(&|| ()));
+    /// A sync fails, and whoever asked for it goes on as if it had not.
+    pub(crate) fn lie_about_syncs(&self, lie: bool) {
+        self.memory.lie_about_syncs(lie);
+    }
+
+    /// The disk stops after so many more changes, as if the node crashed in the middle of what it is about to do.
+    pub(crate) fn stop_after(&self, changes: u64) {
+        self.memory.stop_after(Some(changes));
+    }
+
+    /// Whether it did. If not, it goes on.
+    pub(crate) fn stopped(&self) -> bool {
+        let stopped = self.memory.has_stopped();
+        if !stopped {
+            self.memory.stop_after(None);
         }
+        stopped
+    }
+
+    /// Only so many bytes more fit, until [`Disk::free`].
+    pub(crate) fn fill(&mut self, room: u64) {
+        self.full = true;
+        self.memory.set_capacity(Some(self.memory.bytes_used() + room));
+    }
+
+    pub(crate) fn free(&mut self) {
+        self.full = false;
+        self.memory.set_capacity(None);
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Writes, syncs and changes of names so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes_before + self.memory.changes()
+    }
+
+    /// The process ends; with the power, what was not synced goes, but for what is torn.
+    pub(crate) fn stop(&mut self, power_cut: bool, random: &mut Random) -> PowerCut {
         self.store = None;
         self.written.clear();
+        let unsynced = self.memory.unsynced_bytes();
+        let mut cut = PowerCut::NothingLost;
         if power_cut {
-            let torn = if random.chance(500) {
-                0
-            } else {
-                random.below(TORN_BYTES_MAX)
+            cut = match random.below(4) {
+                0 | 1 => PowerCut::Lost,
+                2 => PowerCut::Torn,
+                _ => PowerCut::Shuffled,
             };
-            self.memory.cut_power(torn as usize);
+            match cut {
+                PowerCut::Shuffled => self.memory.cut_power_anyhow(|| random.chance(500)),
+                PowerCut::Torn => self.memory.cut_power(random.below(TORN_BYTES_MAX) as usize),
+                _ => self.memory.cut_power(0),
+            }
+            if unsynced == 0 {
+                cut = PowerCut::NothingLost;
+            }
         }
-        self.memory.stop_after(None);
-        self.memory.fail_syncs(false);
+        self.memory.calm();
+        cut
     }
 
-    /// Rot of a node that is down: one bit, where something was synced long ago. `false`: there is no such place.
-    pub(crate) fn rot(&mut self, random: &mut Random) -> bool {
+    /// Files in which damage can be told from a torn end: all but the newest of the journal, whose last entries nobody can
+    /// miss.
+    fn old_files(&self) -> Vec<String> {
         let names = |folder: &str| self.memory.list(folder).expect("a disk in memory can be listed");
         let mut files: Vec<String> = names("layers").iter().map(|name| format!("layers/{name}")).collect();
-        // The last entries of the newest files may be taken for a torn end, which nobody ever acknowledged.
         let journal = names("journal");
         let used = journal.iter().filter(|name| !name.starts_with("spare"));
         let older = used.rev().skip(2);
         files.extend(older.map(|name| format!("journal/{name}")));
-        if files.is_empty() {
-            return false;
-        }
-        let file = &files[random.below(files.len() as u64) as usize];
+        files
+    }
+
+    /// Some place where something was synced long ago.
+    fn old_place(&self, random: &mut Random) -> Option<(String, u64)> {
+        let files = self.old_files();
+        let file = files.get(random.below(files.len().max(1) as u64) as usize)?;
         let length = self.memory.length(file).expect("a listed file has a length");
-        if length == 0 {
+        (0 < length).then(|| (file.clone(), random.below(length)))
+    }
+
+    /// Rot: one bit, where something was synced long ago. `false`: there is no such place.
+    pub(crate) fn rot(&mut self, random: &mut Random) -> bool {
+        let Some((file, at)) = self.old_place(random) else {
             return false;
-        }
-        self.memory.flip_bit(file, random.below(length));
+        };
+        self.memory.flip_bit(&file, at);
+        self.rots = true;
+        true
+    }
+
+    /// The next write of a layer lands on something that was synced long ago. `false`: there is no such place.
+    pub(crate) fn misdirect(&mut self, random: &mut Random) -> bool {
+        let Some((file, at)) = self.old_place(random) else {
+            return false;
+        };
+        self.memory.misdirect_next_write("layers", &file, at);
         self.rots = true;
         true
     }
 
     /// The files of a node that is down are lost.
     pub(crate) fn wipe(&mut self) {
+        self.changes_before += self.memory.changes();
         self.memory = MemoryDisk::new();
+        self.full = false;
         self.lost_something = true;
     }
 

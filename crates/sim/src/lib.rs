@@ -16,62 +16,34 @@ mod client;
 mod disk;
 mod faults;
 mod metadata;
+mod mistakes;
 mod network;
 mod node;
 mod pages;
 mod random;
 mod reads;
+mod tally;
+mod told;
 mod toy;
+mod weather;
 mod world;
 mod writer;
 
 use std::fmt;
+use std::panic;
 use std::time::Duration;
 
+pub use mistakes::Broken;
+pub use tally::{Fault, State, Tally, shown_count};
 use world::World;
-
-/// A rule that is broken on purpose, to show that the simulator finds it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Broken {
-    /// A node answers what a power cut can still take away.
-    AnswerBeforeSync,
-    /// A promise is not journaled (protocol.md, hole 4).
-    ForgetPromise,
-    /// A node that lost its files comes back under its old name (hole 5).
-    EmptyDiskVouches,
-    /// An opener looks at a segment without fencing it (hole 6).
-    LookWithoutFencing,
-    /// The record's change is not bound to what the opener read (hole 1).
-    LooseSwap,
-    /// Batches link by LSN alone instead of (epoch, LSN) (hole 2).
-    LinksByLsn,
-    /// Single batches are acknowledged, not complete prefixes.
-    BatchesCounted,
-    /// Two promises are taken for enough.
-    OnePromiseFewer,
-    /// An opener does not copy what it found to a write quorum before it writes.
-    NoCopying,
-    /// A batch that the full disk did not take is acknowledged.
-    FullDiskIgnored,
-    /// What is not durable is folded into images (hole 22).
-    FoldsAboveDurable,
-    /// A page that was read ahead is believed to be as new as its read point, whatever its copy had to be complete up to.
-    AsNewAsItsReadPoint,
-    /// A segment gives pages without looking at how complete it is (hole 20).
-    NeededIgnored,
-    /// A segment reads up to the read point, over holes in what it has.
-    ReadsOverHoles,
-    /// The floor is raised over readers' read points, and segments read below it (hole 23).
-    BelowTheFloor,
-    /// Segments forget log that copies which lag behind still need.
-    ForgetsTheSlowest,
-}
 
 /// What DESIGN §4.8 promises of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Promise {
     /// What was acknowledged is in the history of every later timeline; two writers never acknowledge one LSN.
     AcknowledgedStays,
+    /// What a reader was shown is in the history of every later timeline.
+    ShownStays,
     /// What was acknowledged, and all of an opened history, lies synced on a write quorum.
     QuorumKeeps,
     /// Histories end where a record ends; no flush and no record is half in one.
@@ -83,6 +55,10 @@ pub enum Promise {
     /// A page shows exactly the visible records up to an LSN: at least those that are needed, none above the read point, none
     /// from an abandoned branch.
     PagesAreExact,
+    /// What a copy promised or acknowledged it still knows after a power cut.
+    PowerTakesNothing,
+    /// No assertion of the shipping code fails, and no sound disk cannot be used.
+    AssertionsHold,
     /// Once faults have stopped, the volume opens and its copies become equal.
     CopiesBecomeEqual,
 }
@@ -94,16 +70,22 @@ impl Promise {
 }
 
 /// What a history without a violation was made of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
-    /// Events that happened.
+    /// Everything that happened.
     pub steps: u64,
+    /// Messages delivered, effects on disks, and ticks that did something.
+    pub events: u64,
     /// Timelines that were opened after the first.
     pub timelines: usize,
     /// Flushes that were acknowledged.
     pub flushes: usize,
     /// Pages that were read and found exact.
     pub pages: usize,
+    /// Openings that stopped since the metadata store had gone back in time.
+    pub outdated_stops: u64,
+    /// What went wrong, how often, and in which states.
+    pub tally: Tally,
     /// A hash over every event: equal seeds give equal histories.
     pub history: u64,
 }
@@ -132,7 +114,14 @@ impl std::error::Error for Failure {}
 
 /// Runs the history of one seed.
 pub fn run(seed: u64, broken: Option<Broken>) -> Result<Report, Failure> {
-    let outcome = World::new(seed, broken).run();
+    // An assertion that fails, in the shipping code or here, is a violation like any other.
+    let outcome = panic::catch_unwind(|| World::new(seed, broken).run());
+    let outcome = outcome.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().cloned();
+        let what = what.or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));
+        let what = what.unwrap_or_else(|| "a panic".to_owned());
+        Err((Duration::ZERO, Promise::AssertionsHold.broken(what)))
+    });
     outcome.map_err(|(at, (promise, violation))| Failure {
         seed,
         at,

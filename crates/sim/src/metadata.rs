@@ -3,12 +3,27 @@
 use units::Epoch;
 use volume::VolumeRecord;
 
-/// The store. Every change is atomic and durable, as the rules expect of the real one.
-#[derive(Debug)]
-pub(crate) struct Metadata {
+use crate::random::Random;
+
+/// What the store holds.
+#[derive(Clone, Debug)]
+struct Content {
     epoch: Epoch,
     revision: u64,
     record: VolumeRecord,
+}
+
+/// The store. Every change is atomic and durable, as the rules expect of the real one, until somebody puts an old copy in its
+/// place.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    content: Content,
+    /// Copies that were taken before each change of the record, oldest first.
+    copies: Vec<Content>,
+    /// The true content, while an old copy is in its place.
+    newest: Option<Content>,
+    /// Counts how often another copy was put in its place: what is on its way to the one before never arrives.
+    pub(crate) life: u64,
     /// The broken variant of protocol.md, hole 1: a swap is not bound to what its opener read.
     loose: bool,
 }
@@ -16,33 +31,70 @@ pub(crate) struct Metadata {
 impl Metadata {
     pub(crate) fn new(record: VolumeRecord, epoch: Epoch, loose: bool) -> Metadata {
         Metadata {
-            epoch,
-            revision: 1,
-            record,
+            content: Content {
+                epoch,
+                revision: 1,
+                record,
+            },
+            copies: Vec::new(),
+            newest: None,
+            life: 0,
             loose,
         }
     }
 
     /// Takes the next epoch: the epoch, the revision and the record as of that moment.
     pub(crate) fn take_epoch(&mut self) -> (Epoch, u64, VolumeRecord) {
-        self.epoch = self.epoch.next();
-        self.revision += 1;
-        (self.epoch, self.revision, self.record.clone())
+        let content = &mut self.content;
+        content.epoch = content.epoch.next();
+        content.revision += 1;
+        (content.epoch, content.revision, content.record.clone())
     }
 
     /// Replaces the record, if nothing was changed and no epoch was taken since `revision`.
     pub(crate) fn compare_and_swap(&mut self, epoch: Epoch, revision: u64, record: &VolumeRecord) -> bool {
-        if !self.loose && (epoch != self.epoch || revision != self.revision) {
+        if !self.loose && (epoch != self.content.epoch || revision != self.content.revision) {
             return false;
         }
-        self.revision += 1;
+        self.copies.push(self.content.clone());
+        self.content.revision += 1;
         // What is stored is text, as in the real store.
-        self.record = VolumeRecord::parse(&record.to_text()).expect("a record reads back as it was written");
+        self.content.record = VolumeRecord::parse(&record.to_text()).expect("a record reads back as it was written");
         true
     }
 
     /// What an opener finds that does not know how its swap ended and reads again.
     pub(crate) fn holds(&self, epoch: Epoch, record: &VolumeRecord) -> bool {
-        epoch == self.epoch && *record == self.record
+        epoch == self.content.epoch && *record == self.content.record
+    }
+
+    /// The last timeline that was ever opened, whatever the store says now.
+    pub(crate) fn last_opened(&self) -> Epoch {
+        let content = self.newest.as_ref().unwrap_or(&self.content);
+        content.record.last().map_or(Epoch::ZERO, |last| last.epoch)
+    }
+
+    /// Puts some old copy in the place of the store. `false`: there is none, or it is one already.
+    pub(crate) fn go_back(&mut self, random: &mut Random) -> bool {
+        if self.newest.is_some() || self.copies.is_empty() {
+            return false;
+        }
+        let old = self.copies[random.below(self.copies.len() as u64) as usize].clone();
+        self.newest = Some(std::mem::replace(&mut self.content, old));
+        self.life += 1;
+        true
+    }
+
+    /// Whether the store is an old copy of itself.
+    pub(crate) fn went_back(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// Puts the newest copy back.
+    pub(crate) fn put_back(&mut self) {
+        if let Some(newest) = self.newest.take() {
+            self.content = newest;
+            self.life += 1;
+        }
     }
 }

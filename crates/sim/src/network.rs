@@ -1,13 +1,17 @@
 //! The simulated network: messages are late, overtake each other, come twice, or are lost with their connection.
 //!
 //! As on TCP a message that is lost takes its connection with it, and an answer reaches only the connection that asked.
-//! But whatever left on a connection may still arrive after its end, in any order.
+//! But whatever left on a connection may still arrive after its end, in any order. A partition, of one direction or both,
+//! holds messages up until it ends, or breaks their connection.
+
+use std::time::Duration;
 
 use units::SegmentId;
 use wire_format::message::{Member, Request, Response};
 
 use crate::checker::Violation;
 use crate::node::{Arrival, ReplyTo};
+use crate::tally::Fault;
 use crate::world::{Event, World, segment_id};
 use crate::writer::News;
 
@@ -16,22 +20,47 @@ use crate::writer::News;
 pub(crate) struct Link {
     number: u64,
     up: bool,
+    /// The latest of its messages that has arrived.
+    arrived: u64,
+}
+
+/// Who sends and who hears.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum End {
+    Node(usize),
+    Writer(usize),
+    /// Every writer, also those that are still to come.
+    AnyWriter,
+}
+
+impl End {
+    /// Whom a partition may name instead.
+    fn or_any(self) -> End {
+        match self {
+            End::Writer(_) => End::AnyWriter,
+            node => node,
+        }
+    }
 }
 
 impl World {
     /// A writer tries to connect; it tries again for as long as it lives.
     pub(crate) fn connect(&mut self, writer: usize, node: usize) -> Result<(), Violation> {
-        let link = self.links.entry((writer, node)).or_default();
-        if link.up || !self.writers[writer].alive() {
+        let up = self.links.get(&(writer, node)).is_some_and(|link| link.up);
+        if up || !self.writers[writer].alive() {
             return Ok(());
         }
-        if !self.nodes[node].up {
+        let (here, there) = (End::Writer(writer), End::Node(node));
+        let cut = self.cut_until(here, there).or_else(|| self.cut_until(there, here));
+        if !self.nodes[node].up || cut.is_some() {
             let pause = self.random.millis(10, 60);
             self.schedule(self.now() + pause, Event::Connect { writer, node });
             return Ok(());
         }
+        let link = self.links.entry((writer, node)).or_default();
         link.number += 1;
         link.up = true;
+        link.arrived = 0;
         let segment = segment_id(node);
         self.tell(writer, News::Connected { segment })
     }
@@ -64,17 +93,41 @@ impl World {
             .collect()
     }
 
-    fn lost(&mut self) -> bool {
-        self.faulty() && self.random.chance(3)
+    /// Until when nothing that one sends reaches the other.
+    fn cut_until(&self, from: End, to: End) -> Option<Duration> {
+        if self.cuts.is_empty() {
+            return None;
+        }
+        let pairs = [(from, to), (from.or_any(), to.or_any())];
+        let until = pairs.iter().filter_map(|pair| self.cuts.get(pair)).max().copied();
+        until.filter(|until| self.now() < *until)
     }
 
-    /// How long a message travels: mostly a moment, sometimes so long that everything overtakes it.
-    fn travel(&mut self) -> std::time::Duration {
-        if self.faulty() && self.random.chance(20) {
+    fn lost(&mut self, node: usize) -> bool {
+        let lost = self.strikes(Fault::MessageLost, 3);
+        if lost {
+            self.note(Fault::MessageLost, Some(node));
+        }
+        lost
+    }
+
+    /// How long a message travels to a node or from it: mostly a moment, sometimes so long that everything overtakes it.
+    fn travel(&mut self, node: usize) -> Duration {
+        if self.strikes(Fault::MessageLate, 20) {
+            self.note(Fault::MessageLate, Some(node));
             self.random.millis(1, 400)
         } else {
             self.random.micros(50, 1500)
         }
+    }
+
+    /// When a message between a writer and a node arrives. `None`: never, and its connection breaks.
+    fn arrival(&mut self, from: End, to: End, node: usize) -> Option<Duration> {
+        let Some(until) = self.cut_until(from, to) else {
+            return (!self.lost(node)).then(|| self.now() + self.travel(node));
+        };
+        // Sent again and again until the partition ends, unless somebody gives up before.
+        self.random.chance(600).then(|| until + self.travel(node))
     }
 
     /// A writer sends a request.
@@ -83,79 +136,115 @@ impl World {
         let Some(link) = self.links.get(&(writer, node)).copied().filter(|link| link.up) else {
             return;
         };
-        if self.lost() {
+        let twice = self.strikes(Fault::MessageTwice, 10);
+        let (here, there) = (End::Writer(writer), End::Node(node));
+        let Some(at) = self.arrival(here, there, node) else {
             self.break_link(writer, node);
             return;
-        }
+        };
         let from = ReplyTo::Writer {
             writer,
             connection: link.number,
         };
-        let times = if self.faulty() && self.random.chance(10) { 2 } else { 1 };
-        for _ in 0..times {
+        let sent = self.next_number();
+        if twice {
+            self.note(Fault::MessageTwice, Some(node));
+            let at = at + self.travel(node);
             let arrival = Arrival::Request {
                 from: from.clone(),
                 request: request.clone(),
+                sent,
             };
-            let pause = self.travel();
-            self.schedule(self.now() + pause, Event::Arrive { node, arrival });
+            self.schedule(at, Event::Arrive { node, arrival });
+        }
+        let arrival = Arrival::Request { from, request, sent };
+        self.schedule(at, Event::Arrive { node, arrival });
+    }
+
+    /// Notes if a request that arrives was overtaken by a later one of its connection.
+    pub(crate) fn note_order(&mut self, node: usize, from: &ReplyTo, sent: u64) {
+        let ReplyTo::Writer { writer, connection } = *from else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(&(writer, node)).filter(|link| link.number == connection) else {
+            return;
+        };
+        if sent < link.arrived {
+            self.note(Fault::MessageOvertaken, Some(node));
+        } else {
+            link.arrived = sent;
         }
     }
 
     /// A reader asks a copy, on a connection of its own.
     pub(crate) fn send_question(&mut self, writer: usize, node: usize, question: u64, request: Request) {
-        if self.lost() {
+        let Some(at) = self.arrival(End::Writer(writer), End::Node(node), node) else {
             return;
-        }
+        };
         let from = ReplyTo::Reader { writer, question };
-        let arrival = Arrival::Request { from, request };
-        let pause = self.travel();
-        self.schedule(self.now() + pause, Event::Arrive { node, arrival });
+        let sent = self.next_number();
+        let arrival = Arrival::Request { from, request, sent };
+        self.schedule(at, Event::Arrive { node, arrival });
     }
 
-    /// A segment asks another. What a node that is down answers is nothing, after a while.
+    /// A segment asks another. What a node that is down or cut off answers is nothing, after a while.
     pub(crate) fn ask_peer(&mut self, from: ReplyTo, peer: &Member, request: Request) {
+        let ReplyTo::Peer { node: asker, boot } = from else {
+            return;
+        };
         let node = node_of(peer.segment);
-        if self.nodes[node].up && !self.lost() {
-            let arrival = Arrival::Request { from, request };
-            let pause = self.travel();
-            self.schedule(self.now() + pause, Event::Arrive { node, arrival });
-        } else if let ReplyTo::Peer { node, boot } = from {
+        let arrives = match self.nodes[node].up {
+            true => self.arrival(End::Node(asker), End::Node(node), node),
+            false => None,
+        };
+        if let Some(at) = arrives {
+            let sent = self.next_number();
+            let arrival = Arrival::Request { from, request, sent };
+            self.schedule(at, Event::Arrive { node, arrival });
+        } else {
             let pause = self.random.millis(20, 100);
             let arrival = Arrival::Fetched(None);
-            self.schedule(self.now() + pause, Event::ArriveAtBoot { node, boot, arrival });
+            self.schedule(
+                self.now() + pause,
+                Event::ArriveAtBoot {
+                    node: asker,
+                    boot,
+                    arrival,
+                },
+            );
         }
     }
 
     /// A node answers.
-    pub(crate) fn answer(&mut self, node: usize, to: ReplyTo, response: Response) {
-        let pause = self.travel();
-        match to {
-            ReplyTo::Peer { node, boot } => {
-                let arrival = Arrival::Fetched(Some(response));
-                self.schedule(self.now() + pause, Event::ArriveAtBoot { node, boot, arrival });
+    pub(crate) fn answer(&mut self, at: usize, to: ReplyTo, response: Response) {
+        let hearer = match to {
+            ReplyTo::Peer { node, .. } => End::Node(node),
+            ReplyTo::Reader { writer, .. } | ReplyTo::Writer { writer, .. } => End::Writer(writer),
+        };
+        let arrives = self.arrival(End::Node(at), hearer, at);
+        match (to, arrives) {
+            (ReplyTo::Peer { node, boot }, arrives) => {
+                let pause = self.random.millis(20, 100);
+                let when = arrives.unwrap_or(self.now() + pause);
+                let arrival = Arrival::Fetched(arrives.map(|_| response));
+                self.schedule(when, Event::ArriveAtBoot { node, boot, arrival });
             }
-            ReplyTo::Reader { writer, question } => {
-                if !self.lost() {
-                    let response = Box::new(response);
-                    let news = News::PageRead { question, response };
-                    self.schedule(self.now() + pause, Event::News { writer, news });
-                }
-            }
-            ReplyTo::Writer { writer, connection } => {
-                if self.lost() {
-                    self.break_link(writer, node);
-                    return;
-                }
+            (ReplyTo::Reader { writer, question }, Some(when)) => {
                 let response = Box::new(response);
+                let news = News::PageRead { question, response };
+                self.schedule(when, Event::News { writer, news });
+            }
+            (ReplyTo::Reader { .. }, None) => {}
+            (ReplyTo::Writer { writer, connection }, Some(when)) => {
                 let event = Event::Response {
                     writer,
-                    node,
+                    node: at,
                     connection,
-                    response,
+                    response: Box::new(response),
                 };
-                self.schedule(self.now() + pause, event);
+                self.schedule(when, event);
             }
+            (ReplyTo::Writer { writer, .. }, None) => self.break_link(writer, at),
         }
     }
 

@@ -3,16 +3,24 @@
 //! Whatever arrives while a sync is running waits for the next turn; what a turn answers leaves after its sync. Reads wait
 //! for neither.
 
-use page_store::{Horizon, JournalEntry, ReadError};
+use std::time::Duration;
+
+use page_store::{AppendError, Horizon, JournalEntry, ReadError};
 use segment::{Effect, Read, Segment};
-use units::{Epoch, Position};
 use wire_format::message::{Refusal, Request, Response};
 
 use crate::checker::Violation;
-use crate::disk::Disk;
+use crate::disk::{Disk, NotStarted};
 use crate::reads;
+use crate::tally::Fault;
+use crate::told::Told;
 use crate::world::{Event, World, segment_id};
 use crate::{Broken, Promise, broken};
+
+/// Changes of the disk after which a crash strikes, at most, in the middle of a start, a journal write, or background work.
+const START_CHANGES: u64 = 12;
+const APPEND_CHANGES: u64 = 5;
+const UPKEEP_CHANGES: u64 = 20;
 
 /// Where an answer goes.
 #[derive(Clone, Debug)]
@@ -28,7 +36,12 @@ pub(crate) enum ReplyTo {
 /// What reaches a node.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    Request { from: ReplyTo, request: Request },
+    Request {
+        from: ReplyTo,
+        request: Request,
+        /// Its number among all messages.
+        sent: u64,
+    },
     Fetched(Option<Response>),
     Tick,
 }
@@ -46,8 +59,14 @@ pub(crate) struct Node {
     entries: Vec<JournalEntry>,
     answers: Vec<(ReplyTo, Response)>,
     busy: bool,
-    /// Up to where it was complete, in which reign, when its journal was last synced.
-    synced_complete: (Epoch, Position),
+    /// What waits for a paused node; `None`: it runs.
+    pub(crate) frozen: Option<Vec<Event>>,
+    /// Its disk takes its time until then.
+    pub(crate) slow_until: Duration,
+    /// Where the clock of its present life began.
+    clock_began: Duration,
+    /// What it told others, and a power cut must not take.
+    pub(crate) told: Told,
 }
 
 impl Node {
@@ -61,39 +80,68 @@ impl Node {
             entries: Vec::new(),
             answers: Vec::new(),
             busy: false,
-            synced_complete: (Epoch::ZERO, Position::ZERO),
+            frozen: None,
+            slow_until: Duration::ZERO,
+            clock_began: Duration::ZERO,
+            told: Told::default(),
         }
     }
 }
 
 impl World {
-    /// The node starts: it reads its journal back.
+    /// The node starts: it reads its journal back, if it does not crash meanwhile.
     pub(crate) fn start_node(&mut self, at: usize) -> Result<(), Violation> {
-        let now = self.now();
-        let node = &mut self.nodes[at];
-        if node.up {
+        if self.nodes[at].up {
             return Ok(());
+        }
+        let changes = match self.strikes(Fault::CrashInStart, 100) {
+            true => Some(self.random.below(START_CHANGES)),
+            false => None,
+        };
+        let began = self.random.millis(1, 100_000);
+        let broken = self.broken;
+        let node = &mut self.nodes[at];
+        match node.disk.start(broken, changes) {
+            Ok(segment) => node.segment = segment,
+            Err(NotStarted::Damaged(what)) => {
+                let what = format!("the disk of storage-{} lost nothing, but: {what}", at + 1);
+                return Err(Promise::PowerTakesNothing.broken(what));
+            }
+            Err(NotStarted::Yet) => {
+                if changes.is_some() {
+                    self.note(Fault::CrashInStart, Some(at));
+                }
+                let power_cut = self.random.chance(500);
+                self.cut_power(at, power_cut);
+                let pause = self.random.millis(5, 100);
+                self.schedule(self.now() + pause, Event::StartNode { node: at });
+                return Ok(());
+            }
         }
         node.up = true;
         node.boot += 1;
-        node.segment = node.disk.start();
+        node.clock_began = began;
         let boot = node.boot;
-        let (reign, complete) = node.synced_complete;
         if let Some(segment) = &node.segment
-            && segment.horizon().path.epoch() == reign
-            && segment.complete().lsn < complete.lsn
             && !self.lost_nodes.contains(&at)
         {
-            let found = segment.complete();
-            let what = format!(
-                "storage-{} was synced up to {complete}, and started with {found}",
-                at + 1
-            );
-            return Err(Promise::QuorumKeeps.broken(what));
+            node.told.still_holds(at, segment)?;
         }
-        self.schedule(now, Event::NodeTick { node: at, boot });
-        self.schedule(now, Event::Maintain { node: at, boot });
+        self.schedule(self.now(), Event::NodeTick { node: at, boot });
+        self.schedule(self.now(), Event::Maintain { node: at, boot });
         Ok(())
+    }
+
+    fn cut_power(&mut self, at: usize, power_cut: bool) {
+        let cut = self.nodes[at].disk.stop(power_cut, &mut self.random);
+        self.note_power_cut(at, cut);
+    }
+
+    /// The node crashed in the middle of something: it starts again soon.
+    fn crash_here(&mut self, at: usize, fault: Fault) {
+        self.note(fault, Some(at));
+        let power_cut = self.random.chance(500);
+        self.crash(at, power_cut, 5, 200);
     }
 
     /// The node's process ends, and perhaps its power goes, and with it everything that was not synced.
@@ -108,7 +156,9 @@ impl World {
         node.entries.clear();
         node.answers.clear();
         node.busy = false;
-        node.disk.stop(power_cut, &mut self.random);
+        node.frozen = None;
+        node.slow_until = Duration::ZERO;
+        self.cut_power(at, power_cut);
         self.break_links_of(at);
     }
 
@@ -117,12 +167,17 @@ impl World {
         if !node.up {
             return;
         }
-        if let Arrival::Request { from, request } = &arrival
+        self.messages += 1;
+        if let Arrival::Request { from, sent, .. } = &arrival {
+            self.note_order(at, from, *sent);
+        }
+        if let Arrival::Request { from, request, .. } = &arrival
             && reads::is_read(request)
         {
             self.permit(at, from, request);
             return;
         }
+        let node = &mut self.nodes[at];
         node.arrivals.push(arrival);
         if !node.busy {
             node.busy = true;
@@ -137,36 +192,48 @@ impl World {
         for arrival in std::mem::take(&mut self.nodes[at].arrivals) {
             self.decide(at, arrival);
         }
-        let full = self.faulty() && self.random.chance(5);
-        let room = self.random.below(300) as usize;
-        let node = &mut self.nodes[at];
-        let appended = if node.entries.is_empty() {
-            Ok(())
-        } else {
-            if full {
-                node.disk.fail_next_write(room);
+        if !self.nodes[at].entries.is_empty() {
+            if self.strikes(Fault::WriteFailed, 5) {
+                let room = self.random.below(300) as usize;
+                self.note(Fault::WriteFailed, Some(at));
+                self.nodes[at].disk.fail_next_write(room);
             }
-            node.disk.append(&node.entries)
-        };
-        if let Err(error) = appended
-            && self.broken != Some(Broken::FullDiskIgnored)
-        {
-            node.roll_back(&error.to_string());
+            if self.strikes(Fault::CrashInAppend, 3) {
+                self.nodes[at].disk.stop_after(self.random.below(APPEND_CHANGES));
+            }
+            let node = &mut self.nodes[at];
+            let appended = node.disk.append(&node.entries);
+            if node.disk.stopped() {
+                self.crash_here(at, Fault::CrashInAppend);
+                return;
+            }
+            match appended {
+                Ok(()) => {}
+                Err(AppendError::Closed(_)) => {
+                    self.crash(at, false, 5, 200);
+                    return;
+                }
+                Err(_) if self.broken == Some(Broken::FullDiskIgnored) => {}
+                Err(error) => node.roll_back(&error.to_string()),
+            }
         }
         if self.broken == Some(Broken::AnswerBeforeSync) {
             self.send_answers(at);
         }
         let boot = self.nodes[at].boot;
-        let sync = self.random.micros(50, 3000);
+        let sync = match self.now() < self.nodes[at].slow_until {
+            true => self.random.millis(10, 200),
+            false => self.random.micros(50, 3000),
+        };
         self.schedule(self.now() + sync, Event::Synced { node: at, boot });
     }
 
     fn decide(&mut self, at: usize, arrival: Arrival) {
-        let now = self.now();
         let node = &mut self.nodes[at];
+        let now = self.now + node.clock_began;
         let mut effects = Vec::new();
         let Some(segment) = &mut node.segment else {
-            if let Arrival::Request { from, request } = arrival
+            if let Arrival::Request { from, request, .. } = arrival
                 && let Some(segment) = request.segment()
             {
                 let refusal = Response::Refused(Refusal::UnknownSegment { segment });
@@ -176,8 +243,9 @@ impl World {
         };
         let mut reply = None;
         let mut keeps_state = true;
+        let ticks = matches!(arrival, Arrival::Tick);
         match arrival {
-            Arrival::Request { from, request } => {
+            Arrival::Request { from, request, .. } => {
                 let looks = matches!(request, Request::Promise { .. });
                 keeps_state = !(looks && self.broken == Some(Broken::ForgetPromise));
                 reply = Some(from);
@@ -213,6 +281,9 @@ impl World {
                     floor: horizon.floor,
                     recycle_through,
                 };
+                if self.broken == Some(Broken::RecyclesTooEarly) {
+                    horizon.recycle_through = segment.complete();
+                }
                 if self.broken == Some(Broken::FoldsAboveDurable) {
                     horizon.durable = segment.complete();
                     (horizon.floor, horizon.recycle_through) = (horizon.durable, horizon.durable);
@@ -220,6 +291,7 @@ impl World {
                 node.disk.store().set_horizon(segment_id(at), horizon);
             }
         }
+        self.ticks += u64::from(ticks && !effects.is_empty());
         for effect in effects {
             self.perform(at, effect, reply.as_ref(), keeps_state);
         }
@@ -247,25 +319,32 @@ impl World {
 
     /// The sync came back.
     pub(crate) fn synced(&mut self, at: usize) {
-        let fails = self.faulty() && self.random.chance(3);
-        let node = &mut self.nodes[at];
-        if !std::mem::take(&mut node.entries).is_empty() {
-            if fails {
-                node.disk.fail_syncs();
+        if !std::mem::take(&mut self.nodes[at].entries).is_empty() {
+            let fails = self.strikes(Fault::SyncFailed, 3);
+            let crashes = !fails && self.strikes(Fault::CrashInSync, 3);
+            let believed = fails && self.broken == Some(Broken::FailedSyncTrusted);
+            let disk = &mut self.nodes[at].disk;
+            disk.lie_about_syncs(believed);
+            disk.fail_syncs(fails && !believed);
+            if crashes {
+                disk.stop_after(0);
             }
-            if node.disk.sync().is_err() {
-                // Nobody knows what the journal holds: only a restart tells.
-                let power_cut = self.random.chance(500);
-                self.stop_node(at, power_cut);
-                let pause = self.random.millis(5, 200);
-                self.schedule(self.now() + pause, Event::StartNode { node: at });
+            let synced = disk.sync();
+            disk.lie_about_syncs(false);
+            if disk.stopped() {
+                self.crash_here(at, Fault::CrashInSync);
                 return;
             }
-            if let Some(segment) = &mut node.segment {
+            if synced.is_err() {
+                // Nobody knows what the journal holds: only a restart tells.
+                self.crash_here(at, Fault::SyncFailed);
+                return;
+            }
+            if let Some(segment) = &mut self.nodes[at].segment {
                 segment.synced();
-                node.synced_complete = (segment.horizon().path.epoch(), segment.complete());
             }
         }
+        let node = &mut self.nodes[at];
         let more = !node.arrivals.is_empty();
         node.busy = more;
         let boot = node.boot;
@@ -277,6 +356,7 @@ impl World {
 
     fn send_answers(&mut self, at: usize) {
         for (to, response) in std::mem::take(&mut self.nodes[at].answers) {
+            self.nodes[at].told.tell(&response);
             self.answer(at, to, response);
         }
     }
@@ -289,11 +369,38 @@ impl World {
 
     /// A step of background work.
     pub(crate) fn maintain(&mut self, at: usize, boot: u64) {
-        let done = self.nodes[at].disk.store().maintain(&|| ());
+        let sync_fails = self.strikes(Fault::UpkeepSyncFailed, 20);
+        let disk = &self.nodes[at].disk;
+        disk.fail_syncs(sync_fails);
+        if self.strikes(Fault::CrashInUpkeep, 20) {
+            let changes = self.random.below(UPKEEP_CHANGES);
+            self.nodes[at].disk.stop_after(changes);
+        }
+        let disk = &self.nodes[at].disk;
+        let changes_before = disk.changes();
+        let done = disk.store().maintain(&|| ());
+        let worked = changes_before < disk.changes();
+        disk.fail_syncs(false);
+        if disk.stopped() {
+            self.crash_here(at, Fault::CrashInUpkeep);
+            return;
+        }
+        let excused = sync_fails || disk.is_full() || self.lost_nodes.contains(&at);
         assert!(
-            done.is_ok() || self.lost_nodes.contains(&at),
+            done.is_ok() || excused,
             "background work on a sound disk failed: {done:?}"
         );
+        if sync_fails && done.is_err() {
+            self.note(Fault::UpkeepSyncFailed, Some(at));
+        }
+        self.ticks += u64::from(worked);
+        let node = &mut self.nodes[at];
+        if let Some(segment) = &mut node.segment
+            && self.broken != Some(Broken::RotForgotten)
+            && node.disk.store().damaged().contains(&segment.id())
+        {
+            segment.damaged();
+        }
         let pause = self.random.millis(1, 80);
         self.schedule(self.now() + pause, Event::Maintain { node: at, boot });
     }
@@ -314,7 +421,8 @@ impl World {
                     to: from.clone(),
                     read: Box::new(read),
                 };
-                let pause = if self.random.chance(100) {
+                let slow = self.now() < self.nodes[at].slow_until;
+                let pause = if slow || self.random.chance(100) {
                     self.random.millis(1, 150)
                 } else {
                     self.random.micros(1, 500)

@@ -2,6 +2,7 @@
 
 use page_store::{PageStore, ReadError, VersionsAsked};
 use segment::{Effect, Read, Segment};
+use timeline::Path;
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
@@ -33,6 +34,25 @@ pub(crate) fn permit(segment: &mut Segment, request: &Request, broken: Option<Br
             let mut read = ask(segment, request)?;
             if let Read::Pages { read_point, .. } = &mut read {
                 *read_point = *asked;
+            }
+            Ok(read)
+        }
+        (Some(Broken::AsleepButServes), Request::ReadPages { .. }) => {
+            let mut request = request.clone();
+            let installed = segment.horizon().path.epoch();
+            if let Request::ReadPages { epoch, needed, .. } = &mut request {
+                *epoch = installed;
+                needed.epoch = installed;
+            }
+            ask(segment, &request)
+        }
+        (Some(Broken::LeftTimelineRead), Request::ReadPages { .. }) => {
+            let mut read = ask(segment, request)?;
+            if let Read::Pages { path, .. } = &mut read
+                && let [left @ .., _] = path.branches()
+                && let Ok(left) = Path::new(left.to_vec())
+            {
+                *path = left;
             }
             Ok(read)
         }

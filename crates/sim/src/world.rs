@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorum::COPIES_COUNT;
 use segment::{Read, Segment};
-use units::{Lsn, Position, SegmentId, VolumeId, Zone};
+use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
 use volume::record::MemberRecord;
 use volume::{Opening, Shipper, ShipperLimits, VolumeRecord, creation};
 use wire_format::message::Response;
@@ -14,16 +14,17 @@ use wire_format::message::Response;
 use crate::checker::{Checker, Violation};
 use crate::disk::Disk;
 use crate::metadata::Metadata;
-use crate::network::Link;
+use crate::network::{End, Link};
 use crate::node::{Arrival, Node, ReplyTo};
 use crate::random::Random;
+use crate::tally::{Fault, Tally};
+use crate::weather::Weather;
 use crate::writer::{FLUSH_BYTES, News, Stage, Writer};
 use crate::{Broken, Promise, Report};
 
 pub(crate) const COPIES: usize = COPIES_COUNT;
 /// Nothing goes wrong before the volume is made.
 const FAULTS_FROM: Duration = Duration::from_millis(60);
-const FAULTS_UNTIL: Duration = Duration::from_millis(1500);
 /// From here on nothing new is written, and copies only become equal.
 const REST_FROM: Duration = Duration::from_millis(3000);
 const END: Duration = Duration::from_millis(5000);
@@ -110,16 +111,59 @@ pub(crate) enum Event {
         writer: usize,
         record: Box<VolumeRecord>,
     },
+    /// An opener dies if it has not opened the volume yet.
+    KillOpener {
+        writer: usize,
+    },
+    /// A rival begins if the opener has not opened the volume yet.
+    Duel {
+        writer: usize,
+    },
+    /// An opener that took an epoch hears of it only now.
+    BeginOpening {
+        /// Of the metadata store.
+        life: u64,
+        epoch: Epoch,
+        revision: u64,
+        record: Box<VolumeRecord>,
+    },
+    /// A paused node goes on, with everything that came meanwhile.
+    Thaw {
+        node: usize,
+    },
+    /// There is room on a disk again.
+    DiskFreed {
+        node: usize,
+    },
+    PutMetadataBack,
     Supervise,
     Fault,
+}
+
+impl Event {
+    /// The node whose process it is that something happens to.
+    fn process(&self) -> Option<usize> {
+        match self {
+            Event::Arrive { node, .. }
+            | Event::ArriveAtBoot { node, .. }
+            | Event::Turn { node, .. }
+            | Event::Synced { node, .. }
+            | Event::NodeTick { node, .. }
+            | Event::Maintain { node, .. }
+            | Event::Read { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
 }
 
 /// All of it.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) random: Random,
+    pub(crate) weather: Weather,
+    pub(crate) tally: Tally,
     pub(crate) broken: Option<Broken>,
-    now: Duration,
+    pub(crate) now: Duration,
     scheduled: u64,
     events: BTreeMap<(Duration, u64), Event>,
     pub(crate) nodes: Vec<Node>,
@@ -127,11 +171,19 @@ pub(crate) struct World {
     pub(crate) births: Vec<Bytes>,
     pub(crate) writers: Vec<Writer>,
     pub(crate) links: BTreeMap<(usize, usize), Link>,
+    /// Who is not heard by whom, and until when.
+    pub(crate) cuts: BTreeMap<(End, End), Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) checker: Checker,
     pub(crate) losses: u64,
     pub(crate) lost_nodes: BTreeSet<usize>,
     pub(crate) pages_read: usize,
+    /// Openings that stopped since the metadata store went back in time.
+    pub(crate) outdated_stops: u64,
+    /// Messages that were delivered.
+    pub(crate) messages: u64,
+    /// Ticks that did something.
+    pub(crate) ticks: u64,
     history: u64,
 }
 
@@ -162,8 +214,11 @@ impl World {
         let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);
         let first = Writer::new(creation::IMPORT_EPOCH, 1, Stage::Writing(Box::new(shipper)));
         let loose = broken == Some(Broken::LooseSwap);
+        let mut random = Random::new(seed);
         let mut world = World {
-            random: Random::new(seed),
+            weather: Weather::any(&mut random),
+            random,
+            tally: Tally::default(),
             broken,
             now: Duration::ZERO,
             scheduled: 0,
@@ -172,11 +227,15 @@ impl World {
             births: (0..COPIES).map(|at| birth(&record, at)).collect(),
             writers: Vec::new(),
             links: BTreeMap::new(),
+            cuts: BTreeMap::new(),
             metadata: Metadata::new(record, creation::IMPORT_EPOCH, loose),
             checker: Checker::default(),
             losses: 0,
             lost_nodes: BTreeSet::new(),
             pages_read: 0,
+            outdated_stops: 0,
+            messages: 0,
+            ticks: 0,
             history: seed,
         };
         for at in 0..COPIES {
@@ -196,7 +255,7 @@ impl World {
     }
 
     pub(crate) fn faulty(&self) -> bool {
-        FAULTS_FROM <= self.now && self.now < FAULTS_UNTIL
+        FAULTS_FROM <= self.now && self.now < self.weather.calm_from
     }
 
     pub(crate) fn resting(&self) -> bool {
@@ -204,8 +263,14 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, at: Duration, event: Event) {
+        let number = self.next_number();
+        self.events.insert((at, number), event);
+    }
+
+    /// A number for something, higher than all before.
+    pub(crate) fn next_number(&mut self) -> u64 {
         self.scheduled += 1;
-        self.events.insert((at, self.scheduled), event);
+        self.scheduled
     }
 
     fn add_writer(&mut self, writer: Writer) {
@@ -223,10 +288,30 @@ impl World {
     /// An instance takes the next epoch and begins to open the volume.
     pub(crate) fn new_writer(&mut self) {
         let (epoch, revision, record) = self.metadata.take_epoch();
+        if self.strikes(Fault::MetadataLate, 100) {
+            self.note(Fault::MetadataLate, None);
+            let pause = self.random.millis(1, 600);
+            let record = Box::new(record);
+            let begin = Event::BeginOpening {
+                life: self.metadata.life,
+                epoch,
+                revision,
+                record,
+            };
+            self.schedule(self.now + pause, begin);
+        } else {
+            self.begin_opening(epoch, revision, record);
+        }
+    }
+
+    fn begin_opening(&mut self, epoch: Epoch, revision: u64, record: VolumeRecord) {
         let opening = Opening::new(epoch, record).expect("the record holds a path");
         let at = self.writers.len();
-        self.add_writer(Writer::new(epoch, revision, Stage::Opening(Box::new(opening))));
+        let mut writer = Writer::new(epoch, revision, Stage::Opening(Box::new(opening)));
+        writer.metadata_life = self.metadata.life;
+        self.add_writer(writer);
         self.schedule(self.now + OPENING_LIMIT, Event::GiveUp { writer: at });
+        self.trouble_opener(at);
     }
 
     /// Runs the history to its end.
@@ -235,18 +320,29 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first().filter(|((at, _), _)| *at < END) {
             self.now = at;
             self.remember(&event);
-            self.happen(event).map_err(|violation| (at, violation))?;
+            self.happen(event).map_err(|violation| (at, self.with_losses(violation)))?;
             steps += 1;
         }
-        self.healed().map_err(|violation| (END, violation))?;
+        self.healed().map_err(|violation| (END, self.with_losses(violation)))?;
         let (timelines, flushes) = self.checker.totals();
+        let effects: u64 = self.nodes.iter().map(|node| node.disk.changes()).sum();
         Ok(Report {
             steps,
+            events: self.messages + self.ticks + effects,
             timelines,
             flushes,
             pages: self.pages_read,
+            outdated_stops: self.outdated_stops,
+            tally: self.tally,
             history: self.history,
         })
+    }
+
+    fn with_losses(&self, (promise, mut what): Violation) -> Violation {
+        for node in &self.lost_nodes {
+            what += &format!("; storage-{} is lost", node + 1);
+        }
+        (promise, what)
     }
 
     /// Folds what happens into the history's hash.
@@ -269,6 +365,10 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        if let Some(frozen) = event.process().and_then(|node| self.nodes[node].frozen.as_mut()) {
+            frozen.push(event);
+            return Ok(());
+        }
         match event {
             Event::Arrive { node, arrival } => self.arrive(node, arrival),
             Event::ArriveAtBoot { node, boot, arrival } if self.runs(node, boot) => self.arrive(node, arrival),
@@ -324,6 +424,25 @@ impl World {
             Event::Wake { writer } => self.wake(writer)?,
             Event::Swap { writer, record } => self.swap(writer, &record)?,
             Event::ReadAgain { writer, record } => self.read_again(writer, &record)?,
+            Event::KillOpener { writer } => self.interrupt(writer, Fault::OpenerKilled),
+            Event::Duel { writer } => self.interrupt(writer, Fault::OpenerDuelled),
+            Event::BeginOpening {
+                life,
+                epoch,
+                revision,
+                record,
+            } => {
+                if life == self.metadata.life {
+                    self.begin_opening(epoch, revision, *record);
+                }
+            }
+            Event::Thaw { node } => {
+                for event in self.nodes[node].frozen.take().unwrap_or_default() {
+                    self.happen(event)?;
+                }
+            }
+            Event::DiskFreed { node } => self.nodes[node].disk.free(),
+            Event::PutMetadataBack => self.put_metadata_back(),
             Event::Supervise => self.supervise(),
             Event::Fault => self.fault(),
         }
@@ -337,6 +456,9 @@ impl World {
     /// Faults stopped long ago: there is one writer, everything it made is durable, and every copy that lost nothing has
     /// all of it.
     fn healed(&self) -> Result<(), Violation> {
+        if self.weather.is_worst() && self.weather.losses_max == self.losses {
+            return self.nothing_is_lost();
+        }
         let mut writing = self.living().filter_map(|at| match &self.writers[at].stage {
             Stage::Writing(shipper) => Some(shipper),
             _ => None,
@@ -347,7 +469,7 @@ impl World {
             let what = format!("{end} was sent, but only {} is durable", shipper.durable());
             return Err(Promise::CopiesBecomeEqual.broken(what));
         }
-        let history = self.checker.history(end);
+        let history: Vec<_> = self.checker.history(end).collect();
         let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
         for node in sound {
             let missing = history.iter().find(|at| !self.nodes[node].disk.keeps(**at));
@@ -361,6 +483,16 @@ impl World {
 }
 
 impl World {
+    /// More copies are lost than a writer can do without: what was acknowledged still lies on a copy that is not.
+    fn nothing_is_lost(&self) -> Result<(), Violation> {
+        let sound: Vec<_> = (0..COPIES).filter(|node| !self.lost_nodes.contains(node)).collect();
+        let kept = |at: Position| sound.iter().any(|node| self.nodes[*node].disk.keeps(at));
+        match self.checker.all_acknowledged().find(|at| !kept(*at)) {
+            Some(gone) => Err(Promise::AcknowledgedStays.broken(format!("{gone} is on no copy any more"))),
+            None => Ok(()),
+        }
+    }
+
     fn stuck(&self) -> Violation {
         let openings = self.writers.iter().filter_map(|writer| match &writer.stage {
             Stage::Opening(opening) => Some(format!("{}, without {:?}", opening.activity(), opening.missing())),

@@ -10,6 +10,7 @@ use wire_format::message::Response;
 
 use crate::checker::Violation;
 use crate::client::Client;
+use crate::tally::Fault;
 use crate::toy::Record;
 use crate::world::{Event, World};
 use crate::{Broken, Promise, broken};
@@ -65,6 +66,10 @@ pub(crate) struct Writer {
     pieces: VecDeque<Item>,
     long_record: Option<Record>,
     pub(crate) client: Client,
+    /// The life of the metadata store that it took its epoch in.
+    pub(crate) metadata_life: u64,
+    /// Microseconds that its wall clock is ahead.
+    pub(crate) clock_ahead_us: u64,
 }
 
 impl Writer {
@@ -80,6 +85,8 @@ impl Writer {
             pieces: VecDeque::new(),
             long_record: None,
             client: Client::default(),
+            metadata_life: 0,
+            clock_ahead_us: 0,
         }
     }
 
@@ -98,6 +105,11 @@ impl World {
             }
             return Ok(());
         }
+        match news {
+            News::Response { .. } | News::PageRead { .. } | News::Swapped(_) => self.messages += 1,
+            _ => {}
+        }
+        let ticks = matches!(news, News::Tick);
         let now = self.now();
         let writer = &mut self.writers[at];
         match &mut writer.stage {
@@ -107,7 +119,12 @@ impl World {
                 match news {
                     News::Connected { segment } => opening.connected(segment, &mut effects),
                     News::Disconnected { segment } => opening.disconnected(segment, &mut effects),
-                    News::Response { segment, response } => {
+                    News::Response { segment, mut response } => {
+                        if let Response::Promised(promised) = &mut *response
+                            && self.broken == Some(Broken::CandidateOfAnyEpoch)
+                        {
+                            broken::of_any_reign(promised);
+                        }
                         let promised = match &*response {
                             Response::Promised(promised) if self.broken == Some(Broken::OnePromiseFewer) => {
                                 Some(promised.clone())
@@ -125,15 +142,26 @@ impl World {
                     News::Tick => outcome = opening.tick(now, &mut effects),
                     News::Work | News::Read | News::PageRead { .. } => {}
                 }
-                if self.broken == Some(Broken::NoCopying) {
+                if self.broken == Some(Broken::ShownBeforeDecided)
+                    && let Some(candidate) = broken::candidate(&effects)
+                {
+                    self.checker.shown(candidate);
+                }
+                if matches!(self.broken, Some(Broken::NoCopying | Broken::CandidateOfAnyEpoch)) {
                     for said in broken::said_to_be_copied(opening, &effects) {
                         if let Response::Appended { segment, .. } = said {
                             outcome = outcome.and_then(|()| opening.response(now, segment, said, &mut effects));
                         }
                     }
                 }
+                self.ticks += u64::from(ticks && !effects.is_empty());
                 if let Err(error) = outcome {
                     if matches!(error, volume::OpeningError::RecordOutdated { .. }) {
+                        if self.metadata.went_back() {
+                            self.outdated_stops += 1;
+                            self.writers[at].stage = Stage::Over;
+                            return Ok(());
+                        }
                         let what = format!("the store never went back in time, but: {error}");
                         return Err(Promise::RecordLeads.broken(what));
                     }
@@ -147,7 +175,14 @@ impl World {
                 match news {
                     News::Connected { segment } => shipper.connected(segment, &mut effects),
                     News::Disconnected { segment } => shipper.disconnected(segment),
-                    News::Response { segment, response } => shipper.response(now, segment, &response, &mut effects),
+                    News::Response { segment, response } => {
+                        shipper.response(now, segment, &response, &mut effects);
+                        if self.broken == Some(Broken::ThreeAcknowledge)
+                            && let Some((fourth, forged)) = broken::forged_acknowledgement(shipper)
+                        {
+                            shipper.response(now, fourth, &forged, &mut effects);
+                        }
+                    }
                     News::Swapped(_) => {}
                     News::Tick => {
                         shipper.raise_floor(match self.broken {
@@ -160,6 +195,7 @@ impl World {
                     News::Work => return self.work(at),
                     News::Read => return self.read_pages(at),
                 }
+                self.ticks += u64::from(ticks && !effects.is_empty());
                 self.perform_shipping(at, effects)
             }
             Stage::Over => Ok(()),
@@ -168,10 +204,24 @@ impl World {
 
     fn perform_opening(&mut self, at: usize, effects: Vec<OpeningEffect>) -> Result<(), Violation> {
         for effect in effects {
+            if self.dies_here(at) {
+                return Ok(());
+            }
             match effect {
                 OpeningEffect::Send { segment, request } => self.send(at, segment, request),
                 OpeningEffect::CompareAndSwap(record) => {
-                    let pause = self.random.micros(200, 5000);
+                    let record = match self.broken {
+                        Some(Broken::BranchOffByOne) => broken::branched_too_low(record),
+                        _ => record,
+                    };
+                    let late = self.strikes(Fault::MetadataLate, 100);
+                    let pause = match late {
+                        true => self.random.millis(5, 600),
+                        false => self.random.micros(200, 5000),
+                    };
+                    if late {
+                        self.note(Fault::MetadataLate, None);
+                    }
                     let record = Box::new(record);
                     self.schedule(self.now() + pause, Event::Swap { writer: at, record });
                 }
@@ -185,16 +235,29 @@ impl World {
     /// The swap reaches the store, or is lost on the way there or back.
     pub(crate) fn swap(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
         let writer = &self.writers[at];
+        if writer.metadata_life != self.metadata.life {
+            return Ok(());
+        }
         let (epoch, revision) = (writer.epoch, writer.revision);
-        let lost = self.faulty() && self.random.chance(50);
+        let lost = self.strikes(Fault::SwapLost, 50);
+        if lost {
+            self.note(Fault::SwapLost, None);
+        }
         let swapped = !lost && self.metadata.compare_and_swap(epoch, revision, record);
         if swapped {
+            if self.metadata.went_back() {
+                let what = format!("{epoch:?} opened the volume with an old copy of the metadata store");
+                return Err(Promise::RecordLeads.broken(what));
+            }
             let path = record.path().expect("an opener extends a path");
             self.checker.recorded(&path)?;
         }
         // Without an answer the record is read again, and that decides.
-        let unknown = lost || (self.faulty() && self.random.chance(100));
-        let event = if unknown {
+        let unknown = !lost && self.strikes(Fault::OutcomeUnknown, 100);
+        if unknown {
+            self.note(Fault::OutcomeUnknown, None);
+        }
+        let event = if lost || unknown {
             Event::ReadAgain {
                 writer: at,
                 record: Box::new(record.clone()),
@@ -211,8 +274,18 @@ impl World {
     }
 
     pub(crate) fn read_again(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
-        let swapped = self.metadata.holds(self.writers[at].epoch, record);
+        let swapped = self.broken == Some(Broken::UnknownSwapBelieved)
+            || self.metadata.holds(self.writers[at].epoch, record);
         self.tell(at, News::Swapped(swapped))
+    }
+
+    /// Whether a writer or opener dies before its next effect.
+    fn dies_here(&mut self, at: usize) -> bool {
+        if self.writers[at].alive() && self.strikes(Fault::WriterKilledAtEffect, 1) {
+            self.note(Fault::WriterKilledAtEffect, None);
+            self.writers[at].stage = Stage::Over;
+        }
+        !self.writers[at].alive()
     }
 
     fn begin_reign(&mut self, at: usize, opened: Opened) -> Result<(), Violation> {
@@ -246,6 +319,7 @@ impl World {
         if self.resting() {
             return Ok(());
         }
+        let written_at_us = self.wall_clock_us(at);
         let writer = &mut self.writers[at];
         let Stage::Writing(shipper) = &mut writer.stage else {
             return Ok(());
@@ -281,24 +355,34 @@ impl World {
         writer.last = position;
         let parts = FlushParts {
             end,
-            boundary: writer.boundary,
+            boundary: match self.broken {
+                Some(Broken::BoundaryIgnored) => end,
+                _ => writer.boundary,
+            },
             first: Share::of(vec![item]),
             marks: marks(position),
-            written_at_us: 0,
+            written_at_us,
             ..FlushParts::default()
         };
         let mut effects = Vec::new();
         let submitted = shipper.submit(parts, &mut effects);
         submitted.expect("the flushes of the toy engine are small");
+        self.ticks += 1;
         self.perform_shipping(at, effects)
     }
 
     pub(crate) fn perform_shipping(&mut self, at: usize, effects: Vec<ShipperEffect>) -> Result<(), Violation> {
         for effect in effects {
+            if self.dies_here(at) {
+                return Ok(());
+            }
             match effect {
-                ShipperEffect::Send { segment, request } => self.send(at, segment, request),
                 ShipperEffect::Connect(_) | ShipperEffect::TooLong(_) => {
                     unreachable!("the toy volume has one group, and its flushes are small")
+                }
+                ShipperEffect::Send { segment, request } => {
+                    let request = broken::announced(self.broken, self.writers[at].last, request);
+                    self.send(at, segment, request);
                 }
                 ShipperEffect::DurableAdvanced(durable) => {
                     let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();

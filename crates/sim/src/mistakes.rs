@@ -1,0 +1,98 @@
+//! Rules that are broken on purpose, to show that the simulator finds it.
+//!
+//! The shipping code has no switch for them: `broken.rs` hands it what it would have seen, or passes on what it would have
+//! said, if the rule did not hold.
+
+use crate::Promise;
+
+macro_rules! mistakes {
+    ($($(#[doc = $words:literal])+ $variant:ident: $($promise:ident)|+,)*) => {
+        /// A rule that is broken on purpose.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        pub enum Broken {
+            $($(#[doc = $words])+ $variant,)*
+        }
+
+        impl Broken {
+            /// All of them.
+            pub const ALL: &[Broken] = &[$(Broken::$variant,)*];
+
+            /// What the rule is, in words.
+            pub fn words(self) -> &'static str {
+                match self {
+                    $(Broken::$variant => concat!($($words),+).trim_ascii(),)*
+                }
+            }
+
+            /// The promises that fail without the rule. Another one that fails may only show that nothing works any more.
+            pub fn breaks(self) -> &'static [Promise] {
+                match self {
+                    $(Broken::$variant => &[$(Promise::$promise),+],)*
+                }
+            }
+        }
+    };
+}
+
+mistakes! {
+    /// A node answers what a power cut can still take away.
+    AnswerBeforeSync: QuorumKeeps | PowerTakesNothing,
+    /// A promise is not journaled (hole 4).
+    ForgetPromise: AcknowledgedStays | PowerTakesNothing,
+    /// A node that lost its files comes back under its old name (hole 5).
+    EmptyDiskVouches: QuorumKeeps | AcknowledgedStays,
+    /// An opener looks at a segment without fencing it (hole 6).
+    LookWithoutFencing: AcknowledgedStays | PowerTakesNothing,
+    /// The record's change is not bound to what the opener read (hole 1).
+    LooseSwap: RecordLeads | AcknowledgedStays,
+    /// An unknown outcome of the record's change is taken for a success (hole 1).
+    UnknownSwapBelieved: RecordLeads | AcknowledgedStays,
+    /// Batches link by LSN alone instead of (epoch, LSN) (hole 2a).
+    LinksByLsn: QuorumKeeps,
+    /// An opener takes flushes of any reign for the end of the log (hole 2b).
+    CandidateOfAnyEpoch: FlushesAreWhole | QuorumKeeps,
+    /// Single batches are acknowledged, not complete prefixes.
+    BatchesCounted: QuorumKeeps,
+    /// Three copies are taken for a write quorum.
+    ThreeAcknowledge: QuorumKeeps | AcknowledgedStays,
+    /// Two promises are taken for enough.
+    OnePromiseFewer: AcknowledgedStays,
+    /// A segment takes log of a reign that it promised to refuse.
+    StaleEpochTaken: AcknowledgedStays,
+    /// An opener does not copy what it found to a write quorum before it writes (step 4).
+    NoCopying: QuorumKeeps,
+    /// The new timeline branches one flush too low.
+    BranchOffByOne: AcknowledgedStays,
+    /// Readers are shown what an opener found before the record is changed (hole 12).
+    ShownBeforeDecided: ShownStays,
+    /// The durable LSN stands inside a record (hole 26).
+    BoundaryIgnored: FlushesAreWhole,
+    /// What was sent is announced as durable.
+    AnnouncedBeforeDurable: QuorumKeeps | AcknowledgedStays | FlushesAreWhole | PagesAreExact,
+    /// A batch that the full disk did not take is acknowledged.
+    FullDiskIgnored: QuorumKeeps | PowerTakesNothing,
+    /// A sync failed, and the node goes on as if it had not (hole 28).
+    FailedSyncTrusted: QuorumKeeps | PowerTakesNothing,
+    /// A node that starts answers with what it read back, without syncing it first (hole 28).
+    StartsUnsynced: QuorumKeeps | PowerTakesNothing,
+    /// A copy that found rot below what it acknowledged votes nevertheless (hole 5).
+    RotForgotten: QuorumKeeps | AcknowledgedStays | PagesAreExact,
+    /// What is not durable is folded into images (hole 22).
+    FoldsAboveDurable: PagesAreExact,
+    /// A page that was read ahead is believed to be as new as its read point, whatever its copy had to be complete up to.
+    AsNewAsItsReadPoint: PagesAreExact,
+    /// A segment gives pages without looking at how complete it is (hole 20).
+    NeededIgnored: PagesAreExact,
+    /// A segment reads up to the read point, over holes in what it has.
+    ReadsOverHoles: PagesAreExact,
+    /// A segment that does not know the reader's timeline reads along its own (hole 21).
+    AsleepButServes: PagesAreExact,
+    /// A segment reads along a timeline that was left (hole 21).
+    LeftTimelineRead: PagesAreExact,
+    /// The floor is raised over readers' read points, and segments read below it (hole 23).
+    BelowTheFloor: PagesAreExact,
+    /// Segments forget log that copies which lag behind still need.
+    ForgetsTheSlowest: CopiesBecomeEqual,
+    /// The journal recycles batches before a synced state says that the segment is complete without them.
+    RecyclesTooEarly: PowerTakesNothing | QuorumKeeps | CopiesBecomeEqual,
+}

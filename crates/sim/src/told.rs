@@ -1,0 +1,56 @@
+//! What a copy told others, which nothing may take from it: neither a crash nor a power cut.
+
+use segment::Segment;
+use units::{Epoch, Position};
+use wire_format::message::Response;
+
+use crate::Promise;
+use crate::checker::Violation;
+
+/// The most that one copy ever promised and acknowledged.
+#[derive(Default, Debug)]
+pub(crate) struct Told {
+    promised: Epoch,
+    /// In the reign of the path that it went along.
+    complete: Position,
+}
+
+impl Told {
+    /// An answer leaves.
+    pub(crate) fn tell(&mut self, response: &Response) {
+        match response {
+            Response::Promised(promised) => self.promised = self.promised.max(promised.epoch),
+            Response::Installed { complete, .. }
+            | Response::Appended { complete, .. }
+            | Response::Announced { complete, .. } => {
+                if self.complete < *complete {
+                    self.complete = *complete;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The copy started again: it knows what it promised, and has what it acknowledged as far as its history sees it.
+    pub(crate) fn still_holds(&self, node: usize, segment: &Segment) -> Result<(), Violation> {
+        let (promised, complete) = (segment.promised(), segment.complete());
+        if promised < self.promised {
+            let what = format!(
+                "storage-{} promised {:?}, and started with {promised:?}",
+                node + 1,
+                self.promised
+            );
+            return Err(Promise::PowerTakesNothing.broken(what));
+        }
+        let seen = segment.horizon().path.reach(self.complete);
+        if complete.lsn < seen.lsn {
+            let what = format!(
+                "storage-{} said that it is complete up to {}, and started with {complete}",
+                node + 1,
+                self.complete
+            );
+            return Err(Promise::PowerTakesNothing.broken(what));
+        }
+        Ok(())
+    }
+}
