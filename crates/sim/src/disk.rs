@@ -108,7 +108,11 @@ impl Disk {
 
     /// What a node finds when it starts: `None`, if it has no segment, or files that it cannot start with. A start may end
     /// early, after so many changes of the disk.
-    pub(crate) fn start(&mut self, broken: Option<Broken>, changes: Option<u64>) -> Result<Option<Segment>, NotStarted> {
+    pub(crate) fn start(
+        &mut self,
+        broken: Option<Broken>,
+        changes: Option<u64>,
+    ) -> Result<Option<Segment>, NotStarted> {
         self.memory.stop_after(changes);
         self.memory.lie_about_syncs(broken == Some(Broken::StartsUnsynced));
         let opened = PageStore::open(Arc::new(self.memory.clone()), self.config.clone(), Arc::new(Toy));

@@ -212,16 +212,25 @@ fn mistakes(limit: Duration, renew: bool) -> ExitCode {
         let began = Instant::now();
         let seeds = (0..).take_while(|_| began.elapsed() < limit);
         let found = seeds.filter_map(|seed| sim::run(seed, Some(*broken)).err());
-        let failure = found.into_iter().find(|failure| broken.breaks().contains(&failure.promise));
+        let failure = found
+            .into_iter()
+            .find(|failure| broken.breaks().contains(&failure.promise));
         match failure {
             Some(failure) => {
                 let (seed, promise, after) = (failure.seed, failure.promise, began.elapsed());
-                println!("{broken:?}: found by seed {seed} after {:.2} s: {promise:?}", after.as_secs_f64());
+                println!(
+                    "{broken:?}: found by seed {seed} after {:.2} s: {promise:?}",
+                    after.as_secs_f64()
+                );
                 pinned += &format!("{broken:?} {seed}\n");
             }
             None => {
                 missed += 1;
-                println!("{broken:?}: NOT FOUND within {:.0} s: {}", limit.as_secs_f64(), broken.words());
+                println!(
+                    "{broken:?}: NOT FOUND within {:.0} s: {}",
+                    limit.as_secs_f64(),
+                    broken.words()
+                );
             }
         }
     }
@@ -230,7 +239,11 @@ fn mistakes(limit: Duration, renew: bool) -> ExitCode {
         eprintln!("{MISTAKES_FILE}: {error}");
         return ExitCode::FAILURE;
     }
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if missed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn main() -> ExitCode {

@@ -166,7 +166,11 @@ impl World {
         let ReplyTo::Writer { writer, connection } = *from else {
             return;
         };
-        let Some(link) = self.links.get_mut(&(writer, node)).filter(|link| link.number == connection) else {
+        let Some(link) = self
+            .links
+            .get_mut(&(writer, node))
+            .filter(|link| link.number == connection)
+        else {
             return;
         };
         if sent < link.arrived {

@@ -22,11 +22,7 @@ impl Told {
             Response::Promised(promised) => self.promised = self.promised.max(promised.epoch),
             Response::Installed { complete, .. }
             | Response::Appended { complete, .. }
-            | Response::Announced { complete, .. } => {
-                if self.complete < *complete {
-                    self.complete = *complete;
-                }
-            }
+            | Response::Announced { complete, .. } => self.complete = self.complete.max(*complete),
             _ => {}
         }
     }

@@ -320,7 +320,8 @@ impl World {
         while let Some(((at, _), event)) = self.events.pop_first().filter(|((at, _), _)| *at < END) {
             self.now = at;
             self.remember(&event);
-            self.happen(event).map_err(|violation| (at, self.with_losses(violation)))?;
+            self.happen(event)
+                .map_err(|violation| (at, self.with_losses(violation)))?;
             steps += 1;
         }
         self.healed().map_err(|violation| (END, self.with_losses(violation)))?;

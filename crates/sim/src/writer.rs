@@ -274,8 +274,8 @@ impl World {
     }
 
     pub(crate) fn read_again(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
-        let swapped = self.broken == Some(Broken::UnknownSwapBelieved)
-            || self.metadata.holds(self.writers[at].epoch, record);
+        let swapped =
+            self.broken == Some(Broken::UnknownSwapBelieved) || self.metadata.holds(self.writers[at].epoch, record);
         self.tell(at, News::Swapped(swapped))
     }
 
