@@ -1,5 +1,6 @@
 //! The store against a naive model, and its answers to bad disks.
 
+mod copies;
 mod damage;
 mod full_disk;
 mod history;

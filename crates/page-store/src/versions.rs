@@ -170,14 +170,21 @@ fn walk(
         let keys = sources.iter().filter_map(|source| source.next.as_ref());
         let Some(key) = keys.map(|(key, _)| key).min().cloned() else {
             packer.close();
+            let cut = cut.filter(|cut| until.is_none_or(|until| cut < until));
             return Ok((packer.blocks, cut.map(|key| (key, Position::ZERO))));
         };
-        if until.is_some_and(|until| *until <= key) {
+        // Of what follows the cut, tables have more than was taken.
+        let cut = cut.as_ref().filter(|cut| **cut <= key);
+        let first = cut.unwrap_or(&key);
+        if until.is_some_and(|until| until <= first) {
             packer.close();
             return Ok((packer.blocks, None));
         }
-        let cut_here = cut.as_ref().is_some_and(|cut| *cut <= key);
-        if cut_here || bytes_max <= packer.bytes || SCANNED_BYTES_MAX <= scanned {
+        if let Some(cut) = cut {
+            packer.close();
+            return Ok((packer.blocks, Some((cut.clone(), Position::ZERO))));
+        }
+        if bytes_max <= packer.bytes || SCANNED_BYTES_MAX <= scanned {
             packer.close();
             return Ok((packer.blocks, Some((key, Position::ZERO))));
         }

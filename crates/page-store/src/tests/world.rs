@@ -165,6 +165,14 @@ impl World {
             .unwrap_or(self.path.start())
     }
 
+    /// The last batch up to which the copy lacks nothing, along the path.
+    pub(super) fn newest_complete(&self) -> Position {
+        let complete = self.complete();
+        let mut ends = self.model.batches.keys().rev();
+        let found = ends.find(|end| end.lsn <= complete && self.path.sees(**end));
+        found.copied().unwrap_or(Position::ZERO)
+    }
+
     /// Appends, announces and works in the background until journal files from before are recycled.
     pub(super) fn recycle(&mut self) {
         for _ in 0..20 {
