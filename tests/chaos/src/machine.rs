@@ -1,5 +1,6 @@
 //! What this machine lets a test do to disks. What it does not is said before anything runs, never left out in silence.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -90,11 +91,27 @@ fn try_mount() -> Result<()> {
 }
 
 fn try_trace() -> Result<()> {
-    let mut sleeper = Command::new("sleep").arg("60").spawn().context("start sleep")?;
+    let mut sleep = Command::new("sleep");
+    sleep.arg("60");
+    // A daemon that root starts runs as another user, whose processes root may look into only with a capability of its own.
+    if rustix::process::geteuid().is_root() {
+        sleep.uid(daemons_user()?);
+    }
+    let mut sleeper = sleep.spawn().context("start sleep")?;
     let tried = Trace::start(sleeper.id(), "fsync:error=EIO").map(drop);
     sleeper.kill()?;
     sleeper.wait()?;
     tried
+}
+
+/// Number of the user as whom daemons run that root starts.
+fn daemons_user() -> Result<u32> {
+    let users = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
+    let line = users.lines().find(|line| line.starts_with("postgres:"));
+    let number = line
+        .and_then(|line| line.split(':').nth(2))
+        .context("there is no user postgres")?;
+    Ok(number.parse()?)
 }
 
 /// A file system of limited size, until it is dropped.

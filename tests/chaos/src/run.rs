@@ -296,6 +296,7 @@ impl Course<'_> {
             self.look()?;
             std::thread::sleep(POLL);
         }
+        let rest_after = started.elapsed();
         let whole_after = wait_until_whole(self.cluster, &self.hand.rotten)?;
         self.whole_after = self.whole_after.max(whole_after);
         let transactions = self.runtime.block_on(audit(url, self.book)).context("audit")?;
@@ -304,7 +305,7 @@ impl Course<'_> {
         println!(
             "{:>8}  at rest after {}, whole after {} more; {transactions} transactions, all as the ledger says",
             seconds(self.book.now()),
-            seconds(started.elapsed() - whole_after),
+            seconds(rest_after),
             seconds(whole_after),
         );
         self.look()?;
