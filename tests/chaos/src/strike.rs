@@ -52,14 +52,16 @@ pub struct Strike {
     pub how: String,
     /// There was nothing to strike, or this machine does not let it happen.
     pub missed: bool,
+    /// A fault of a disk that no write met.
+    pub unfelt: bool,
 }
 
 /// What has to be undone at a fault's end.
 enum Undo {
     Start(Vec<String>),
     RestoreZone(&'static str),
-    /// Then its operator starts the node anew.
-    Trace(Trace, Node),
+    /// Then its operator starts the node anew. With how often its journal had stopped before, if it is to stop.
+    Trace(Trace, Node, Option<usize>),
     RemoveBallast(PathBuf),
     Modes(Vec<(PathBuf, u32)>, Node),
 }
@@ -161,21 +163,27 @@ impl<'a> Hand<'a> {
             ended,
             how,
             missed,
+            unfelt: false,
         });
         Ok(())
     }
 
     /// Has a fault end.
     pub fn end(&mut self, planned: &Planned) -> Result<()> {
+        let mut unfelt = false;
         if let Some(undo) = self.undo.remove(&planned.number) {
+            if let Undo::Trace(_, node, Some(stops_before)) = &undo {
+                unfelt = self.stops_count(*node) == *stops_before;
+            }
             self.undo(undo)
                 .with_context(|| format!("end of fault {}, {}", planned.number, planned.fault))?;
-            println!("{:>8}  end of {}", seconds(self.book.now()), planned.fault);
+            let word = if unfelt { ", which no write met" } else { "" };
+            println!("{:>8}  end of {}{word}", seconds(self.book.now()), planned.fault);
         }
         let now = self.book.now();
         let strike = self.strikes.iter_mut().find(|strike| strike.number == planned.number);
         if let Some(strike) = strike {
-            strike.ended = Some(now);
+            (strike.ended, strike.unfelt) = (Some(now), unfelt);
         }
         Ok(())
     }
@@ -244,7 +252,7 @@ impl<'a> Hand<'a> {
                 }
             }
             Undo::RestoreZone(zone) => self.must(&["az", "restore", zone])?,
-            Undo::Trace(trace, node) => {
+            Undo::Trace(trace, node, _) => {
                 drop(trace);
                 // A journal whose sync failed takes nothing more until the node starts anew. It may have died of it.
                 self.try_order(&["kill", &node.to_string()]);
@@ -359,6 +367,7 @@ impl<'a> Hand<'a> {
             return Ok(Done::Missed(format!("NOT POSSIBLE ON THIS MACHINE: {why}")));
         }
         let started = Instant::now();
+        let stops_before = (injection != SLOW_SYNC).then(|| self.stops_count(node));
         loop {
             let pid = self.pid_of(&node.to_string());
             let tried = pid.context("it does not run").and_then(|pid| {
@@ -367,7 +376,7 @@ impl<'a> Hand<'a> {
             });
             match tried {
                 Ok(trace) => {
-                    self.undo.insert(number, Undo::Trace(trace, node));
+                    self.undo.insert(number, Undo::Trace(trace, node, stops_before));
                     let error = injection.split(':').nth(1).unwrap_or_default();
                     return Ok(Done::So(format!("strace {error}")));
                 }
@@ -394,6 +403,12 @@ impl<'a> Hand<'a> {
         };
         self.rotten.insert(node);
         Ok(Done::So(what))
+    }
+
+    /// How often a node's log tells that its journal took nothing more.
+    fn stops_count(&self, node: Node) -> usize {
+        let log = self.cluster.log(&node.to_string()).unwrap_or_default();
+        log.lines().filter(|line| line.contains("journal.stop")).count()
     }
 
     /// The name of the writer, as the cluster's own file says.
@@ -467,7 +482,7 @@ impl Drop for Hand<'_> {
                         let _ = fs::set_permissions(&path, fs::Permissions::from_mode(mode));
                     }
                 }
-                Undo::Trace(trace, _) => drop(trace),
+                Undo::Trace(trace, ..) => drop(trace),
                 Undo::RemoveBallast(_) | Undo::Start(_) | Undo::RestoreZone(_) => {}
             }
         }

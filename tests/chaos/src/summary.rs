@@ -26,6 +26,8 @@ pub struct Summary {
     pub faults: BTreeMap<&'static str, usize>,
     /// Faults that found nothing to strike, or that this machine does not allow.
     pub missed: BTreeMap<&'static str, usize>,
+    /// Faults of disks that no write met.
+    pub unfelt: usize,
     /// The longest time without an acknowledgement, and the faults that it may come from.
     pub longest_pause: Option<(Pause, String)>,
     memory: String,
@@ -54,6 +56,7 @@ impl Summary {
             totals: book.totals(),
             faults,
             missed,
+            unfelt: strikes.iter().filter(|strike| strike.unfelt).count(),
             longest_pause: longest.map(|pause| (pause, names(&during(pause, strikes, JUST_BEFORE)))),
             memory: memory.summary(),
             whole_after,
@@ -96,6 +99,9 @@ impl fmt::Display for Summary {
         )?;
         if !self.missed.is_empty() {
             writeln!(f, "faults that struck nothing: {}", counts(&self.missed))?;
+        }
+        if self.unfelt != 0 {
+            writeln!(f, "faults of disks that no write met: {}", self.unfelt)?;
         }
         if let Some((pause, during)) = &self.longest_pause {
             writeln!(
