@@ -46,6 +46,8 @@ pub enum Action {
     CountJointly { epoch: Epoch },
     /// A writer records both lists.
     RecordJoint { epoch: Epoch },
+    /// A writer finds the new member complete up to what it has acknowledged.
+    FindComplete { epoch: Epoch },
     /// A writer records the new list alone.
     RecordLast { epoch: Epoch },
     /// A writer records the old list alone.
@@ -99,6 +101,7 @@ impl fmt::Display for Action {
                 write!(f, "writer {epoch:?} makes the new member and counts by both lists")
             }
             Action::RecordJoint { epoch } => write!(f, "writer {epoch:?} records both lists"),
+            Action::FindComplete { epoch } => write!(f, "writer {epoch:?} finds the new member complete"),
             Action::RecordLast { epoch } => write!(f, "writer {epoch:?} records the new list"),
             Action::Undo { epoch } => write!(f, "writer {epoch:?} records the old list again"),
             Action::CountRecorded { epoch } => write!(f, "writer {epoch:?} counts by what it recorded"),

@@ -92,11 +92,10 @@ pub const EVERYDAY: [Configuration; 12] = [
 ];
 
 /// What is explored by hand, for minutes.
-pub const LARGE: [Configuration; 12] = [
+pub const LARGE: [Configuration; 11] = [
     THREE.named("3/2/2: 2+1+1+1", &[2, 1, 1, 1]),
     FOUR.named("4/3/2: 2+2+1", &[2, 2, 1]),
     SIX.named("6/4/3: 2+2", &[2, 2]),
-    SIX.named("6/4/3: 2+1+1", &[2, 1, 1]),
     FOUR.with_repair().named("4/3/2: 2+1+1, repair by peers", &[2, 1, 1]),
     FOUR.with_restarts().named("4/3/2: 1+1+1, restarts", &[1, 1, 1]),
     FOUR.two_groups().named("4/3/2: 2+1, two groups", &[2, 1]),

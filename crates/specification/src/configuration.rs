@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::names::{EPOCHS_MAX, Epoch, Seat, Seats};
 
 /// A model's size and what can happen in it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Configuration {
     /// What it is called in tables and on the command line.
     pub name: &'static str,

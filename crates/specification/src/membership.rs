@@ -1,8 +1,8 @@
 //! Replacing one member of group 0 while the volume is open (DESIGN §4.5).
 //!
 //! Only the holder of the epoch changes the membership. It counts by both lists **before** the record says so, and until
-//! **after** the record has stopped saying so; the last step waits until the new member is complete up to the durable LSN of
-//! that moment.
+//! **after** the record has stopped saying so. The last step waits until the new member was found complete up to the durable LSN
+//! of some moment since then. A change that was undone and begun again begins with nothing.
 
 use crate::action::Action;
 use crate::mistakes::Mistake;
@@ -33,8 +33,11 @@ impl Model {
             if counts.joining.is_some() && recorded == Membership::settled(old) && may_change {
                 actions.push(Action::RecordJoint { epoch });
             }
+            if recorded.joining.is_some() && !writer.new_member_complete && self.is_new_member_complete(state, epoch) {
+                actions.push(Action::FindComplete { epoch });
+            }
             if recorded.joining.is_some() && may_change {
-                if self.is_new_member_complete(state, epoch) {
+                if writer.new_member_complete {
                     actions.push(Action::RecordLast { epoch });
                 }
                 actions.push(Action::Undo { epoch });
@@ -45,7 +48,8 @@ impl Model {
         }
     }
 
-    /// Whether the last step may be taken: the new member holds everything that was acknowledged until now.
+    /// Whether the new member holds everything that was acknowledged until now. What is acknowledged after this moment is on a
+    /// write quorum of both lists.
     fn is_new_member_complete(&self, state: &State, epoch: Epoch) -> bool {
         let (_, coming) = self.configuration.joining_seats();
         let complete = state.segment(coming).told(epoch).complete;
@@ -61,7 +65,10 @@ impl Model {
         } else if segment.accepts(epoch) {
             segment.promise(epoch, true);
         }
-        state.writer_mut(epoch).counts = Some(self.joint());
+        let forgets = self.mistake != Some(Mistake::CompletenessKeptOverUndo);
+        let writer = state.writer_mut(epoch);
+        writer.counts = Some(self.joint());
+        writer.new_member_complete &= !forgets;
     }
 
     /// A compare-and-swap of the membership by a writer.

@@ -1,7 +1,7 @@
 //! Rules of DESIGN §4 that a model breaks on purpose, to show that the properties notice.
 
 use crate::configuration::{Configuration, PLAIN};
-use crate::properties::{ACKNOWLEDGED_STAYS, HISTORY_IS_WHOLE, Property};
+use crate::properties::{ACKNOWLEDGED_STAYS, HISTORY_IS_WHOLE, LATE_FENCE_SEES_THE_LAST_BATCH, Property};
 
 /// One broken rule. The numbers are those of the holes in the notes on the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,11 +36,15 @@ pub enum Mistake {
     UnboundMembershipChange,
     /// The new member counts alone before it is complete (hole 7).
     LastStepTooEarly,
+    /// A writer that undid a change and begins it again believes what it knew of the new member.
+    CompletenessKeptOverUndo,
+    /// A group that no recovered flush names is used without being fenced first: nobody knows its last batch (step 6).
+    NoLateFence,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 15] = [
+    pub const ALL: [Mistake; 17] = [
         Mistake::NoCheckOfRecord,
         Mistake::OnePromiseFewer,
         Mistake::LinksByLsnAlone,
@@ -56,6 +60,8 @@ impl Mistake {
         Mistake::ControlDrivenMembership,
         Mistake::UnboundMembershipChange,
         Mistake::LastStepTooEarly,
+        Mistake::CompletenessKeptOverUndo,
+        Mistake::NoLateFence,
     ];
 
     /// As it is called on the command line: `NoCheckOfRecord` is `no-check-of-record`.
@@ -106,22 +112,29 @@ impl Mistake {
                 flushes: [1, 0, 0, 0],
                 ..PLAIN
             },
+            Mistake::NoLateFence => Configuration {
+                copies: 3,
+                write: 2,
+                groups: 2,
+                announcements: true,
+                flushes: [2, 1, 0, 0],
+                ..PLAIN
+            },
             Mistake::ForgottenPromise | Mistake::AcknowledgeBeforeSync => Configuration {
                 restarts: true,
                 flushes: [1, 0, 0, 0],
                 ..PLAIN
             },
-            Mistake::OnePromiseFewer
-            | Mistake::LookBeforeFencing
-            | Mistake::SkippedCopying
-            | Mistake::EmptyDiskUnderItsOldName => Configuration {
+            Mistake::OnePromiseFewer => six,
+            Mistake::LookBeforeFencing | Mistake::SkippedCopying | Mistake::EmptyDiskUnderItsOldName => Configuration {
                 flushes: [1, 0, 0, 0],
                 ..six
             },
             Mistake::OrFence
             | Mistake::ControlDrivenMembership
             | Mistake::UnboundMembershipChange
-            | Mistake::LastStepTooEarly => Configuration {
+            | Mistake::LastStepTooEarly
+            | Mistake::CompletenessKeptOverUndo => Configuration {
                 joint: true,
                 flushes: [1, 0, 0, 0],
                 ..six
@@ -136,6 +149,7 @@ impl Mistake {
             | Mistake::DurableLsnOfAnyEpoch
             | Mistake::NoListOfParts
             | Mistake::SkippedCopying => HISTORY_IS_WHOLE,
+            Mistake::NoLateFence => LATE_FENCE_SEES_THE_LAST_BATCH,
             _ => ACKNOWLEDGED_STAYS,
         }
     }

@@ -182,6 +182,7 @@ impl Model {
             Action::Acknowledge { epoch } => self.acknowledge(state, epoch),
             Action::CountJointly { epoch } => self.count_jointly(state, epoch),
             Action::RecordJoint { epoch } => self.record_membership(state, epoch, self.joint()),
+            Action::FindComplete { epoch } => state.writer_mut(epoch).new_member_complete = true,
             Action::RecordLast { epoch } => {
                 let new = self.joint().joining.expect("both lists are there");
                 self.record_membership(state, epoch, Membership::settled(new));

@@ -3,6 +3,7 @@
 
 use crate::action::Action;
 use crate::configuration::Configuration;
+use crate::mistakes::Mistake;
 use crate::model::{Model, State};
 use crate::names::{Epoch, Flush, LSNS_MAX, Lsn};
 use crate::record::Membership;
@@ -20,6 +21,8 @@ pub struct Writer {
     pub counts: Option<Membership>,
     /// The membership that it recorded last, or found when it opened the volume.
     pub recorded: Option<Membership>,
+    /// Whether the new member was found complete since both lists count.
+    pub new_member_complete: bool,
     /// Whether its first batch to group 1 was linked to another one than the last of the history.
     pub misled: bool,
 }
@@ -71,7 +74,8 @@ impl Model {
     fn send_actions(&self, state: &State, epoch: Epoch, actions: &mut Vec<Action>) {
         actions.push(Action::Send { epoch, wide: false });
         if self.configuration.groups == 2 {
-            if self.has_used_group_1(state, epoch) || self.is_group_1_fenced(state, epoch) {
+            let skips_fence = self.mistake == Some(Mistake::NoLateFence);
+            if self.has_used_group_1(state, epoch) || self.is_group_1_fenced(state, epoch) || skips_fence {
                 actions.push(Action::Send { epoch, wide: true });
             } else {
                 self.promise_actions(state, epoch, self.configuration.group_1(), actions);
