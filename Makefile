@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test sim mistakes oracle check bench bench-redo bench-full soak chaos fuzz regression extensions dependencies
+.PHONY: build up down test sim mistakes oracle check bench bench-redo bench-full soak chaos fuzz regression extensions metrics dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -18,3 +18,4 @@ chaos: dependencies ; @cargo xtask chaos $(if $(MINUTES),--minutes $(MINUTES)) $
 fuzz: ; @cargo xtask fuzz $(ARGUMENTS)
 regression: dependencies ; @cargo xtask regression $(ARGUMENTS)
 extensions: dependencies ; @cargo xtask extensions $(ARGUMENTS)
+metrics: dependencies ; @cargo xtask metrics

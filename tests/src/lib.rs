@@ -3,6 +3,7 @@
 //! A [`Cluster`] is what a user gets from `borealis up`, in a directory of its own on a free port; it goes down with its
 //! last process when it is dropped. A [`Ledger`] is a client that writes down what was acknowledged to it.
 
+pub mod exposition;
 mod footprint;
 mod ledger;
 mod programs;

@@ -21,6 +21,7 @@ usage: cargo xtask COMMAND
   oracle         redo of every kind of record against stock PostgreSQL, page by page; the table of what is covered
                  (SCENARIO…: only these; --help tells more)
   instructions   build, then count what decoding and redo take, and compare with the committed numbers (--renew: write them)
+  metrics        write docs/metrics.md, the operator's page, from the declarations of the metrics
   bench          build, then measure side by side with stock PostgreSQL, in less than twelve minutes
                  (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
   bench-redo     how fast log is decoded and redone, on log that a stock server writes first
@@ -51,6 +52,7 @@ fn main() -> Result<()> {
         ["oracle", options @ ..] => steps::package("oracle", options),
         ["instructions"] => steps::build().and_then(|()| instructions::run(false)),
         ["instructions", "--renew"] => steps::build().and_then(|()| instructions::run(true)),
+        ["metrics"] => steps::metrics(),
         ["bench", options @ ..] => steps::build().and_then(|()| steps::built("bench", options)),
         ["bench-redo"] => bench_redo::run(),
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),

@@ -85,6 +85,20 @@ pub fn test() -> Result<()> {
     Ok(())
 }
 
+/// Writes the operator's page of metrics anew.
+pub fn metrics() -> Result<()> {
+    let test = [
+        "test",
+        "--release",
+        "--locked",
+        "--quiet",
+        "--package",
+        "borealis",
+        "metrics_page",
+    ];
+    run(&[("BOREALIS_RENEW_METRICS_PAGE", "1")], "cargo", &test)
+}
+
 /// Where cargo builds.
 pub fn target_folder() -> String {
     std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned())

@@ -1,5 +1,6 @@
 //! What a cluster's directory looks like.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,9 @@ pub struct Cluster {
     pub instances: Vec<InstanceEntry>,
     /// What is to stay down until it is started by name.
     pub stopped: Vec<String>,
+    /// Where each daemon tells its metrics, by its name: a loopback address and port. The agent chooses one for whoever has none.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, String>,
 }
 
 /// A storage node.

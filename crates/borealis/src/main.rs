@@ -14,6 +14,8 @@ mod command;
 mod heartbeat;
 mod help;
 mod layout;
+#[cfg(test)]
+mod metrics_page;
 mod role;
 mod setup;
 

@@ -1,6 +1,7 @@
 //! The daemons: each reads its own settings, logs to its own file, and ends on SIGTERM.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::heartbeat;
-use crate::layout::Layout;
+use crate::layout::{Cluster, Layout};
 
 /// Exit code of an instance that another one has replaced: nobody shall start it again.
 pub const REPLACED: u8 = 3;
@@ -90,6 +91,15 @@ fn optional_settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str
     Ok(Some(settings))
 }
 
+/// Where a daemon tells its metrics; nowhere, if no agent has chosen an address yet.
+pub fn metrics_address(cluster: &Cluster, name: &str) -> Result<Option<SocketAddr>> {
+    let Some(address) = cluster.metrics.get(name) else {
+        return Ok(None);
+    };
+    let address = telemetry::metrics::address(address).with_context(|| format!("where {name} tells its metrics"))?;
+    Ok(Some(address))
+}
+
 /// Becomes true when the process is told to end.
 fn stop_signal() -> Result<watch::Receiver<bool>> {
     let (told, stop) = watch::channel(false);
@@ -111,6 +121,7 @@ fn serve(layout: &Layout, kind: &str, name: &str) -> Result<ExitCode> {
     let local = tokio::task::LocalSet::new();
     let served = local.block_on(&runtime, async {
         let stop = stop_signal()?;
+        let metrics = metrics_address(&Cluster::load(layout)?, name)?;
         match kind {
             "storage" => {
                 // A stopped copy is repaired, a wrong one spreads.
@@ -118,14 +129,14 @@ fn serve(layout: &Layout, kind: &str, name: &str) -> Result<ExitCode> {
                 let config: StorageConfig = settings(layout, name)?;
                 let control = Client::new(&layout.control_socket());
                 tokio::task::spawn_local(heartbeat::run(control, config.clone()));
-                storage_node::run(config, Arc::new(redo::PostgreSql), stop).await?;
+                storage_node::run(config, Arc::new(redo::PostgreSql), metrics, stop).await?;
             }
             "control" => {
                 let config = optional_settings(layout, name)?.unwrap_or_default();
-                control_plane::run(&layout.metadata_file(), &layout.control_socket(), config, stop).await?;
+                control_plane::run(&layout.metadata_file(), &layout.control_socket(), config, metrics, stop).await?;
             }
-            "proxy" => proxy::run(settings(layout, name)?, stop).await?,
-            "instance" => match compute::run(settings(layout, name)?, stop).await {
+            "proxy" => proxy::run(settings(layout, name)?, metrics, stop).await?,
+            "instance" => match compute::run(settings(layout, name)?, metrics, stop).await {
                 Ok(()) => {}
                 Err(compute::InstanceError::Replaced(why)) => {
                     eprintln!("error: {why}");

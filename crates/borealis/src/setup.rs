@@ -1,8 +1,9 @@
 //! Making a cluster's directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -92,7 +93,21 @@ fn free_port(taken: &[u16]) -> Result<u16> {
 fn ports(cluster: &Cluster) -> Vec<u16> {
     let storage = cluster.storage.iter().map(|node| node.port);
     let instances = cluster.instances.iter().map(|instance| instance.port);
-    storage.chain(instances).chain([cluster.port]).collect()
+    let metrics = cluster.metrics.values().filter_map(|address| {
+        let address: SocketAddr = address.parse().ok()?;
+        Some(address.port())
+    });
+    storage.chain(instances).chain([cluster.port]).chain(metrics).collect()
+}
+
+/// Chooses where a daemon tells its metrics, if nobody did yet. Whether one was chosen: then the cluster has to be stored.
+pub fn choose_metrics_address(cluster: &mut Cluster, name: &str) -> Result<bool> {
+    if cluster.metrics.contains_key(name) {
+        return Ok(false);
+    }
+    let port = free_port(&ports(cluster))?;
+    cluster.metrics.insert(name.to_owned(), format!("127.0.0.1:{port}"));
+    Ok(true)
 }
 
 fn secret(path: &Path, text: &str) -> Result<()> {
@@ -139,6 +154,7 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
         storage: Vec::new(),
         instances: Vec::new(),
         stopped: Vec::new(),
+        metrics: BTreeMap::new(),
     };
     for (zone, number) in ZONES.iter().zip(1..) {
         let port = free_port(&ports(&cluster))?;

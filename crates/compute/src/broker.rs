@@ -19,6 +19,7 @@ use wire_format::broker::{
     REQUEST_BYTES, Status,
 };
 
+use crate::metrics::{BACKENDS, BACKENDS_REFUSED, READ_AHEAD_HITS, READ_AHEAD_PAGES, count_question};
 use crate::pages::{PageSource, ReadPagesError};
 use crate::read_ahead::ReadAhead;
 
@@ -93,6 +94,7 @@ impl Broker {
                 }
             };
             if self.backends_max <= self.backends.get() {
+                BACKENDS_REFUSED.increment();
                 tracing::warn!(
                     limit = self.backends_max,
                     "broker.refuse: more backends than `backends_max`"
@@ -102,6 +104,7 @@ impl Broker {
             let broker = self.clone();
             tokio::task::spawn_local(async move {
                 broker.backends.set(broker.backends.get() + 1);
+                let _counted = BACKENDS.hold();
                 if let Err(error) = broker.serve_backend(stream).await {
                     tracing::debug!(%error, "broker.disconnect");
                 }
@@ -135,6 +138,7 @@ impl Broker {
             };
             let request = BrokerRequest::decode(&bytes).map_err(io::Error::other)?;
             out.clear();
+            count_question(&request.question);
             match request.question {
                 BrokerQuestion::ForkBlocks { fork, needed } => {
                     self.answer_fork(request.number, fork, needed, &mut out).await;
@@ -217,6 +221,7 @@ impl Broker {
             let taken = self.ahead.borrow_mut().take(key, needed);
             if let Some(page) = taken {
                 self.pages_read_ahead.set(self.pages_read_ahead.get() + 1);
+                READ_AHEAD_HITS.increment();
                 self.read_ahead(key, count);
                 return Ok(page);
             }
@@ -239,6 +244,7 @@ impl Broker {
         let Some(keys) = self.ahead.borrow_mut().begin(key, count, fork_blocks) else {
             return;
         };
+        READ_AHEAD_PAGES.add(keys.len() as u64);
         let broker = self.clone();
         tokio::task::spawn_local(async move {
             // What the pages will be good for: a copy that has less log would answer with older ones.

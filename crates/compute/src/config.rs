@@ -120,6 +120,11 @@ impl InstanceConfig {
         self.socket_directory().join("broker")
     }
 
+    /// Where PostgreSQL's overlay keeps what it has no memory for.
+    pub fn spill_file(&self) -> PathBuf {
+        self.instance_directory().join("overlay.spill")
+    }
+
     /// Where the cluster endpoint gives its clients to their backends.
     pub fn endpoint_socket(&self) -> PathBuf {
         self.directory.join(ENDPOINT_SOCKET)

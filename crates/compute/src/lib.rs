@@ -19,7 +19,7 @@
 //! | `flush`, `catalog` | from WAL to flushes, and what it does to the catalog |
 //! | `shipping` | the log's shipper, carried out |
 //! | [`broker`], `read_ahead`, [`pages`] | pages for backends |
-//! | [`status`] | what the instance tells about itself |
+//! | [`status`], [`metrics`] | what the instance tells about itself |
 
 pub mod broker;
 mod catalog;
@@ -32,6 +32,7 @@ mod fake_node;
 mod flush;
 pub mod import;
 mod last_page;
+pub mod metrics;
 mod open;
 pub mod pages;
 mod pauses;
@@ -49,12 +50,14 @@ pub mod status;
 mod user_settings;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use config::InstanceConfig;
+use metrics::{INSTANCE, REIGNS, REIGNS_BROKEN};
 use pauses::{Pauses, Stage};
 use reign::Ended;
 use status::{InstanceStatus, SharedStatus};
@@ -70,9 +73,13 @@ pub enum InstanceError {
     Fatal(String),
 }
 
-/// Runs the instance until `stop` says so. Must be called on the process's main thread: the parent-death signal of
+/// Runs the instance, and serves its metrics on their address, until `stop` says so. Must be called on the process's main thread: the parent-death signal of
 /// PostgreSQL follows it.
-pub async fn run(config: InstanceConfig, stop: watch::Receiver<bool>) -> Result<(), InstanceError> {
+pub async fn run(
+    config: InstanceConfig,
+    metrics_address: Option<SocketAddr>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), InstanceError> {
     let fatal = |what: &str, error: &dyn std::fmt::Display| InstanceError::Fatal(format!("{what}: {error}"));
     postgresql::become_reaper().map_err(|error| fatal("become the reaper of orphaned processes", &error))?;
     for folder in [config.instance_directory(), config.socket_directory()] {
@@ -93,7 +100,13 @@ pub async fn run(config: InstanceConfig, stop: watch::Receiver<bool>) -> Result<
             }
         }
     });
-    let ended = reigns(&config, &status, stop).await;
+    let measured = telemetry::metrics::serve(metrics_address, INSTANCE, |scrape| {
+        metrics::look_up(&config, &status, scrape);
+    });
+    let ended = tokio::select! {
+        ended = reigns(&config, &status, stop) => ended,
+        never = measured => match never {},
+    };
     serving.abort();
     ended
 }
@@ -107,6 +120,7 @@ async fn reigns(
     loop {
         let began = Instant::now();
         let stage = Cell::new(Stage::Opening);
+        REIGNS.increment();
         let ended = reign::reign(config, status, &stage, stop.clone()).await;
         {
             let mut status = status.borrow_mut();
@@ -122,6 +136,7 @@ async fn reigns(
             }
             Ended::Unusable(why) => return Err(InstanceError::Fatal(why)),
             Ended::Broken(why) => {
+                REIGNS_BROKEN.increment();
                 let pause = pauses.after(stage.get(), began.elapsed());
                 tracing::error!(%why, again_in = ?pause, "reign.end");
                 status.borrow_mut().activity = match pause.as_secs() {

@@ -17,6 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use units::{Epoch, Lsn, Page, PageKey, Position, SegmentId};
 use wire_format::{Refusal, Request, Response};
 
+use crate::metrics::{PAGE_READ_SECONDS, PAGES_READ, READS_HEDGED, READS_UNDER_WAY, count_failure};
+
 /// Blocks that are read from the same copy while it answers, so that its caches are of use.
 const AFFINITY_BLOCKS: u32 = 128;
 /// Pause before all copies are tried again.
@@ -128,7 +130,26 @@ impl PageSource {
     /// `count` pages from `first` on, from a copy that has all log up to `needed`. They may be newer, but only that much is
     /// promised: the copy may lack what is between `needed` and the read point.
     pub async fn read(&self, first: PageKey, count: u32, needed: Lsn) -> Result<Vec<Page>, ReadPagesError> {
-        let deadline = Instant::now() + self.read_limit;
+        let _counted = READS_UNDER_WAY.hold();
+        let began = Instant::now();
+        let read = self.read_until(began + self.read_limit, first, count, needed).await;
+        match &read {
+            Ok(pages) => {
+                PAGE_READ_SECONDS.observe_duration(began.elapsed());
+                PAGES_READ.add(pages.len() as u64);
+            }
+            Err(error) => count_failure(error),
+        }
+        read
+    }
+
+    async fn read_until(
+        &self,
+        deadline: Instant,
+        first: PageKey,
+        count: u32,
+        needed: Lsn,
+    ) -> Result<Vec<Page>, ReadPagesError> {
         let read_point = match self.reach(needed).await {
             Ok(durable) => durable,
             Err(durable) => {
@@ -182,6 +203,9 @@ impl PageSource {
         loop {
             match candidates.next() {
                 Some(copy) => {
+                    if !asked.is_empty() {
+                        READS_HEDGED.increment();
+                    }
                     let answer = self.ask(copy.clone(), round);
                     asked.add(copy, answer);
                 }

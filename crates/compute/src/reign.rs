@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::flush::FlushBuilder;
+use crate::metrics::{LOG_RECEIVED_BYTES, OPEN_SECONDS, POSTGRESQL_STARTS};
 use crate::pages::PageSource;
 use crate::pauses::Stage;
 use crate::postgresql::{self, Postmaster};
@@ -30,7 +31,7 @@ use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
 use crate::shipping::{Shipping, TICK};
 use crate::state::StateReader;
-use crate::status::SharedStatus;
+use crate::status::{CopyStatus, SharedStatus};
 use crate::user_settings::{self, UserSettings};
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
@@ -208,6 +209,7 @@ impl<'a> Reign<'a> {
         let limit = Duration::from_millis(config.limits.opening_ms_max);
         let opened = open::open(opening, &record, &mut copies, limit, status).await?;
         stage.set(Stage::Opened);
+        OPEN_SECONDS.observe_duration(began.elapsed());
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");
 
         status.borrow_mut().activity = "making the data directory".to_owned();
@@ -282,6 +284,7 @@ impl<'a> Reign<'a> {
         };
         let command = settings::command(config, &facts);
         let (postmaster, log) = Postmaster::start(command).map_err(|error| broken("start PostgreSQL", &error))?;
+        POSTGRESQL_STARTS.increment();
         postgresql_log::forward(log);
         tracing::info!(pid = postmaster.pid(), took = ?began.elapsed(), "postgresql.start");
         {
@@ -396,6 +399,7 @@ impl<'a> Reign<'a> {
             match event {
                 Event::Wal { start, bytes } => {
                     self.bytes_received += bytes.len() as u64;
+                    LOG_RECEIVED_BYTES.add(bytes.len() as u64);
                     self.flushes
                         .push(start, bytes)
                         .map_err(|error| Ended::Unusable(error.to_string()))?;
@@ -461,6 +465,8 @@ impl<'a> Reign<'a> {
         status.pages_read_ahead = self.broker.pages_read_ahead.get();
         let standing = shipper.standing();
         let silent = standing.iter().filter(|copy| !copy.live);
+        let durable = shipper.durable();
+        status.copies = standing.iter().map(|copy| CopyStatus::of(copy, durable)).collect();
         status.quorum.missing = silent.map(|copy| copy.member.node.clone()).collect();
         let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
         status.quorum.write = word(shipper.writable());

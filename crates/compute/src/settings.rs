@@ -89,7 +89,7 @@ pub fn command(config: &InstanceConfig, facts: &StartFacts<'_>) -> Command {
     // Otherwise the library's errors would show their stack to clients.
     command.env_remove("RUST_BACKTRACE");
     let directory = config.directory.display();
-    let spill = config.instance_directory().join("overlay.spill");
+    let spill = config.spill_file();
     let settings: Vec<(&str, String)> = vec![
         ("listen_addresses", config.listen_address.clone()),
         ("port", config.port.to_string()),

@@ -1,6 +1,6 @@
 //! The shipper, carried out: its messages on the connections, their answers back to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use node_link::LinkEvent;
@@ -13,6 +13,7 @@ use wal::{DecodedRecord, Marks};
 use wire_format::Item;
 
 use crate::copies::{Copies, LogEvent};
+use crate::metrics::{COMMIT_SECONDS, COPY_REFUSALS, FLUSH_BYTES, FLUSHES_IN_FLIGHT};
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 
@@ -26,6 +27,8 @@ pub(crate) struct Shipping {
     durable: watch::Sender<Lsn>,
     began: Instant,
     effects: Vec<ShipperEffect>,
+    /// Flushes that are not durable yet, for the metrics.
+    in_flight: InFlight,
     /// What each copy last complained of, so that the log says it once.
     troubles: BTreeMap<SegmentId, String>,
 }
@@ -40,6 +43,7 @@ impl Shipping {
             durable,
             began: Instant::now(),
             effects: Vec::new(),
+            in_flight: InFlight::new(Duration::ZERO),
             troubles: BTreeMap::new(),
         };
         for segment in shipping.copies.connected() {
@@ -60,6 +64,9 @@ impl Shipping {
 
     /// Sends a flush. Ask the shipper first whether there is room.
     pub(crate) fn submit(&mut self, parts: FlushParts) -> Result<(), Ended> {
+        let log_bytes = parts.end.raw().saturating_sub(self.shipper.sent_end().raw());
+        FLUSH_BYTES.observe(log_bytes);
+        self.in_flight.begin(parts.boundary, parts.written_at_us);
         let submitted = self.shipper.submit(parts, &mut self.effects);
         submitted.map_err(|error| broken("the log cannot be sent", &error))?;
         self.perform()
@@ -73,6 +80,7 @@ impl Shipping {
             LinkEvent::Disconnected => self.shipper.disconnected(segment),
             LinkEvent::Response(response) => {
                 let now = self.now();
+                self.in_flight.now = now;
                 self.shipper.response(now, segment, &response, &mut self.effects);
             }
         }
@@ -82,6 +90,8 @@ impl Shipping {
     /// Time passes.
     pub(crate) fn tick(&mut self) -> Result<(), Ended> {
         let now = self.now();
+        self.in_flight.set_clocks(now);
+        FLUSHES_IN_FLIGHT.set(self.in_flight.flushes.len() as u64);
         self.shipper.tick(now, &mut self.effects);
         self.perform()?;
         let epoch = self.shipper.epoch();
@@ -155,6 +165,7 @@ impl Shipping {
             match effect {
                 ShipperEffect::Send { segment, request } => {
                     if !self.copies.post(segment, &request) {
+                        COPY_REFUSALS.increment();
                         let now = self.now();
                         self.shipper.not_taken(now, segment);
                     }
@@ -167,10 +178,12 @@ impl Shipping {
                 }
                 ShipperEffect::TooLong(error) => return Err(broken("the log cannot be sent", &error)),
                 ShipperEffect::DurableAdvanced(lsn) => {
+                    self.in_flight.end(lsn);
                     self.durable.send_replace(lsn);
                 }
                 ShipperEffect::Fenced { by } => return Err(fenced(by)),
                 ShipperEffect::Trouble { segment, refusal } => {
+                    COPY_REFUSALS.increment();
                     let what = refusal.to_string();
                     if self.troubles.get(&segment) != Some(&what) {
                         tracing::warn!(%segment, %refusal, "copy.refuse");
@@ -180,6 +193,49 @@ impl Shipping {
             }
         }
         Ok(())
+    }
+}
+
+/// Flushes that are not durable yet, and since when. Times come from clocks that were read anyway: the wall clock's when a
+/// flush was made, ours when an answer came; every tick tells how far they are apart.
+struct InFlight {
+    /// Each with the wall clock when it was made, oldest first. As many as the shipper's window lets go.
+    flushes: VecDeque<(Lsn, u64)>,
+    now: Duration,
+    /// The wall clock at our clock's zero, in microseconds.
+    zero_at_us: u64,
+}
+
+impl InFlight {
+    fn new(now: Duration) -> InFlight {
+        let mut in_flight = InFlight {
+            flushes: VecDeque::new(),
+            now,
+            zero_at_us: 0,
+        };
+        in_flight.set_clocks(now);
+        in_flight
+    }
+
+    fn set_clocks(&mut self, now: Duration) {
+        self.now = now;
+        self.zero_at_us = now_us().unsigned_abs().saturating_sub(now.as_micros() as u64);
+    }
+
+    fn begin(&mut self, boundary: Lsn, written_at_us: u64) {
+        self.flushes.push_back((boundary, written_at_us));
+    }
+
+    /// The volume is durable up to here.
+    fn end(&mut self, durable: Lsn) {
+        let now_us = self.zero_at_us + self.now.as_micros() as u64;
+        while let Some((boundary, written_at_us)) = self.flushes.front()
+            && *boundary <= durable
+        {
+            let took = Duration::from_micros(now_us.saturating_sub(*written_at_us));
+            COMMIT_SECONDS.observe_duration(took);
+            self.flushes.pop_front();
+        }
     }
 }
 

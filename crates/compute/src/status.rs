@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
+use units::Lsn;
+use volume::CopyStanding;
 
 /// Pause after nobody could be let in, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -48,6 +50,34 @@ pub struct InstanceStatus {
     pub pages_read_ahead: u64,
     /// Which quorums hold.
     pub quorum: QuorumStatus,
+    /// How each copy of the volume stands.
+    #[serde(default)]
+    pub copies: Vec<CopyStatus>,
+}
+
+/// How a copy stands, as its writer sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Its storage node.
+    pub node: String,
+    /// Its segment.
+    pub segment: String,
+    /// Whether it takes log.
+    pub live: bool,
+    /// Log that is durable and not acknowledged by it, in bytes.
+    pub lag_bytes: u64,
+}
+
+impl CopyStatus {
+    /// Of a copy of a volume that is durable up to here.
+    pub(crate) fn of(copy: &CopyStanding, durable: Lsn) -> CopyStatus {
+        CopyStatus {
+            node: copy.member.node.clone(),
+            segment: copy.member.segment.to_string(),
+            live: copy.live,
+            lag_bytes: durable.raw().saturating_sub(copy.complete.raw()),
+        }
+    }
 }
 
 /// Which quorums hold, and who is missing.

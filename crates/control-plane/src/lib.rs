@@ -10,11 +10,13 @@
 //! | `registry` | the storage nodes: who there is, who is silent, what is wanted of them |
 //! | [`message`] | what is asked and answered, one line of JSON each |
 //! | `server` | the socket |
+//! | [`metrics`] | what it tells in numbers |
 //! | [`client`] | for everybody else |
 
 pub mod client;
 pub mod config;
 pub mod message;
+pub mod metrics;
 mod registry;
 mod server;
 mod store;

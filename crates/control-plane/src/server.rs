@@ -1,6 +1,7 @@
 //! The control process: the store behind a unix socket.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::ControlConfig;
 use crate::message::{ControlAnswer, ControlRequest};
+use crate::metrics::{self, CONFLICTS, CONNECTIONS, CONTROL, FAILURES};
 use crate::registry::{PASSED_MAX, Registry};
 use crate::store::{Store, StoreError};
 
@@ -55,20 +57,22 @@ struct State {
     registry: RefCell<Registry>,
 }
 
-/// Serves the store in `file` on `socket` until `stop` says so.
+/// Serves the store in `file` on `socket`, and its metrics on their address, until `stop` says so.
 pub async fn run(
     file: &Path,
     socket: &Path,
     config: ControlConfig,
+    metrics: Option<SocketAddr>,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    serve(file, socket, config, stop, LIMITS).await
+    serve(file, socket, config, metrics, stop, LIMITS).await
 }
 
 pub(crate) async fn serve(
     file: &Path,
     socket: &Path,
     config: ControlConfig,
+    metrics_address: Option<SocketAddr>,
     mut stop: watch::Receiver<bool>,
     limits: Limits,
 ) -> Result<(), ServeError> {
@@ -94,6 +98,7 @@ pub(crate) async fn serve(
                 Ok((stream, _)) => {
                     let state = state.clone();
                     tokio::task::spawn_local(async move {
+                        let _counted = CONNECTIONS.hold();
                         if let Err(error) = converse(stream, &state, limits.silence_max).await {
                             tracing::debug!(%error, "control.disconnect");
                         }
@@ -107,9 +112,13 @@ pub(crate) async fn serve(
             }
         }
     });
+    let measured = telemetry::metrics::serve(metrics_address, CONTROL, |scrape| {
+        metrics::look_up(&state.store, &state.registry.borrow(), scrape)
+    });
     tokio::select! {
         () = serving => Ok(()),
         () = pass(&state) => Ok(()),
+        never = measured => match never {},
         _ = stop.wait_for(|stop| *stop) => Ok(()),
     }
 }
@@ -136,10 +145,14 @@ async fn converse(stream: UnixStream, state: &State, silence_max: Duration) -> s
         }
         let answer = match serde_json::from_str::<ControlRequest>(&line) {
             Ok(request) => answer(state, request).unwrap_or_else(|error| {
+                FAILURES.increment();
                 tracing::error!(%error, "control.store");
                 ControlAnswer::Failed(error.to_string())
             }),
-            Err(error) => ControlAnswer::Failed(format!("the request cannot be understood: {error}")),
+            Err(error) => {
+                FAILURES.increment();
+                ControlAnswer::Failed(format!("the request cannot be understood: {error}"))
+            }
         };
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
@@ -154,9 +167,11 @@ fn answer(state: &State, request: ControlRequest) -> Result<ControlAnswer, Store
         Ok(if done {
             ControlAnswer::Volume(volume)
         } else {
+            CONFLICTS.increment();
             ControlAnswer::Refused(volume)
         })
     };
+    metrics::count(&request);
     match request {
         ControlRequest::Read => outcome(true),
         ControlRequest::Plan { plan } => outcome(store.plan(&plan)?),

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::message::{StoredVolume, Writer};
+use crate::metrics::SYNC_SECONDS;
 
 /// Version of what is in the file.
 pub const FORMAT_VERSION: u64 = 1;
@@ -126,7 +128,9 @@ impl Store {
             let mut texts = transaction.open_table(TEXTS).map_err(database)?;
             change(&mut numbers, &mut texts)?
         };
+        let began = Instant::now();
         transaction.commit().map_err(database)?;
+        SYNC_SECONDS.observe_duration(began.elapsed());
         Ok(outcome)
     }
 

@@ -26,7 +26,7 @@ async fn with_server<T>(folder: &Folder, work: impl AsyncFnOnce(Client) -> T) ->
     let (stop, stopping) = watch::channel(false);
     let file = folder.0.join("metadata.redb");
     let (served, outcome) = tokio::join!(
-        serve(&file, &socket, ControlConfig::default(), stopping, limits),
+        serve(&file, &socket, ControlConfig::default(), None, stopping, limits),
         async {
             let client = Client::new(&socket);
             while client.read().await.is_err() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Mutex;
 
+use crate::activity::CacheUse;
 use crate::locked;
 
 struct Entry<V> {
@@ -16,6 +17,8 @@ struct Entries<K, V> {
     entries: HashMap<K, Entry<V>>,
     bytes: usize,
     clock: u64,
+    questions: u64,
+    hits: u64,
 }
 
 /// Values by key up to a number of bytes, the least recently used dropped first.
@@ -30,6 +33,8 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
             entries: HashMap::new(),
             bytes: 0,
             clock: 0,
+            questions: 0,
+            hits: 0,
         };
         Cache {
             bytes_max,
@@ -40,10 +45,13 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<V> {
         let mut all = locked(&self.entries);
         all.clock += 1;
+        all.questions += 1;
         let clock = all.clock;
         let entry = all.entries.get_mut(key)?;
         entry.used = clock;
-        Some(entry.value.clone())
+        let value = entry.value.clone();
+        all.hits += 1;
+        Some(value)
     }
 
     pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
@@ -74,6 +82,16 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     pub(crate) fn bytes(&self) -> usize {
         locked(&self.entries).bytes
     }
+
+    /// How it did so far.
+    pub(crate) fn so_far(&self) -> CacheUse {
+        let all = locked(&self.entries);
+        CacheUse {
+            hits: all.hits,
+            misses: all.questions - all.hits,
+            bytes: all.bytes as u64,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +109,8 @@ mod tests {
         assert_eq!(cache.get(&1), None);
         assert_eq!(cache.get(&0), Some(0));
         assert!(cache.bytes() <= 80);
+        let so_far = cache.so_far();
+        assert_eq!((so_far.hits, so_far.misses), (2, 1));
     }
 
     #[test]

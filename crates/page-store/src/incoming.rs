@@ -88,7 +88,8 @@ impl PageStore {
         if let Some(writer) = part.writer.take_if(|writer| ends || LAYER_BYTES <= writer.written()) {
             part.synced = 0;
             let layer = writer.finish()?;
-            self.change_layers(segment, &[], layer, 0)?;
+            let taken = self.change_layers(segment, &[], layer, 0)?;
+            self.counters.repaired(taken.as_deref());
             segment.note_late();
         }
         part.expects = versions.next.clone();

@@ -15,6 +15,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+mod activity;
 mod block;
 mod cache;
 mod catalog;
@@ -41,6 +42,7 @@ mod table;
 mod upkeep;
 mod versions;
 
+pub use activity::{Activity, CacheUse};
 pub use config::StoreConfig;
 pub use journal::AppendError;
 pub use journal_entry::JournalEntry;

@@ -16,6 +16,7 @@ use io::Disk;
 use units::SegmentId;
 use wire_format::EncodedBatch;
 
+use crate::activity::Counters;
 use crate::cache::Cache;
 use crate::config::StoreConfig;
 use crate::journal::{AppendError, Journal, is_full};
@@ -85,6 +86,7 @@ impl PageStore {
             segments: RwLock::new(segments),
             manifest: Mutex::new(manifest.clone()),
             damage_saved: AtomicBool::new(damage_saved),
+            counters: Counters::default(),
             writing: Mutex::default(),
             merging: Mutex::default(),
         };

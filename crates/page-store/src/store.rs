@@ -12,6 +12,7 @@ use units::{Lsn, Page, PageKey, Position, SegmentId};
 use wire_format::codec::Reader;
 use wire_format::{CatalogEntry, CatalogKey, EncodedBatch};
 
+use crate::activity::{Activity, Counters};
 use crate::catalog;
 use crate::config::StoreConfig;
 use crate::journal::{AppendError, Journal};
@@ -52,6 +53,8 @@ pub struct StoreStatus {
     pub cache_bytes: u64,
     /// Bytes in layer files, by segment.
     pub layer_bytes: BTreeMap<SegmentId, u64>,
+    /// Layer files of all segments.
+    pub layers_count: usize,
     /// Why the journal takes nothing more, if so.
     pub closed: Option<String>,
 }
@@ -73,6 +76,7 @@ pub struct PageStore {
     pub(crate) manifest: Mutex<Manifest>,
     /// Whether the manifest on the disk knows of everything that was found lost.
     pub(crate) damage_saved: AtomicBool,
+    pub(crate) counters: Counters,
     /// Held while a table is written out, by whoever does it: one at a time.
     pub(crate) writing: Mutex<()>,
     /// Held while layers are merged or journal files removed.
@@ -314,6 +318,11 @@ impl PageStore {
         }
     }
 
+    /// What it has done since it was opened.
+    pub fn activity(&self) -> Activity {
+        self.counters.so_far(self.blocks.so_far(), self.pages.so_far())
+    }
+
     /// How full it is.
     pub fn status(&self) -> StoreStatus {
         let segments = self.all_segments();
@@ -327,6 +336,7 @@ impl PageStore {
                 .iter()
                 .map(|segment| (segment.id, layer_bytes(segment)))
                 .collect(),
+            layers_count: segments.iter().map(|segment| segment.layers().len()).sum(),
             closed: journal.closed.clone(),
         }
     }

@@ -198,7 +198,8 @@ impl PageStore {
         let mut folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
         let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
-        self.change_layers(segment, &[], layer, table.through_offset)?;
+        let written = self.change_layers(segment, &[], layer, table.through_offset)?;
+        self.counters.table_written(written.as_deref());
         segment.thaw();
         Ok(true)
     }
@@ -226,7 +227,9 @@ impl PageStore {
         let merged = merged.inspect_err(|error| {
             self.note_loss(segment, &chosen, error);
         })?;
-        self.change_layers(segment, &chosen, merged, 0)?;
+        let merged = self.change_layers(segment, &chosen, merged, 0)?;
+        let old = chosen.iter().map(|layer| &**layer);
+        self.counters.merged(old, merged.as_deref());
         Ok(true)
     }
 
@@ -258,20 +261,20 @@ impl PageStore {
         }
     }
 
-    /// Durable in the manifest first, then for readers.
+    /// Durable in the manifest first, then for readers. Answers with the new layer.
     pub(crate) fn change_layers(
         &self,
         segment: &SegmentStore,
         old: &[Arc<Layer>],
         new: Option<Layer>,
         through_offset: u64,
-    ) -> Result<(), ReadError> {
+    ) -> Result<Option<Arc<Layer>>, ReadError> {
         // A table is written and layers are merged at the same time: what one adds, the other must not leave out.
         let mut manifest = locked(&self.manifest);
         let new = new.map(Arc::new);
         if segment.is_removed() {
             new.iter().for_each(|layer| layer.make_obsolete());
-            return Ok(());
+            return Ok(None);
         }
         let is_old = |layer: &Arc<Layer>| old.iter().any(|one| one.number == layer.number);
         let mut layers: Vec<Arc<Layer>> = segment
@@ -295,7 +298,7 @@ impl PageStore {
         self.damage_saved.store(true, Ordering::Release);
         segment.set_layers(layers);
         old.iter().for_each(|layer| layer.make_obsolete());
-        Ok(())
+        Ok(new)
     }
 
     /// Gives up the oldest file of the journal if nobody needs it.
@@ -315,6 +318,7 @@ impl PageStore {
         let given_back = self.reserve.give_back(start);
         given_back.map_err(|error| ReadError::io(journal_files::FOLDER, &error))?;
         locked(&self.journal_files).files.remove(&start);
+        self.counters.journal_file_recycled();
         Ok(true)
     }
 

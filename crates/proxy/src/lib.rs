@@ -6,9 +6,11 @@
 //! the control process the last known writer stands, also across a restart of the proxy.
 
 mod handover;
+pub mod metrics;
 mod passage;
 mod startup;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +20,12 @@ use control_plane::message::Writer;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use handover::{Handovers, Wanted};
+use metrics::{
+    ACCEPTED, CUT, HANDED_OVER, HELD, HOLD_SECONDS, OPEN, PROXY, Reason, WRITER_CHANGES, WRITER_UNKNOWN, refused,
+};
 use passage::OneWay;
 use startup::{First, Server, Startup, StartupError};
 
@@ -73,8 +79,12 @@ pub struct ListenError {
     error: std::io::Error,
 }
 
-/// Serves until `stop` says so.
-pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result<(), ListenError> {
+/// Serves, and its metrics on their address, until `stop` says so.
+pub async fn run(
+    config: ProxyConfig,
+    metrics: Option<SocketAddr>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ListenError> {
     let listener = TcpListener::bind(&config.listen).await.map_err(|error| ListenError {
         address: config.listen.clone(),
         error,
@@ -98,13 +108,15 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
                     continue;
                 }
             };
+            ACCEPTED.increment();
             let (writer, place) = (writer.clone(), places.clone().try_acquire_owned().ok());
             let (refusal, handovers) = (refusals.clone(), handovers.clone());
             tokio::spawn(async move {
                 let has_place = place.is_some();
                 let Some(place) = place.or_else(|| refusal.try_acquire_owned().ok()) else {
-                    return;
+                    return refused(Reason::Overrun);
                 };
+                let _counted = OPEN.hold();
                 if let Err(error) = serve(stream, writer, handovers, has_place, hold).await {
                     tracing::debug!(%error, "proxy.disconnect");
                 }
@@ -114,6 +126,7 @@ pub async fn run(config: ProxyConfig, mut stop: watch::Receiver<bool>) -> Result
     };
     tokio::select! {
         () = serving => {}
+        never = telemetry::metrics::serve(metrics, PROXY, |_| ()) => match never {},
         _ = stop.wait_for(|stop| *stop) => {}
     }
     asking.abort();
@@ -156,10 +169,14 @@ async fn follow_writer(control: Client, told: watch::Sender<Option<Writer>>, fil
                 {
                     tracing::warn!(%error, file = %file.display(), "proxy.remember");
                 }
+                WRITER_CHANGES.increment();
                 told.send_replace(writer);
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "proxy.route"),
+            Err(error) => {
+                WRITER_UNKNOWN.increment();
+                tracing::debug!(%error, "proxy.route");
+            }
         }
         tokio::time::sleep(WRITER_PAUSE).await;
     }
@@ -179,6 +196,7 @@ async fn serve(
     let startup = startup.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     // A query can be cancelled also when every place is taken.
     if !has_place && !startup.is_cancel() {
+        refused(Reason::NoPlace);
         return startup::refuse(
             &mut client,
             "53300",
@@ -186,16 +204,20 @@ async fn serve(
         )
         .await;
     }
+    let (began, held) = (Instant::now(), HELD.hold());
     let routed = tokio::select! {
         routed = tokio::time::timeout(hold, route(&startup, &mut writer, &handovers)) => routed,
         // Nobody is left to be connected: a client says nothing before its first message is answered. Who cancels a query may
         // well leave at once.
         () = gone(&client), if !startup.is_cancel() => return Ok(()),
     };
+    drop(held);
     let Ok((writer_then, server)) = routed else {
+        refused(Reason::NoWriter);
         let text = "there is no writer: a failover takes longer than the endpoint holds connections";
         return startup::refuse(&mut client, "57P03", text).await;
     };
+    HOLD_SECONDS.observe_duration(began.elapsed());
     let is_replaced = writer.wait_for(|now| *now != writer_then);
     tokio::pin!(is_replaced);
     let (client, wanted) = tokio::select! {
@@ -204,6 +226,7 @@ async fn serve(
             None => return Ok(()),
         },
         _ = &mut is_replaced => {
+            CUT.increment();
             tracing::info!("proxy.cut: the writer was replaced");
             return Ok(());
         }
@@ -211,9 +234,11 @@ async fn serve(
     // No longer watched for what the client says: that is the backend's now.
     let client = client.into_std()?;
     let given = wanted.give(&client).await?;
+    HANDED_OVER.increment();
     tokio::select! {
         () = given.ended() => {}
         _ = is_replaced => {
+            CUT.increment();
             tracing::info!("proxy.cut: the writer was replaced");
             // The backend has it, too: closing our end would cut nothing.
             client.shutdown(std::net::Shutdown::Both)?;

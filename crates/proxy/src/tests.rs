@@ -171,7 +171,7 @@ async fn the_last_known_writer_stands_without_the_control_process() {
         writer_file: Some(file),
         handover_socket: None,
     };
-    let running = tokio::spawn(super::run(config, stopping));
+    let running = tokio::spawn(super::run(config, None, stopping));
     let connect = async || loop {
         if let Ok(client) = TcpStream::connect(&address).await {
             return client;

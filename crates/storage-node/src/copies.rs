@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use units::SegmentId;
 use wire_format::message::{Response, VersionCursor, Versions};
 
+use crate::metrics::{REPAIR_BYTES, REPAIR_FAILED, REPAIR_SERVED_BYTES};
 use crate::node::Node;
 use crate::reads::{self, ReadWork};
 use crate::turns::Work;
@@ -53,6 +54,7 @@ pub(crate) fn give(node: &Node, mut queue: mpsc::Receiver<ReadWork>) {
             Response::Versions(versions) => bytes_of(versions),
             _ => 0,
         };
+        REPAIR_SERVED_BYTES.add(bytes);
         work.reply.send(&response);
         rest(node, bytes);
     }
@@ -74,12 +76,14 @@ pub(crate) fn take(node: &Node, mut queue: mpsc::Receiver<Arrived>, work: &mpsc:
             .take_versions(segment, (part.pass, part.part), &from, &versions);
         let taken = match written {
             Ok(true) => {
+                REPAIR_BYTES.add(bytes);
                 versions.blocks.clear();
                 Taken::Written { from, versions, bytes }
             }
             // It came twice.
             Ok(false) => continue,
             Err(error) => {
+                REPAIR_FAILED.increment();
                 tracing::warn!(%segment, %error, "segment.copy: what a peer gave cannot be written");
                 Taken::Failed
             }

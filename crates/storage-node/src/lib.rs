@@ -18,11 +18,13 @@
 //! | `copies` | the threads that give and take the versions of whole segments |
 //! | `upkeep` | the background thread |
 //! | `scrub` | the thread that reads everything at rest again |
+//! | [`metrics`] | what it tells in numbers |
 
 pub mod config;
 mod contained;
 mod copies;
 mod identity;
+pub mod metrics;
 mod network;
 mod node;
 mod peers;
@@ -31,6 +33,7 @@ mod scrub;
 mod turns;
 mod upkeep;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -42,6 +45,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use config::StorageConfig;
 use contained::Contained;
 pub use identity::{FORMAT_VERSION, IdentityError};
+use metrics::STORAGE;
 use network::Served;
 use node::Node;
 
@@ -81,10 +85,11 @@ pub enum StorageError {
     Thread(std::io::Error),
 }
 
-/// Runs the node until `stop` says so. Everything acknowledged is on disk at any moment, so stopping needs no farewell.
+/// Runs the node, and serves its metrics on their address, until `stop` says so. Everything acknowledged is on disk at any moment, so stopping needs no farewell.
 pub async fn run(
     config: StorageConfig,
     engine: Arc<dyn Engine>,
+    metrics_address: Option<SocketAddr>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), StorageError> {
     let hello = config.hello()?;
@@ -156,8 +161,12 @@ pub async fn run(
     }
     let answers = peers::Answers { work, versions };
     let asking = tokio::spawn(peers::run(hello.clone(), question_queue, answers));
-    let serving = network::serve(&config.listen, hello, served, logs);
+    let measured = telemetry::metrics::serve(metrics_address, STORAGE, |scrape| {
+        metrics::look_up(&served, &config.directory, config.memory_bytes, scrape);
+    });
+    let serving = network::serve(&config.listen, hello, served.clone(), logs);
     let ended = tokio::select! {
+        never = measured => match never {},
         ended = serving => ended,
         closed = journal_closed => Err(StorageError::JournalClosed(
             closed.unwrap_or_else(|_| "its thread ended without a reason".to_owned()),

@@ -14,6 +14,7 @@ use wire_format::frame::encode_response;
 use wire_format::message::{Hello, Response};
 
 use crate::StorageError;
+use crate::metrics::{CONNECTIONS, CONNECTIONS_REFUSED};
 use crate::node::Node;
 use crate::reads::{ReadWork, is_read};
 use crate::turns::Work;
@@ -107,6 +108,7 @@ pub(crate) async fn serve(
             }
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
+            CONNECTIONS_REFUSED.increment();
             tracing::warn!(%caller, "connection.refuse: {CONNECTIONS_MAX} connections are open");
             continue;
         };
@@ -171,6 +173,7 @@ impl Connection {
     /// Serves the caller until it goes, on the thread that calls this.
     pub(crate) async fn converse(self, served: Served) {
         let (number, place) = (self.number, self.place);
+        let _counted = CONNECTIONS.hold();
         let (sender, queue) = mpsc::channel(ANSWERS_MAX);
         let answers = Arc::new(Answers {
             queue: sender,

@@ -13,6 +13,7 @@ use units::SegmentId;
 use wire_format::message::{Hello, Request, Response};
 
 use crate::copies::Arrived;
+use crate::metrics::{CATCH_UP_QUESTIONS, CATCH_UP_UNANSWERED};
 use crate::turns::Work;
 
 /// Questions waiting to be asked, of all peers and of each.
@@ -93,6 +94,7 @@ pub(crate) async fn run(hello: Hello, mut questions: mpsc::Receiver<Question>, a
 async fn ask_all(hello: Hello, mut questions: mpsc::Receiver<Question>, answers: Answers) {
     let mut connection = None;
     while let Some(question) = questions.recv().await {
+        CATCH_UP_QUESTIONS.increment();
         let limit = question.part.map_or(ANSWER_LIMIT, |_| VERSIONS_LIMIT);
         let asked = tokio::time::timeout(limit, ask(&hello, connection.take(), &question));
         let response = match asked.await {
@@ -109,6 +111,9 @@ async fn ask_all(hello: Hello, mut questions: mpsc::Receiver<Question>, answers:
                 None
             }
         };
+        if response.is_none() {
+            CATCH_UP_UNANSWERED.increment();
+        }
         if !answers.hand_on(question, response).await {
             return;
         }

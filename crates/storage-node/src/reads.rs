@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use page_store::{ReadError, VersionsAsked};
 use segment::{Effect, Read};
@@ -9,6 +10,7 @@ use tokio::sync::mpsc;
 use units::SegmentId;
 use wire_format::message::{Refusal, Request, Response};
 
+use crate::metrics::{self, CATCH_UP_SERVED_BYTES, PAGE_READ_SECONDS};
 use crate::network::ReplyTo;
 use crate::node::Node;
 
@@ -50,7 +52,11 @@ pub(crate) fn run(node: &Node, queue: &SharedQueue) {
         let Some(work) = next else {
             return;
         };
+        metrics::count_read(&work.request);
         let response = answer(node, &work.request).unwrap_or_else(Response::Refused);
+        if let Response::Refused(refusal) = &response {
+            metrics::count_refusal(refusal);
+        }
         work.reply.send(&response);
     }
 }
@@ -80,7 +86,9 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
             first,
             count,
         } => {
+            let began = Instant::now();
             let pages = store.read_pages(id, &path, read_point, first, count)?;
+            PAGE_READ_SECONDS.observe_duration(began.elapsed());
             node.pages_read.fetch_add(u64::from(count), Ordering::Relaxed);
             Response::Pages(pages)
         }
@@ -121,7 +129,10 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
         }
         Read::Batches { positions, bytes_max } => {
             let bytes_max = bytes_max.min(BATCHES_BYTES_MAX);
-            Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
+            let batches = store.read_batches(id, &positions, bytes_max as usize)?;
+            let bytes: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
+            CATCH_UP_SERVED_BYTES.add(bytes as u64);
+            Response::Batches(batches)
         }
     })
 }

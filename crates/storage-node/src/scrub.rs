@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::metrics::{SCRUB_BYTES, SCRUB_FAILED, SCRUB_FOUND, SCRUB_MENDED, SCRUB_PASSES};
 use crate::node::Node;
 
 /// The longest rest between two looks at whether the node stops.
@@ -42,10 +43,19 @@ fn pass(node: &Node, bytes_per_second: u64, stop: &watch::Receiver<bool>) {
     let read = std::cell::Cell::new(0u64);
     let scrubbed = node.store.scrub(&|bytes| {
         read.set(read.get() + bytes);
+        SCRUB_BYTES.add(bytes);
         let due = Duration::from_secs_f64(read.get() as f64 / bytes_per_second as f64);
         rest_until(started + due, stop)
     });
     node.note_damage();
+    match &scrubbed {
+        Ok(scrubbed) => {
+            SCRUB_PASSES.increment();
+            SCRUB_FOUND.add(scrubbed.damaged);
+            SCRUB_MENDED.add(scrubbed.mended);
+        }
+        Err(_) => SCRUB_FAILED.increment(),
+    }
     let seconds = started.elapsed().as_secs();
     match scrubbed {
         Ok(scrubbed) if scrubbed.damaged == 0 => {

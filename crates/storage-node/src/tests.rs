@@ -105,7 +105,7 @@ impl Running {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(crate::run(config, its_engine, stopping))
+            runtime.block_on(crate::run(config, its_engine, None, stopping))
         });
         Running {
             stop,

@@ -4,7 +4,7 @@
 //! answer back, without waking another thread.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use page_store::{AppendError, Horizon, JournalEntry};
 use segment::{Effect, PartId, Segment, SegmentState, Taken};
@@ -13,6 +13,7 @@ use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
 use crate::copies;
+use crate::metrics::{APPEND_BYTES, CATCH_UP_BYTES, SYNC_SECONDS, SYNCS_FAILED};
 use crate::network::{Connection, ReplyTo, Served};
 use crate::node::{LINKS_MAX, Node};
 use crate::peers::Question;
@@ -85,7 +86,10 @@ impl Turn {
         for effect in effects {
             match effect {
                 Effect::KeepState(bytes) => self.entries.push(JournalEntry::State { segment, bytes }),
-                Effect::KeepBatch(batch) => self.entries.push(JournalEntry::Batch { segment, batch }),
+                Effect::KeepBatch(batch) => {
+                    APPEND_BYTES.observe(batch.bytes().len() as u64);
+                    self.entries.push(JournalEntry::Batch { segment, batch });
+                }
                 Effect::Fetch { peer, request } => self.questions.push(Question {
                     segment,
                     address: peer.address,
@@ -193,6 +197,10 @@ fn fetched(node: &Node, turn: &mut Turn, id: SegmentId, response: Option<Respons
     let Some(segment) = segments.get_mut(&id).filter(|_| !turn.removed.contains(&id)) else {
         return;
     };
+    if let Some(Response::Batches(batches)) = &response {
+        let bytes: usize = batches.iter().map(|batch| batch.bytes().len()).sum();
+        CATCH_UP_BYTES.add(bytes as u64);
+    }
     let mut effects = Vec::new();
     if let Err(refusal) = segment.fetched(node.now(), response, &mut effects) {
         tracing::info!(segment = %id, %refusal, "segment.fetch: another peer is asked");
@@ -267,7 +275,13 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
     let journaled = if turn.entries.is_empty() {
         Ok(())
     } else {
-        node.store.append(&turn.entries).and_then(|()| node.store.sync())
+        let began = Instant::now();
+        let synced = node.store.append(&turn.entries).and_then(|()| node.store.sync());
+        match &synced {
+            Ok(()) => SYNC_SECONDS.observe_duration(began.elapsed()),
+            Err(_) => SYNCS_FAILED.increment(),
+        }
+        synced
     };
     match &journaled {
         Ok(()) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use page_store::Progress;
 use tokio::sync::watch;
 
+use crate::metrics::UPKEEP_FAILED;
 use crate::node::Node;
 
 const IDLE_PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +46,7 @@ pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
             Ok(Progress::Idle) => std::thread::sleep(IDLE_PAUSE),
             Ok(progress) => tracing::debug!(?progress, "store.maintain"),
             Err(error) => {
+                UPKEEP_FAILED.increment();
                 tracing::error!(%error, "store.maintain");
                 std::thread::sleep(FAILURE_PAUSE);
             }

@@ -8,18 +8,20 @@
 //! | module | job |
 //! |---|---|
 //! | `text` | the text format |
-//! | [`serve`] | `GET /metrics` |
-//! | [`process`] | what the kernel knows of the process |
+//! | `serve` | `GET /metrics` |
+//! | `process` | what the kernel knows of the process |
 //!
 //! Invariant: labels are closed sets, or names of things of which a process has few. None comes from a client.
 
-pub mod process;
-pub mod serve;
+mod process;
+mod serve;
 mod text;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use process::PROCESS;
+pub use serve::{AddressError, address, serve};
 pub use text::{Scrape, exposition};
 
 /// What a metric's value means.
@@ -398,11 +400,11 @@ macro_rules! metrics {
     (
         $(#[doc = $about:literal])+
         $visibility:vis $table:ident;
-        $($(#[doc = $help:literal])+ $name:ident: $kind:ty = $type:ident :: $make:ident($($argument:expr),+);)+
+        $($(#[doc = $help:literal])+ $reach:vis $name:ident: $kind:ty = $type:ident :: $make:ident($($argument:expr),+);)+
     ) => {
         $(
             $(#[doc = $help])+
-            $visibility static $name: $kind = $type::$make($($argument,)+ concat!($($help),+).trim_ascii());
+            $reach static $name: $kind = $type::$make($($argument,)+ concat!($($help),+).trim_ascii());
         )+
         $(#[doc = $about])+
         $visibility static $table: &$crate::metrics::Table = &[$(&$name),+];

@@ -38,6 +38,8 @@ pub(crate) struct Component {
     /// When this agent started or adopted it last, since the agent's own start.
     started: Duration,
     deaths_in_a_row: u32,
+    /// By this agent.
+    pub(crate) starts: u64,
 }
 
 impl Component {
@@ -57,6 +59,7 @@ impl Component {
             rule: RestartRule::default(),
             started: Duration::ZERO,
             deaths_in_a_row: 0,
+            starts: 0,
         }
     }
 
@@ -139,6 +142,7 @@ impl Component {
         let process = Process::of(child.id()).context("it is gone already")?;
         tracing::info!(name = %self.name, pid = child.id(), "process.start");
         // Its pid file the daemon writes by itself: an agent that dies here leaves nobody unknown.
+        self.starts += 1;
         self.process = Some(process);
         self.child = Some(child);
         self.paused = false;

@@ -1,6 +1,7 @@
 //! The agent: keeps every daemon of a host running. Its children outlive it; the agent that follows adopts them.
 
 mod component;
+pub mod metrics;
 mod orders;
 
 use std::cell::RefCell;
@@ -20,6 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 
 use crate::layout::{Cluster, Layout};
+use crate::role::metrics_address;
+use crate::setup;
 use component::{Component, End};
 
 /// How often the daemons are looked at. The death of its own children the agent hears at once.
@@ -104,13 +107,24 @@ impl Agent {
             }
         }
         agent.add("proxy", "proxy");
+        agent.choose_metrics_address("agent");
         Ok(agent)
     }
 
     pub(crate) fn add(&mut self, kind: &'static str, name: &str) {
+        self.choose_metrics_address(name);
         let stopped = self.cluster.stopped.iter().any(|stopped| stopped == name);
         self.components
             .push(Component::adopt(&self.layout, kind, name, stopped));
+    }
+
+    /// A daemon keeps its address for good, so that whoever collects metrics finds it again. It works without one, too.
+    fn choose_metrics_address(&mut self, name: &str) {
+        match setup::choose_metrics_address(&mut self.cluster, name) {
+            Ok(true) => self.store(),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(name, %error, "metrics.address: it tells none"),
+        }
     }
 
     /// Starts what is dead and shall live.
@@ -189,8 +203,14 @@ async fn serve(layout: &Layout) -> Result<()> {
     let mut looks = tokio::time::interval(LOOK_PAUSE);
     let places = Arc::new(Semaphore::new(ORDERS_MAX));
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let address = metrics_address(&agent.borrow().cluster, "agent")?;
+    let measured = telemetry::metrics::serve(address, metrics::AGENT, |scrape| {
+        metrics::look_up(&agent.borrow(), scrape);
+    });
+    tokio::pin!(measured);
     loop {
         tokio::select! {
+            never = &mut measured => match never {},
             _ = looks.tick() => agent.borrow_mut().look(),
             _ = child.recv() => agent.borrow_mut().look(),
             _ = hangup.recv() => {}

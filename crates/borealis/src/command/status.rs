@@ -86,6 +86,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
         name: "status".to_owned(),
     };
     let find = |name: &str| listed.iter().find(|one| one.name == name);
+    let metrics = |name: &str| cluster.metrics.get(name);
     let pid = |name: &str| find(name).and_then(|one| one.pid);
     let writer = cluster.writer().map(|writer| writer.name.clone()).unwrap_or_default();
     let mut instances = Vec::new();
@@ -115,6 +116,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "promotion_tier": Value::Null,
             "pages_read": status["pages_read"],
             "activity": status["activity"],
+            "metrics": metrics(&entry.name),
         }));
         if is_writer {
             of_writer = status;
@@ -160,6 +162,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "complete_lsn": complete.map(|lsn| lsn.to_string()),
             "lag_bytes": lag,
             "address": format!("127.0.0.1:{}", node.port),
+            "metrics": metrics(&node.name),
             "journal_bytes": status.as_ref().map(|status| status.journal_bytes),
             "layer_bytes": segment.map(|segment| segment.layer_bytes),
             "pages_read": status.as_ref().map(|status| status.pages_read),
@@ -196,8 +199,9 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
         "storage": storage,
         "instances": instances,
         "endpoints": { "cluster": url, "reader": Value::Null, "instances": urls },
-        "control": { "pid": pid("control"), "api": Value::Null },
-        "proxy": { "pid": pid("proxy") },
+        "control": { "pid": pid("control"), "api": Value::Null, "metrics": metrics("control") },
+        "proxy": { "pid": pid("proxy"), "metrics": metrics("proxy") },
+        "agent": { "metrics": metrics("agent") },
     }))
 }
 

@@ -3,6 +3,7 @@
 //! There is no secret: whoever reaches loopback may read counts. Everything is bounded: connections at once, bytes of a
 //! request, the time one may take. A connection is closed after its answer.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,15 +50,14 @@ pub fn address(text: &str) -> Result<SocketAddr, AddressError> {
     loopback.ok_or_else(|| AddressError(text.to_owned()))
 }
 
-/// Serves the tables, and what every process tells, until it is dropped; never, without an address. `look_up` is called on
+/// Serves the table, and what every process tells, until it is dropped; never, without an address. `look_up` is called on
 /// the task that polls this, so it may look at what belongs to that thread. An address that is taken is tried again: nobody
 /// dies of not being measured.
-pub async fn serve(address: Option<SocketAddr>, tables: &[&'static Table], look_up: impl Fn(&mut Scrape)) {
+pub async fn serve(address: Option<SocketAddr>, table: &'static Table, look_up: impl Fn(&mut Scrape)) -> Infallible {
     let Some(address) = address else {
         return std::future::pending().await;
     };
     let listener = listen(address).await;
-    let tables: Vec<&Table> = tables.iter().copied().chain([PROCESS]).collect();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (ask, mut asked) = mpsc::channel::<oneshot::Sender<String>>(CONNECTIONS_MAX);
     loop {
@@ -79,7 +79,7 @@ pub async fn serve(address: Option<SocketAddr>, tables: &[&'static Table], look_
                 }
             },
             Some(answer) = asked.recv() => {
-                let text = exposition(&tables, |scrape| {
+                let text = exposition(&[table, PROCESS], |scrape| {
                     process::look_up(scrape);
                     look_up(scrape);
                 });
@@ -287,8 +287,7 @@ mod tests {
                 looked_up.set(looked_up.get() + 1);
                 scrape.set(&QUESTIONS, &[], looked_up.get());
             };
-            let tables = [TEST];
-            let serving = serve(Some(address), &tables, look_up);
+            let serving = serve(Some(address), TEST, look_up);
             let asking = async {
                 // Taken for now: it is tried again.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -315,7 +314,7 @@ mod tests {
                 assert!(text.contains("test_questions 2\n"), "{text}");
             };
             tokio::select! {
-                () = serving => unreachable!("it serves for ever"),
+                never = serving => match never {},
                 () = asking => {}
             }
         });
