@@ -29,6 +29,8 @@ pub(crate) struct Flush {
 pub(crate) struct Checker {
     pub(crate) flushes: BTreeMap<Position, Flush>,
     acknowledged: BTreeMap<Epoch, Lsn>,
+    /// Whose the acknowledgements of each reign are.
+    acknowledged_by: BTreeMap<Epoch, usize>,
     /// Up to where readers were shown what each reign wrote.
     shown: BTreeMap<Epoch, Lsn>,
     /// Timelines in the volume's record: from that moment on they are history.
@@ -49,7 +51,18 @@ impl Checker {
     }
 
     /// A writer acknowledged everything up to `durable`.
-    pub(crate) fn acknowledged(&mut self, epoch: Epoch, durable: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
+    pub(crate) fn acknowledged(
+        &mut self,
+        writer: usize,
+        epoch: Epoch,
+        durable: Lsn,
+        disks: &[&Disk],
+    ) -> Result<(), Violation> {
+        let first = *self.acknowledged_by.entry(epoch).or_insert(writer);
+        if first != writer {
+            let what = format!("two writers acknowledge log of {epoch:?}: the {first}th and the {writer}th");
+            return Err(Promise::OneWriterAnEpoch.broken(what));
+        }
         let before = self.acknowledged.insert(epoch, durable).unwrap_or(Lsn::ZERO);
         if durable <= before {
             let what = format!("the durable LSN of {epoch:?} went from {before} to {durable}");

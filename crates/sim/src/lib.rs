@@ -42,6 +42,8 @@ use world::World;
 pub enum Promise {
     /// What was acknowledged is in the history of every later timeline; two writers never acknowledge one LSN.
     AcknowledgedStays,
+    /// Two writers never both get acknowledgements for one timeline.
+    OneWriterAnEpoch,
     /// What a reader was shown is in the history of every later timeline.
     ShownStays,
     /// What was acknowledged, and all of an opened history, lies synced on a write quorum.

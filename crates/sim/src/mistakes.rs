@@ -48,17 +48,17 @@ mistakes! {
     /// An unknown outcome of the record's change is taken for a success (hole 1).
     UnknownSwapBelieved: RecordLeads | AcknowledgedStays,
     /// Batches link by LSN alone instead of (epoch, LSN) (hole 2a).
-    LinksByLsn: QuorumKeeps,
+    LinksByLsn: QuorumKeeps | PowerTakesNothing,
     /// An opener takes flushes of any reign for the end of the log (hole 2b).
     CandidateOfAnyEpoch: FlushesAreWhole | QuorumKeeps,
     /// Single batches are acknowledged, not complete prefixes.
-    BatchesCounted: QuorumKeeps,
+    BatchesCounted: QuorumKeeps | PowerTakesNothing,
     /// Three copies are taken for a write quorum.
     ThreeAcknowledge: QuorumKeeps | AcknowledgedStays,
     /// Two promises are taken for enough.
     OnePromiseFewer: AcknowledgedStays,
     /// A segment takes log of a reign that it promised to refuse.
-    StaleEpochTaken: AcknowledgedStays,
+    StaleEpochTaken: AcknowledgedStays | PowerTakesNothing,
     /// An opener does not copy what it found to a write quorum before it writes (step 4).
     NoCopying: QuorumKeeps,
     /// The new timeline branches one flush too low.

@@ -188,7 +188,7 @@ impl World {
     }
 
     /// Everything that arrived is decided and journaled.
-    pub(crate) fn turn(&mut self, at: usize) {
+    pub(crate) fn turn(&mut self, at: usize) -> Result<(), Violation> {
         for arrival in std::mem::take(&mut self.nodes[at].arrivals) {
             self.decide(at, arrival);
         }
@@ -205,20 +205,20 @@ impl World {
             let appended = node.disk.append(&node.entries);
             if node.disk.stopped() {
                 self.crash_here(at, Fault::CrashInAppend);
-                return;
+                return Ok(());
             }
             match appended {
                 Ok(()) => {}
                 Err(AppendError::Closed(_)) => {
                     self.crash(at, false, 5, 200);
-                    return;
+                    return Ok(());
                 }
                 Err(_) if self.broken == Some(Broken::FullDiskIgnored) => {}
                 Err(error) => node.roll_back(&error.to_string()),
             }
         }
         if self.broken == Some(Broken::AnswerBeforeSync) {
-            self.send_answers(at);
+            self.send_answers(at)?;
         }
         let boot = self.nodes[at].boot;
         let sync = match self.now() < self.nodes[at].slow_until {
@@ -226,6 +226,7 @@ impl World {
             false => self.random.micros(50, 3000),
         };
         self.schedule(self.now() + sync, Event::Synced { node: at, boot });
+        Ok(())
     }
 
     fn decide(&mut self, at: usize, arrival: Arrival) {
@@ -318,7 +319,7 @@ impl World {
     }
 
     /// The sync came back.
-    pub(crate) fn synced(&mut self, at: usize) {
+    pub(crate) fn synced(&mut self, at: usize) -> Result<(), Violation> {
         if !std::mem::take(&mut self.nodes[at].entries).is_empty() {
             let fails = self.strikes(Fault::SyncFailed, 3);
             let crashes = !fails && self.strikes(Fault::CrashInSync, 3);
@@ -333,12 +334,12 @@ impl World {
             disk.lie_about_syncs(false);
             if disk.stopped() {
                 self.crash_here(at, Fault::CrashInSync);
-                return;
+                return Ok(());
             }
             if synced.is_err() {
                 // Nobody knows what the journal holds: only a restart tells.
                 self.crash_here(at, Fault::SyncFailed);
-                return;
+                return Ok(());
             }
             if let Some(segment) = &mut self.nodes[at].segment {
                 segment.synced();
@@ -348,17 +349,23 @@ impl World {
         let more = !node.arrivals.is_empty();
         node.busy = more;
         let boot = node.boot;
-        self.send_answers(at);
+        self.send_answers(at)?;
         if more {
             self.schedule(self.now(), Event::Turn { node: at, boot });
         }
+        Ok(())
     }
 
-    fn send_answers(&mut self, at: usize) {
+    fn send_answers(&mut self, at: usize) -> Result<(), Violation> {
         for (to, response) in std::mem::take(&mut self.nodes[at].answers) {
-            self.nodes[at].told.tell(&response);
+            let node = &mut self.nodes[at];
+            node.told.tell(&response);
+            if !self.lost_nodes.contains(&at) {
+                node.told.is_true(at, &self.checker, &node.disk)?;
+            }
             self.answer(at, to, response);
         }
+        Ok(())
     }
 
     pub(crate) fn tick_node(&mut self, at: usize, boot: u64) {

@@ -1,7 +1,10 @@
 //! What a page must show: exactly the visible records up to some LSN that was good enough for its reader (DESIGN §4.8).
 
+use std::collections::BTreeMap;
+
 use timeline::Path;
 use units::{Lsn, Page, Position};
+use wire_format::CatalogEntry;
 
 use crate::Promise;
 use crate::checker::{Checker, Violation};
@@ -27,6 +30,20 @@ impl Checker {
             record.change(block, &mut listed);
         }
         listed
+    }
+
+    /// Somebody was shown the whole catalog as of an LSN.
+    pub(crate) fn catalog_shown(&self, path: &Path, through: Lsn, shown: &[CatalogEntry]) -> Result<(), Violation> {
+        let mut expected = BTreeMap::new();
+        for entry in self.records(path, through).map(Record::entry) {
+            expected.insert(entry.key.clone(), entry);
+        }
+        expected.retain(|_, entry| entry.value.is_some());
+        if shown.iter().eq(expected.values()) {
+            return Ok(());
+        }
+        let what = format!("the catalog as of {through} is {shown:?}, where it is {expected:?}");
+        Err(Promise::PagesAreExact.broken(what))
     }
 
     /// Somebody was shown a page who needs everything up to the first LSN of `between` and nothing above the second.

@@ -5,7 +5,8 @@ use units::{Epoch, Position};
 use wire_format::message::Response;
 
 use crate::Promise;
-use crate::checker::Violation;
+use crate::checker::{Checker, Violation};
+use crate::disk::Disk;
 
 /// The most that one copy ever promised and acknowledged.
 #[derive(Default, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct Told {
     promised: Epoch,
     /// In the reign of the path that it went along.
     complete: Position,
+    /// Everything up to here was found on its disk.
+    verified: Position,
 }
 
 impl Told {
@@ -25,6 +28,22 @@ impl Told {
             | Response::Announced { complete, .. } => self.complete = self.complete.max(*complete),
             _ => {}
         }
+    }
+
+    /// Everything up to where the copy says that it is complete is synced on its disk, if that is sound.
+    pub(crate) fn is_true(&mut self, node: usize, checker: &Checker, disk: &Disk) -> Result<(), Violation> {
+        let verified = self.verified;
+        let unverified = checker.history(self.complete).take_while(|at| *at != verified);
+        if let Some(missing) = unverified.into_iter().find(|at| !disk.keeps(*at)) {
+            let what = format!(
+                "storage-{} said that it is complete up to {}, but {missing} is not synced there",
+                node + 1,
+                self.complete
+            );
+            return Err(Promise::PowerTakesNothing.broken(what));
+        }
+        self.verified = self.complete;
+        Ok(())
     }
 
     /// The copy started again: it knows what it promised, and has what it acknowledged as far as its history sees it.

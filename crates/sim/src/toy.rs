@@ -2,9 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
+use wire_format::{CatalogEntry, CatalogKey};
 use units::{Epoch, ForkKey, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKey};
 
 use crate::random::Random;
+use crate::writer::FLUSH_BYTES;
 
 /// Pages of the one fork there is.
 pub(crate) const BLOCKS: u32 = 6;
@@ -20,6 +22,9 @@ pub(crate) const FORK: ForkKey = ForkKey {
 const NAME_BYTES: usize = 16;
 /// One change: what kind, and which block.
 const CHANGE_BYTES: usize = 2;
+
+/// Names in the catalog.
+const NAMES: u64 = 5;
 
 /// What a record does to one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,6 +91,17 @@ impl Record {
         };
         let changes = changes.chunks(CHANGE_BYTES).map(change).collect::<Result<_, _>>()?;
         Ok(Record { name, changes })
+    }
+
+    /// What it does to the catalog: one of a few names stands for it from there on, or for nothing.
+    pub(crate) fn entry(&self) -> CatalogEntry {
+        let number = self.name.lsn.raw() / FLUSH_BYTES;
+        let value = (!number.is_multiple_of(7)).then(|| Bytes::copy_from_slice(&name_bytes(self.name)));
+        CatalogEntry {
+            key: CatalogKey::Blob(format!("toy/{}", number % NAMES)),
+            lsn: self.name.lsn,
+            value,
+        }
     }
 
     /// Whether it changes a page.

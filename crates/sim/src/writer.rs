@@ -347,6 +347,7 @@ impl World {
                 (Item::Record { end, bytes }, Some(record))
             }
         };
+        let catalog = record.as_ref().map_or(Vec::new(), |record| vec![record.entry()]);
         if record.is_some() {
             writer.boundary = end;
         }
@@ -362,6 +363,7 @@ impl World {
             first: Share::of(vec![item]),
             marks: marks(position),
             written_at_us,
+            catalog,
             ..FlushParts::default()
         };
         let mut effects = Vec::new();
@@ -386,7 +388,8 @@ impl World {
                 }
                 ShipperEffect::DurableAdvanced(durable) => {
                     let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
-                    self.checker.acknowledged(self.writers[at].epoch, durable, &disks)?;
+                    self.checker
+                        .acknowledged(at, self.writers[at].epoch, durable, &disks)?;
                     self.writers[at].client.durable_advanced(durable);
                 }
                 ShipperEffect::Fenced { .. } => self.writers[at].stage = Stage::Over,
