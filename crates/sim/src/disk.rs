@@ -72,7 +72,7 @@ fn config(random: &mut Random) -> StoreConfig {
         cache_bytes_max: 16 << 10,
         page_cache_bytes_max: random.below(60 << 10) as usize,
         journal_file_bytes: 1000 + random.below(6000),
-        journal_retained_bytes_max: 8000 + random.below(40_000),
+        journal_retained_bytes_max: 3000 + random.below(20_000),
         chain_deltas_max: 2 + random.below(8) as usize,
         chain_bytes_max: 100 + random.below(2000) as usize,
         merge_layers: 2 + random.below(3) as usize,
@@ -172,6 +172,18 @@ impl Disk {
         let written = self.written.drain(..);
         if !self.lost_something {
             self.kept.extend(written);
+        }
+    }
+
+    /// Whether the journal is longer than it should be.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.config.journal_retained_bytes_max < self.store().status().journal_bytes
+    }
+
+    /// What these batches did is durable, in layers.
+    pub(crate) fn keep(&mut self, batches: impl Iterator<Item = Position>) {
+        if !self.lost_something {
+            self.kept.extend(batches);
         }
     }
 

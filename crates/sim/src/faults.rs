@@ -240,6 +240,13 @@ impl World {
         self.schedule(self.now() + pause, Event::Thaw { node });
     }
 
+    /// All nodes, those first whose copies have least.
+    fn by_completeness(&self) -> Vec<usize> {
+        let mut nodes: Vec<usize> = (0..COPIES).collect();
+        nodes.sort_by_key(|node| self.nodes[*node].segment.as_ref().map(|segment| segment.complete().lsn));
+        nodes
+    }
+
     /// Messages of some pairs do not arrive for a while.
     fn cut(&mut self, fault: Fault, node: usize) {
         self.note(fault, Some(node));
@@ -250,8 +257,7 @@ impl World {
         let (one_side, other_side): (Vec<End>, Vec<End>) = match self.random.below(10) {
             // Those who have most, or least, and every writer: what an opponent would do.
             6..=9 => {
-                let mut standing: Vec<usize> = (0..COPIES).collect();
-                standing.sort_by_key(|node| self.nodes[*node].segment.as_ref().map(|segment| segment.complete().lsn));
+                let standing = self.by_completeness();
                 let some = match self.random.below(2) {
                     0 => standing[2..].to_vec(),
                     _ => standing[..2].to_vec(),
@@ -319,6 +325,14 @@ impl World {
 
     /// An opener that is killed soon after its start, or that meets a rival.
     pub(crate) fn trouble_opener(&mut self, writer: usize) {
+        if self.strikes(Fault::CutOneWay, 60) {
+            // It hears only the two who have least.
+            self.note(Fault::CutOneWay, None);
+            let until = self.now() + self.random.millis(25, 120);
+            for node in self.by_completeness().split_off(2) {
+                self.cuts.insert((End::AnyWriter, End::Node(node)), until);
+            }
+        }
         if self.strikes(Fault::OpenerKilled, 120) {
             let pause = self.random.millis(1, 60);
             self.schedule(self.now() + pause, Event::KillOpener { writer });

@@ -86,6 +86,8 @@ pub struct Report {
     pub pages: usize,
     /// Openings that stopped since the metadata store had gone back in time.
     pub outdated_stops: u64,
+    /// How often a copy took what it lacked from the layers of others.
+    pub layered: u64,
     /// What went wrong, how often, and in which states.
     pub tally: Tally,
     /// A hash over every event: equal seeds give equal histories.

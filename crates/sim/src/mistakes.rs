@@ -91,8 +91,8 @@ mistakes! {
     LeftTimelineRead: PagesAreExact,
     /// The floor is raised over readers' read points, and segments read below it (hole 23).
     BelowTheFloor: PagesAreExact,
-    /// Segments forget log that copies which lag behind still need.
-    ForgetsTheSlowest: CopiesBecomeEqual,
+    /// A copy counts as whole although nothing of what it took from the layers of others was written.
+    CopyLeavesOut: PagesAreExact | CopiesBecomeEqual,
     /// The journal recycles batches before a synced state says that the segment is complete without them.
     RecyclesTooEarly: PowerTakesNothing | QuorumKeeps | CopiesBecomeEqual,
 }

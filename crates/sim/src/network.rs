@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
+use segment::PartId;
 use units::SegmentId;
-use wire_format::message::{Member, Request, Response};
+use wire_format::message::{Member, Request, Response, VersionCursor};
 
 use crate::checker::Violation;
 use crate::node::{Arrival, ReplyTo};
@@ -75,7 +76,10 @@ impl World {
         let segment = segment_id(node);
         let news = News::Disconnected { segment };
         self.schedule(self.now(), Event::News { writer, news });
-        let pause = self.random.millis(5, 80);
+        let pause = match self.random.chance(100) {
+            true => self.random.millis(80, 600),
+            false => self.random.millis(5, 80),
+        };
         self.schedule(self.now() + pause, Event::Connect { writer, node });
     }
 
@@ -193,7 +197,12 @@ impl World {
 
     /// A segment asks another. What a node that is down or cut off answers is nothing, after a while.
     pub(crate) fn ask_peer(&mut self, from: ReplyTo, peer: &Member, request: Request) {
-        let ReplyTo::Peer { node: asker, boot } = from else {
+        let ReplyTo::Peer {
+            node: asker,
+            boot,
+            part,
+        } = from.clone()
+        else {
             return;
         };
         let node = node_of(peer.segment);
@@ -207,7 +216,7 @@ impl World {
             self.schedule(at, Event::Arrive { node, arrival });
         } else {
             let pause = self.random.millis(20, 100);
-            let arrival = Arrival::Fetched(None);
+            let arrival = answered(part, None);
             self.schedule(
                 self.now() + pause,
                 Event::ArriveAtBoot {
@@ -227,10 +236,10 @@ impl World {
         };
         let arrives = self.arrival(End::Node(at), hearer, at);
         match (to, arrives) {
-            (ReplyTo::Peer { node, boot }, arrives) => {
+            (ReplyTo::Peer { node, boot, part }, arrives) => {
                 let pause = self.random.millis(20, 100);
                 let when = arrives.unwrap_or(self.now() + pause);
-                let arrival = Arrival::Fetched(arrives.map(|_| response));
+                let arrival = answered(part, arrives.map(|_| response));
                 self.schedule(when, Event::ArriveAtBoot { node, boot, arrival });
             }
             (ReplyTo::Reader { writer, question }, Some(when)) => {
@@ -266,6 +275,14 @@ impl World {
         }
         let segment = segment_id(node);
         self.tell(writer, News::Response { segment, response })
+    }
+}
+
+/// What reaches a segment that asked a peer.
+fn answered(part: Option<(PartId, Box<VersionCursor>)>, response: Option<Response>) -> Arrival {
+    match part {
+        Some((part, from)) => Arrival::Versions { part, from, response },
+        None => Arrival::Fetched(response),
     }
 }
 

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use page_store::{AppendError, Horizon, JournalEntry, ReadError};
-use segment::{Effect, Read, Segment};
-use wire_format::message::{Refusal, Request, Response};
+use segment::{Effect, PartId, Read, Segment};
+use units::Position;
+use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
 use crate::checker::Violation;
 use crate::disk::{Disk, NotStarted};
@@ -30,7 +31,12 @@ pub(crate) enum ReplyTo {
     /// To whoever reads pages in the instance of a writer; each question has its number.
     Reader { writer: usize, question: u64 },
     /// To the segment of another node, as long as that has not been restarted.
-    Peer { node: usize, boot: u64 },
+    Peer {
+        node: usize,
+        boot: u64,
+        /// Which part of what it takes from layers it asked for, and from where on.
+        part: Option<(PartId, Box<VersionCursor>)>,
+    },
 }
 
 /// What reaches a node.
@@ -43,6 +49,12 @@ pub(crate) enum Arrival {
         sent: u64,
     },
     Fetched(Option<Response>),
+    /// A peer gave versions, or did not.
+    Versions {
+        part: PartId,
+        from: Box<VersionCursor>,
+        response: Option<Response>,
+    },
     Tick,
 }
 
@@ -63,6 +75,8 @@ pub(crate) struct Node {
     pub(crate) frozen: Option<Vec<Event>>,
     /// Its disk takes its time until then.
     pub(crate) slow_until: Duration,
+    /// Up to here it took from the layers of peers, and has not synced that yet.
+    layered: Position,
     /// Where the clock of its present life began.
     clock_began: Duration,
     /// What it told others, and a power cut must not take.
@@ -82,6 +96,7 @@ impl Node {
             busy: false,
             frozen: None,
             slow_until: Duration::ZERO,
+            layered: Position::ZERO,
             clock_began: Duration::ZERO,
             told: Told::default(),
         }
@@ -157,6 +172,7 @@ impl World {
         node.answers.clear();
         node.busy = false;
         node.frozen = None;
+        node.layered = Position::ZERO;
         node.slow_until = Duration::ZERO;
         self.cut_power(at, power_cut);
         self.break_links_of(at);
@@ -268,13 +284,25 @@ impl World {
                 // A peer that cannot help is no failure: the next one is asked.
                 let _ = segment.fetched(now, response, &mut effects);
             }
+            Arrival::Versions { part, from, response } => {
+                let complete = segment.complete();
+                let store = node.disk.store();
+                if let Some(taken) = reads::take(store, segment_id(at), part, *from, response, self.broken) {
+                    // As above.
+                    let _ = segment.taken(now, part, taken, &mut effects);
+                }
+                if complete < segment.complete() {
+                    node.layered = segment.complete();
+                    self.layered += 1;
+                }
+            }
             Arrival::Tick => {
+                segment.permit_layers(true);
                 segment.tick(now, &mut effects);
                 let horizon = segment.horizon();
-                let needed_by_none = match self.broken {
-                    Some(Broken::ForgetsTheSlowest) => horizon.durable,
-                    _ => horizon.all_complete,
-                };
+                let crowded = self.weather.crowded && node.disk.is_crowded();
+                segment.set_crowded(crowded);
+                let needed_by_none = if crowded { horizon.durable } else { horizon.all_complete };
                 let recycle_through = segment.forget(needed_by_none, &mut effects);
                 let mut horizon = Horizon {
                     path: horizon.path,
@@ -307,11 +335,23 @@ impl World {
             Effect::KeepBatch(batch) => node.entries.push(JournalEntry::Batch { segment, batch }),
             Effect::Answer(response) => node.answers.extend(reply.cloned().map(|reply| (reply, response))),
             Effect::Read(_) => unreachable!("reads do not wait for a turn"),
-            Effect::Remove | Effect::Take { .. } => unreachable!("no segment of a history takes another's place"),
+            Effect::Remove => unreachable!("no segment of a history is removed"),
+            Effect::Take { peer, request, part } => {
+                let Request::FetchVersions { from: begin, .. } = &request else {
+                    unreachable!("versions are asked for by key")
+                };
+                let from = ReplyTo::Peer {
+                    node: at,
+                    boot: node.boot,
+                    part: Some((part, Box::new(begin.clone()))),
+                };
+                self.ask_peer(from, &peer, request);
+            }
             Effect::Fetch { peer, request } => {
                 let from = ReplyTo::Peer {
                     node: at,
                     boot: node.boot,
+                    part: None,
                 };
                 self.ask_peer(from, &peer, request);
             }
@@ -341,9 +381,13 @@ impl World {
                 self.crash_here(at, Fault::SyncFailed);
                 return Ok(());
             }
-            if let Some(segment) = &mut self.nodes[at].segment {
+            let node = &mut self.nodes[at];
+            if let Some(segment) = &mut node.segment {
                 segment.synced();
             }
+            // What it took from the layers of peers stands for the batches.
+            let layered = std::mem::take(&mut node.layered);
+            node.disk.keep(self.checker.history(layered));
         }
         let node = &mut self.nodes[at];
         let more = !node.arrivals.is_empty();

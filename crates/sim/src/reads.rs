@@ -1,10 +1,10 @@
 //! What a simulated node reads from its store: as the reading threads of the real one do.
 
 use page_store::{PageStore, ReadError, VersionsAsked};
-use segment::{Effect, Read, Segment};
+use segment::{Effect, PartId, Read, Segment, Taken};
 use timeline::Path;
 use units::{Position, SegmentId};
-use wire_format::message::{Refusal, Request, Response};
+use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
 use crate::Broken;
 
@@ -78,6 +78,34 @@ fn ask(segment: &mut Segment, request: &Request) -> Result<Read, Refusal> {
         Some(Effect::Read(read)) => Ok(read),
         Some(Effect::Answer(Response::Refused(refusal))) => Err(refusal),
         other => unreachable!("a read is carried out or refused, not {other:?}"),
+    }
+}
+
+/// Writes the versions that a peer gave. `None`: they came twice.
+pub(crate) fn take(
+    store: &PageStore,
+    id: SegmentId,
+    part: PartId,
+    from: VersionCursor,
+    response: Option<Response>,
+    broken: Option<Broken>,
+) -> Option<Taken> {
+    let mut versions = match response {
+        Some(Response::Versions(versions)) => versions,
+        Some(Response::Refused(refusal)) => return Some(Taken::Refused(refusal)),
+        _ => return Some(Taken::Nothing),
+    };
+    if broken == Some(Broken::CopyLeavesOut) {
+        versions.blocks.clear();
+    }
+    let bytes = versions.blocks.iter().map(|block| block.len() as u64).sum();
+    match store.take_versions(id, (part.pass, part.part), &from, &versions) {
+        Ok(true) => {
+            versions.blocks.clear();
+            Some(Taken::Written { from, versions, bytes })
+        }
+        Ok(false) => None,
+        Err(_) => Some(Taken::Failed),
     }
 }
 

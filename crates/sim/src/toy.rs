@@ -2,8 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
-use wire_format::{CatalogEntry, CatalogKey};
 use units::{Epoch, ForkKey, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKey};
+use wire_format::{CatalogEntry, CatalogKey};
 
 use crate::random::Random;
 use crate::writer::FLUSH_BYTES;

@@ -22,6 +22,8 @@ pub(crate) struct Weather {
     strengths: Vec<u64>,
     /// Copies that may be lost for good.
     pub(crate) losses_max: u64,
+    /// Nodes do not keep their journals for copies that are far behind: those take from the layers of others.
+    pub(crate) crowded: bool,
     /// No fault strikes from here on.
     pub(crate) calm_from: Duration,
 }
@@ -39,6 +41,7 @@ impl Weather {
         let calm_from = random.millis(CALM_FROM_MS.start, CALM_FROM_MS.end);
         Weather {
             strengths,
+            crowded: random.chance(500),
             losses_max: LOSSES_MAX + u64::from(worst),
             calm_from,
         }

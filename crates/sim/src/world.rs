@@ -182,6 +182,8 @@ pub(crate) struct World {
     pub(crate) pages_read: usize,
     /// Openings that stopped since the metadata store went back in time.
     pub(crate) outdated_stops: u64,
+    /// How often a copy took what it lacked from the layers of others.
+    pub(crate) layered: u64,
     /// Messages that were delivered.
     pub(crate) messages: u64,
     /// Ticks that did something.
@@ -236,6 +238,7 @@ impl World {
             lost_nodes: BTreeSet::new(),
             pages_read: 0,
             outdated_stops: 0,
+            layered: 0,
             messages: 0,
             ticks: 0,
             history: seed,
@@ -336,6 +339,7 @@ impl World {
             flushes,
             pages: self.pages_read,
             outdated_stops: self.outdated_stops,
+            layered: self.layered,
             tally: self.tally,
             history: self.history,
         })
@@ -513,7 +517,12 @@ impl World {
     fn all_show_the_same(&self, path: &Path, durable: Lsn) -> Result<(), Violation> {
         let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
         let sound: Vec<usize> = sound.filter(|node| self.nodes[*node].segment.is_some()).collect();
-        let floor = |node: &usize| self.nodes[*node].segment.as_ref().map(|segment| segment.horizon().floor.lsn);
+        let floor = |node: &usize| {
+            self.nodes[*node]
+                .segment
+                .as_ref()
+                .map(|segment| segment.horizon().floor.lsn)
+        };
         let floor = sound.iter().filter_map(floor).max().unwrap_or(Lsn::ZERO);
         for read_point in [durable, Lsn::from_raw(floor.raw().midpoint(durable.raw())), floor] {
             let mut first = None;

@@ -388,8 +388,7 @@ impl World {
                 }
                 ShipperEffect::DurableAdvanced(durable) => {
                     let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
-                    self.checker
-                        .acknowledged(at, self.writers[at].epoch, durable, &disks)?;
+                    self.checker.acknowledged(at, self.writers[at].epoch, durable, &disks)?;
                     self.writers[at].client.durable_advanced(durable);
                 }
                 ShipperEffect::Fenced { .. } => self.writers[at].stage = Stage::Over,
