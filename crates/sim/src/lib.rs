@@ -15,6 +15,7 @@ mod checker;
 mod client;
 mod disk;
 mod faults;
+mod healing;
 mod metadata;
 mod mistakes;
 mod network;
@@ -99,6 +100,8 @@ pub struct Report {
 pub struct Failure {
     /// The seed of the history.
     pub seed: u64,
+    /// The rule that was broken in it on purpose.
+    pub broken: Option<Broken>,
     /// When, in virtual time.
     pub at: Duration,
     /// Which.
@@ -110,7 +113,8 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{:?} after {:?}: {}", self.promise, self.at, self.violation)?;
-        write!(out, "again: cargo run --release -p sim -- --seed {}", self.seed)
+        write!(out, "again: cargo run --release -p sim -- --seed {}", self.seed)?;
+        self.broken.map_or(Ok(()), |broken| write!(out, " --broken {broken:?}"))
     }
 }
 
@@ -128,6 +132,7 @@ pub fn run(seed: u64, broken: Option<Broken>) -> Result<Report, Failure> {
     });
     outcome.map_err(|(at, (promise, violation))| Failure {
         seed,
+        broken,
         at,
         promise,
         violation,

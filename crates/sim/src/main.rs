@@ -15,7 +15,7 @@ const USAGE: &str = "\
 usage: sim mistakes [--seconds S] [--renew]
                                finds every rule that is broken on purpose, each within S seconds (60); --renew: writes the seeds down
        sim [OPTION…]           histories of fresh seeds until it is stopped, or has done what the options say
-  --seed N                     only this history; what happened in it
+  --seed N [--broken NAME]     only this history; what happened in it, perhaps with a rule broken on purpose
   --seeds COUNT|FROM..TO       so many fresh seeds, or these
   --minutes M | --seconds S    no longer than this
   --threads T                  on so many cores (all)
@@ -36,6 +36,7 @@ const SEED_BITS: u32 = 40;
 #[derive(Default)]
 struct Options {
     seed: Option<u64>,
+    broken: Option<Broken>,
     from: Option<u64>,
     count: Option<u64>,
     limit: Option<Duration>,
@@ -54,6 +55,10 @@ fn options() -> Option<Options> {
         let value = words.next()?;
         match word.as_str() {
             "--seed" => options.seed = Some(number(&value)?),
+            "--broken" => {
+                let named = |broken: &&Broken| format!("{broken:?}") == value;
+                options.broken = Some(*Broken::ALL.iter().find(named)?);
+            }
             "--seeds" => match value.split_once("..") {
                 Some((from, to)) => {
                     let (from, to) = (number(from)?, number::<u64>(to)?);
@@ -147,6 +152,8 @@ fn run(options: &Options) -> ExitCode {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         now.map_or(0, |now| now.as_nanos() as u64) % (1 << SEED_BITS)
     };
+    // A history that panics is reported as a violation; run alone with its seed it also tells where.
+    panic::set_hook(Box::new(|_| {}));
     let first = options.from.unwrap_or_else(fresh);
     let cores = || thread::available_parallelism().map_or(1, usize::from);
     let threads = options.threads.unwrap_or_else(cores);
@@ -220,6 +227,7 @@ fn coverage(total: &Total) -> String {
 
 /// Finds every mistake, from the first seed on.
 fn mistakes(limit: Duration, renew: bool) -> ExitCode {
+    panic::set_hook(Box::new(|_| {}));
     let mut pinned = String::new();
     let mut missed = 0;
     for broken in Broken::ALL {
@@ -261,7 +269,6 @@ fn mistakes(limit: Duration, renew: bool) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    panic::set_hook(Box::new(|_| {}));
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     if let ["mistakes", rest @ ..] = &words[..] {
@@ -289,7 +296,7 @@ fn main() -> ExitCode {
     let Some(seed) = options.seed else {
         return run(&options);
     };
-    match sim::run(seed, None) {
+    match sim::run(seed, options.broken) {
         Ok(report) => {
             println!("seed {seed}: {} events went well", report.events);
             for fault in Fault::ALL.iter().filter(|fault| 0 < report.tally.times(**fault)) {
