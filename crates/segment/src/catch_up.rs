@@ -16,6 +16,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const STRANDED_PAUSE: Duration = Duration::from_secs(5);
 /// Half of the peers: what is durable lay on four of six, and they recycle their journals at about the same log.
 const STRANDED_PEERS: usize = 3;
+/// Or one of them, if so many times nobody of all peers could help: others may be away, or lack the same.
+const STRANDED_ROUNDS: usize = 2;
 /// A question whose answer takes so many times as long as answers took lately counts as lost, and another peer is asked.
 const ANSWER_ROUND_TRIPS: u32 = 8;
 /// That is never less than this, since an answer waits for the peer's disk,
@@ -48,6 +50,9 @@ pub(crate) struct CatchUp {
     asked: Option<SegmentId>,
     /// Peers that no longer have what is missing.
     collected: BTreeSet<SegmentId>,
+    /// Questions since the last one that helped, and how many peers there are.
+    in_vain: usize,
+    peers: usize,
 }
 
 impl Default for CatchUp {
@@ -59,6 +64,8 @@ impl Default for CatchUp {
             turn: 0,
             asked: None,
             collected: BTreeSet::new(),
+            in_vain: 0,
+            peers: 0,
         }
     }
 }
@@ -68,11 +75,13 @@ impl CatchUp {
     pub(crate) fn idle(&mut self) {
         self.not_before = None;
         self.collected.clear();
+        self.in_vain = 0;
     }
 
-    /// Whether so many peers lack what is missing that nobody is expected to have it.
+    /// Whether so many peers lack what is missing, or so many were asked in vain, that nobody is expected to have it.
     pub(crate) fn is_stranded(&self) -> bool {
-        STRANDED_PEERS <= self.collected.len()
+        let all_in_vain = STRANDED_ROUNDS * self.peers <= self.in_vain;
+        STRANDED_PEERS <= self.collected.len() || (!self.collected.is_empty() && all_in_vain)
     }
 
     fn answer_limit(&self) -> Duration {
@@ -87,6 +96,7 @@ impl CatchUp {
                 // Lost, or peers are slower than they were: the next one is given more time.
                 self.answer_time = (2 * self.answer_time).min(ANSWER_LIMIT_MAX);
                 self.turn = self.turn.wrapping_add(1);
+                self.in_vain = self.in_vain.saturating_add(1);
                 self.asked_at = None;
             }
             None => {}
@@ -95,6 +105,7 @@ impl CatchUp {
         if now < not_before || peers.is_empty() {
             return None;
         }
+        self.peers = peers.len();
         let peer = &peers[self.turn % peers.len()];
         self.asked_at = Some(now);
         self.asked = Some(peer.segment);
@@ -117,7 +128,10 @@ impl CatchUp {
             _ => RETRY_PAUSE,
         };
         self.not_before = Some(now + pause);
-        if answer != Answer::Helped {
+        if answer == Answer::Helped {
+            self.in_vain = 0;
+        } else {
+            self.in_vain = self.in_vain.saturating_add(1);
             self.turn = self.turn.wrapping_add(1);
         }
     }
