@@ -143,8 +143,13 @@ impl Cluster {
 
     /// `borealis up` again, on the same directory.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    /// The same, with further arguments.
+    pub fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
         let port = self.port.to_string();
-        self.borealis(&["up", "--port", &port])?;
+        self.borealis(&[&["up", "--port", &port], arguments].concat())?;
         self.connect()
     }
 

@@ -122,8 +122,17 @@ fn secret(path: &Path, text: &str) -> Result<()> {
     writeln!(file, "{text}").with_context(|| format!("write {}", path.display()))
 }
 
+/// How a new volume is divided, as far as it is not as usual.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Division {
+    /// Size of a protection group.
+    pub group_bytes: Option<u64>,
+    /// Size of a stripe.
+    pub stripe_bytes: Option<u64>,
+}
+
 /// Makes the cluster in an empty directory.
-pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result<Cluster> {
+pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String], division: Division) -> Result<Cluster> {
     let directory = layout.directory();
     fs::DirBuilder::new()
         .recursive(true)
@@ -167,7 +176,7 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String]) -> Result
     for entry in &cluster.storage {
         configure_storage(layout, &cluster, entry)?;
     }
-    add_instance(layout, &mut cluster, initdb_arguments)?;
+    add_instance(layout, &mut cluster, initdb_arguments, division)?;
     configure_proxy(layout, &cluster)?;
     // Last: a directory without it holds no cluster.
     cluster.store(layout)?;
@@ -286,7 +295,7 @@ fn next_instance(cluster: &Cluster) -> Result<InstanceEntry> {
 }
 
 /// Adds an instance, which is to be the writer. The cluster has to be stored after that.
-fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[String]) -> Result<()> {
+fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[String], division: Division) -> Result<()> {
     let entry = next_instance(cluster)?;
     let address = |node: &StorageEntry| StorageAddress {
         name: node.name.clone(),
@@ -304,6 +313,8 @@ fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[Stri
         control_socket: layout.control_socket(),
         postgresql_bin: Layout::postgresql_bin(),
         initdb_arguments: initdb_arguments.to_vec(),
+        group_bytes: division.group_bytes,
+        stripe_bytes: division.stripe_bytes,
         storage: cluster.storage.iter().map(address).collect(),
         preload_libraries: Default::default(),
         limits: Limits::default(),
@@ -340,7 +351,7 @@ mod tests {
     #[test]
     fn a_new_cluster_has_ports_of_its_own_and_secrets_that_only_its_user_reads() {
         let layout = layout("new");
-        let cluster = create(&layout, 5433, &[]).expect("an empty directory");
+        let cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
         let all = ports(&cluster);
         assert_eq!(all.len(), 8, "six nodes, the writer, the endpoint");
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
@@ -359,7 +370,7 @@ mod tests {
     #[test]
     fn a_new_port_leaves_the_proxys_limits_alone() {
         let layout = layout("proxy");
-        let mut cluster = create(&layout, 5433, &[]).expect("an empty directory");
+        let mut cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
         let path = layout.config_file("proxy");
         let config = || -> ProxyConfig {
             serde_json::from_str(&fs::read_to_string(&path).expect("settings")).expect("readable")
@@ -381,12 +392,13 @@ mod tests {
     #[test]
     fn what_a_broken_off_up_left_is_made_anew_and_what_is_not_ours_is_refused() {
         let layout = layout("unfinished");
-        let first = create(&layout, 5433, &[]).expect("an empty directory");
+        let first = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
         fs::remove_file(layout.cluster_file()).expect("as if it broke off before the last step");
-        let refused = create(&layout, 5433, &[]).expect_err("the mark is gone: it may be anything");
+        let refused =
+            create(&layout, 5433, &[], Division::default()).expect_err("the mark is gone: it may be anything");
         assert!(refused.to_string().contains("is not empty"), "{refused}");
         fs::write(layout.directory().join(UNFINISHED), "").expect("the mark");
-        let second = create(&layout, 5433, &[]).expect("it may begin again");
+        let second = create(&layout, 5433, &[], Division::default()).expect("it may begin again");
         assert_ne!(first.cluster, second.cluster);
         fs::remove_dir_all(layout.directory()).expect("it is ours");
     }

@@ -342,7 +342,14 @@ mod tests {
             let copy = copy("storage-1", Node::Tells(tell)).await;
             let limit = Duration::from_secs(10);
             let (_keep, durable_now) = tokio::sync::watch::channel(durable);
-            let source = PageSource::new(Epoch::from_raw(7), vec![copy], durable_now, limit, limit);
+            let source = PageSource::new(
+                Epoch::from_raw(7),
+                vec![copy],
+                Default::default(),
+                durable_now,
+                limit,
+                limit,
+            );
             let broker = Broker::new(Rc::new(source), Rc::new(RefCell::new(Hundred)), 64, 1, 16 << 20);
             broker
                 .page(fork.page(0), Lsn::from_raw(300), 8)

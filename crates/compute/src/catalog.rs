@@ -1,11 +1,13 @@
 //! The volume's catalog as the writer knows it: kept in step with the log it ships.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use engine::Touch;
 use skeleton::blob::{self, Blob};
-use units::{ForkKey, Lsn, RelationKey, fork};
+use units::{ForkKey, GroupId, Lsn, RelationKey, fork};
+use volume::stripes::{Geometry, Stripes};
 use wal::StateChange;
 use wire_format::broker::ForkSize;
 use wire_format::{CatalogEntry, CatalogKey};
@@ -21,9 +23,19 @@ pub(crate) struct Catalog {
     forks: BTreeMap<ForkKey, u32>,
     blobs: BTreeMap<String, Bytes>,
     blocks: u64,
+    /// Which group each page belongs to.
+    pub(crate) stripes: Stripes,
 }
 
 impl Catalog {
+    /// An empty catalog of a volume so divided.
+    pub(crate) fn new(geometry: Geometry, groups_count: usize) -> Catalog {
+        Catalog {
+            stripes: Stripes::new(geometry, groups_count),
+            ..Catalog::default()
+        }
+    }
+
     /// Takes over an entry that the volume has, or one that is about to be shipped.
     pub(crate) fn take(&mut self, key: &CatalogKey, value: Option<&Bytes>) {
         match key {
@@ -35,12 +47,21 @@ impl Catalog {
                     Some(blocks) => self.forks.insert(*fork, blocks),
                     None => self.forks.remove(fork),
                 };
-                self.blocks = self.blocks - u64::from(before.unwrap_or(0)) + u64::from(blocks.unwrap_or(0));
+                let (before, blocks) = (before.unwrap_or(0), blocks.unwrap_or(0));
+                self.blocks = self.blocks - u64::from(before) + u64::from(blocks);
+                self.stripes.resize(*fork, before, blocks);
             }
             CatalogKey::Blob(name) => match value {
                 Some(value) => drop(self.blobs.insert(name.clone(), value.clone())),
                 None => drop(self.blobs.remove(name)),
             },
+            CatalogKey::Stripes { fork, first } => {
+                let group = value
+                    .and_then(|value| value.first_chunk::<4>())
+                    .map(|four| GroupId::from_raw(u32::from_le_bytes(*four)));
+                let blocks = self.forks.get(fork).copied().unwrap_or(0);
+                self.stripes.set(*fork, *first, group, blocks);
+            }
         }
     }
 
@@ -171,8 +192,51 @@ impl Catalog {
     }
 
     fn set_fork(&mut self, fork: ForkKey, blocks: Option<u32>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {
-        let value = blocks.map(|blocks| Bytes::copy_from_slice(&blocks.to_le_bytes()));
-        self.change(CatalogKey::ForkBlocks(fork), value, lsn, entries);
+        let value = |blocks: u32| Bytes::copy_from_slice(&blocks.to_le_bytes());
+        let (mut at, after) = (self.forks.get(&fork).copied().unwrap_or(0), blocks.unwrap_or(0));
+        // INIT forks are read before any group but the first is awake: they stay there.
+        while at < after && fork.fork != fork::INIT {
+            let (end, assigned) = self.stripes.grow(fork, at, after);
+            if let Some((first, group)) = assigned {
+                let group = Bytes::copy_from_slice(&group.raw().to_le_bytes());
+                self.change(CatalogKey::Stripes { fork, first }, Some(group), lsn, entries);
+            }
+            self.change(CatalogKey::ForkBlocks(fork), Some(value(end)), lsn, entries);
+            at = end;
+        }
+        if after < at || blocks != self.forks.get(&fork).copied() {
+            self.change(CatalogKey::ForkBlocks(fork), blocks.map(value), lsn, entries);
+            for first in self.stripes.ended(fork, after) {
+                self.change(CatalogKey::Stripes { fork, first }, None, lsn, entries);
+            }
+        }
+    }
+
+    /// The groups of what a record takes away, before it does: every one that has a page of the range (protocol.md, hole 16).
+    pub(crate) fn groups_that_lose(&self, touches: &[Touch], groups: &mut BTreeSet<GroupId>) {
+        for touch in touches {
+            match touch {
+                Touch::Page { .. } => {}
+                Touch::Truncate { fork, from_block } => {
+                    let blocks = self.forks.get(fork).copied().unwrap_or(0);
+                    self.stripes.groups_from(*fork, *from_block, blocks, groups);
+                }
+                Touch::DropDatabase { tablespace, database } => {
+                    let first = RelationKey {
+                        tablespace: *tablespace,
+                        database: *database,
+                        relation: 0,
+                    };
+                    let last = RelationKey {
+                        relation: u32::MAX,
+                        ..first
+                    };
+                    for (fork, blocks) in self.forks.range(first.fork(0)..=last.fork(u8::MAX)) {
+                        self.stripes.groups_from(*fork, 0, *blocks, groups);
+                    }
+                }
+            }
+        }
     }
 
     fn set_blob(&mut self, name: String, value: Option<Bytes>, lsn: Lsn, entries: &mut Vec<CatalogEntry>) {

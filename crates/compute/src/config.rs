@@ -33,6 +33,12 @@ pub struct InstanceConfig {
     /// Further arguments for `initdb`, used once, when the volume is made.
     #[serde(default)]
     pub initdb_arguments: Vec<String>,
+    /// Size of a protection group of a new volume; 10 GiB if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_bytes: Option<u64>,
+    /// Size of a stripe of a new volume; 8 MiB if it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripe_bytes: Option<u64>,
     /// The storage nodes a new volume is placed on: two in each of three zones.
     pub storage: Vec<StorageAddress>,
     /// Not used: libraries to preload stand among PostgreSQL's settings. Files of earlier builds have it.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use node_link::{LinkEvent, NodeLink};
 use tokio::sync::mpsc;
-use units::{Position, SegmentId, Zone};
+use units::{GroupId, Position, SegmentId, Zone};
 use wire_format::frame::encode_request;
 use wire_format::message::Hello;
 use wire_format::{Member, Request};
@@ -24,13 +24,15 @@ pub(crate) struct Copies {
     hello: Hello,
     log: BTreeMap<SegmentId, NodeLink>,
     pub(crate) reads: Vec<Rc<Copy>>,
+    /// How often copies were added.
+    pub(crate) additions: u64,
     sender: mpsc::UnboundedSender<LogEvent>,
     pub(crate) events: mpsc::UnboundedReceiver<LogEvent>,
     pub(crate) bytes_sent: Rc<Cell<u64>>,
 }
 
 impl Copies {
-    /// Starts connecting to every member.
+    /// Starts connecting to group 0's members.
     pub(crate) fn connect(members: &[Member], hello: &Hello, bytes_sent: Rc<Cell<u64>>) -> Copies {
         // Bounded by what the shipper has in flight: every event answers a message, or is one of a connection's two ends.
         let (sender, events) = mpsc::unbounded_channel();
@@ -38,17 +40,19 @@ impl Copies {
             hello: hello.clone(),
             log: BTreeMap::new(),
             reads: Vec::new(),
+            additions: 0,
             sender,
             events,
             bytes_sent,
         };
-        copies.add(members);
+        copies.add(GroupId::FIRST, members);
         copies
     }
 
-    /// Starts connecting to more members; which of them are connected already.
-    pub(crate) fn add(&mut self, members: &[Member]) -> Vec<SegmentId> {
+    /// Starts connecting to more members of a group; which of them are connected already.
+    pub(crate) fn add(&mut self, group: GroupId, members: &[Member]) -> Vec<SegmentId> {
         let mut connected = Vec::new();
+        self.additions += 1;
         for member in ring(members) {
             let segment = member.segment;
             if let Some(link) = self.log.get(&segment) {
@@ -67,6 +71,7 @@ impl Copies {
             self.log.insert(segment, link);
             let read = NodeLink::start(address.clone(), hello.clone(), Rc::default(), |_| ());
             self.reads.push(Rc::new(Copy {
+                group,
                 segment,
                 node: member.node.clone(),
                 link: read,
@@ -74,6 +79,12 @@ impl Copies {
             }));
         }
         connected
+    }
+
+    /// The copies of group 0.
+    pub(crate) fn of_first_group(&self) -> Vec<Rc<Copy>> {
+        let reads = self.reads.iter().filter(|copy| copy.group == GroupId::FIRST);
+        reads.cloned().collect()
     }
 
     /// Sends without waiting; the answer comes as an event. `false`: not taken.

@@ -22,7 +22,7 @@ use control_plane::{Client, ControlError};
 use skeleton::import::{ImportedFile, classify};
 use skeleton::{ControlFile, blob};
 use tokio::time::{Instant, timeout_at};
-use units::{Epoch, ForkKey, Lsn, Page, PageKey, Position, SegmentId, VolumeId, fork};
+use units::{Epoch, ForkKey, Lsn, PAGE_BYTES, Page, PageKey, Position, SegmentId, VolumeId, fork};
 use volume::record::MemberRecord;
 use volume::{FlushParts, Share, Shipper, ShipperLimits, VolumeRecord, creation};
 use wal::{Marks, WAL_PAGE_BYTES, record_end};
@@ -119,7 +119,17 @@ fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
                 .map_err(|error| broken("the zone of a storage node", &error))?,
         });
     }
-    Ok(creation::record(VolumeId::from_bytes(random()?), members))
+    let record = creation::record(VolumeId::from_bytes(random()?), members);
+    Ok(VolumeRecord {
+        group_blocks: config
+            .group_bytes
+            .map_or(record.group_blocks, |bytes| bytes / PAGE_BYTES as u64),
+        stripe_blocks: match config.stripe_bytes {
+            Some(bytes) => (bytes / PAGE_BYTES as u64) as u32,
+            None => record.stripe_blocks,
+        },
+        ..record
+    })
 }
 
 /// One question to one copy, as soon as it is connected.

@@ -7,7 +7,7 @@ use node_link::{NodeLink, handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
-use units::{ClusterId, ForkKey, Lsn, Page, Position, SegmentId};
+use units::{ClusterId, ForkKey, GroupId, Lsn, Page, Position, SegmentId};
 use wire_format::frame::{PROTOCOL_VERSION, encode_response};
 use wire_format::message::Hello;
 use wire_format::{CatalogEntry, CatalogKey, Refusal, Request, Response};
@@ -74,6 +74,7 @@ pub(crate) async fn copy(name: &str, node: Node) -> Rc<Copy> {
     let link = NodeLink::start(address, hello(), Rc::default(), move |_| notify.notify_one());
     connected.notified().await;
     Rc::new(Copy {
+        group: GroupId::FIRST,
         segment: SEGMENT,
         node: name.to_owned(),
         link,

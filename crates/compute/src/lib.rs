@@ -18,6 +18,7 @@
 //! | `replication` | the connection to the walsender |
 //! | `flush`, `catalog` | from WAL to flushes, and what it does to the catalog |
 //! | `shipping` | the log's shipper, carried out |
+//! | `growth`, `groups` | more groups, and what readers know of them |
 //! | [`broker`], `read_ahead`, [`pages`] | pages for backends |
 //! | [`status`], [`metrics`] | what the instance tells about itself |
 
@@ -30,6 +31,8 @@ mod data_directory;
 #[cfg(test)]
 mod fake_node;
 mod flush;
+mod groups;
+mod growth;
 pub mod import;
 mod last_page;
 pub mod metrics;

@@ -32,8 +32,8 @@ pub(crate) async fn open(
             match effect {
                 // A connection that did not take it reports its end, and the next one begins anew.
                 OpeningEffect::Send { segment, request } => drop(copies.post(segment, &request)),
-                OpeningEffect::Connect(members) => {
-                    for segment in copies.add(&members) {
+                OpeningEffect::Connect(group, members) => {
+                    for segment in copies.add(group, &members) {
                         opening.connected(segment, &mut effects);
                     }
                 }

@@ -14,13 +14,17 @@ use std::time::Duration;
 use node_link::NodeLink;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use units::{Epoch, Lsn, Page, PageKey, Position, SegmentId};
+use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId};
 use wire_format::{Refusal, Request, Response};
 
+use crate::catalog::Catalog;
+use crate::groups::Groups;
 use crate::metrics::{PAGE_READ_SECONDS, PAGES_READ, READS_HEDGED, READS_UNDER_WAY, count_failure};
 
 /// Blocks that are read from the same copy while it answers, so that its caches are of use.
 const AFFINITY_BLOCKS: u32 = 128;
+/// Pause while a group that was asleep is woken.
+const WAKING_PAUSE: Duration = Duration::from_millis(2);
 /// Pause before all copies are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How long the copies that were asked may take before one more is asked, once two were. Doubles with every round, up to a
@@ -58,6 +62,8 @@ pub enum ReadPagesError {
 
 /// A copy that pages are read from.
 pub struct Copy {
+    /// Its group.
+    pub group: GroupId,
     /// Its segment.
     pub segment: SegmentId,
     /// The node's name, for messages.
@@ -71,7 +77,10 @@ pub struct Copy {
 /// Reads pages at the durable position.
 pub struct PageSource {
     epoch: Epoch,
-    copies: Vec<Rc<Copy>>,
+    copies: RefCell<BTreeMap<GroupId, Vec<Rc<Copy>>>>,
+    /// Which group has which page.
+    catalog: Rc<RefCell<Catalog>>,
+    groups: Rc<Groups>,
     durable: watch::Receiver<Lsn>,
     read_limit: Duration,
     hedge: Duration,
@@ -83,23 +92,37 @@ pub struct PageSource {
 
 impl PageSource {
     /// Reads from `copies` on the timeline of `epoch`, up to `durable`.
-    pub fn new(
+    pub(crate) fn new(
         epoch: Epoch,
         copies: Vec<Rc<Copy>>,
+        (catalog, groups): (Rc<RefCell<Catalog>>, Rc<Groups>),
         durable: watch::Receiver<Lsn>,
         read_limit: Duration,
         hedge: Duration,
     ) -> PageSource {
         let (under_way, pages_read) = (RefCell::default(), Cell::new(0));
-        PageSource {
+        let source = PageSource {
             epoch,
-            copies,
+            copies: RefCell::default(),
+            catalog,
+            groups,
             durable,
             read_limit,
             hedge,
             under_way,
             pages_read,
+        };
+        source.set_copies(copies);
+        source
+    }
+
+    /// From now on these are asked, in the place of those before them. Reads under way go on with whom they have.
+    pub fn set_copies(&self, copies: Vec<Rc<Copy>>) {
+        let mut by_group: BTreeMap<GroupId, Vec<Rc<Copy>>> = BTreeMap::new();
+        for copy in copies {
+            by_group.entry(copy.group).or_default().push(copy);
         }
+        self.copies.replace(by_group);
     }
 
     /// The lowest read point that is still in use: nothing at or above it may be collected.
@@ -150,6 +173,24 @@ impl PageSource {
         count: u32,
         needed: Lsn,
     ) -> Result<Vec<Page>, ReadPagesError> {
+        let mut pages = self.read_run(deadline, first, count, needed).await?;
+        // The pages behind a stripe's end may be in another group.
+        while (pages.len() as u32) < count {
+            let done = pages.len() as u32;
+            let next = first.fork.page(first.block + done);
+            pages.extend(self.read_run(deadline, next, count - done, needed).await?);
+        }
+        Ok(pages)
+    }
+
+    /// The first of `count` pages from `first` on: those that one group has.
+    async fn read_run(
+        &self,
+        deadline: Instant,
+        first: PageKey,
+        count: u32,
+        needed: Lsn,
+    ) -> Result<Vec<Page>, ReadPagesError> {
         let read_point = match self.reach(needed).await {
             Ok(durable) => durable,
             Err(durable) => {
@@ -162,9 +203,31 @@ impl PageSource {
             }
         };
         let _under_way = UnderWay::begin(&self.under_way, read_point);
+        let (group, count) = {
+            let catalog = self.catalog.borrow();
+            (
+                catalog.stripes.group_of(first),
+                catalog.stripes.run(first, count).max(1),
+            )
+        };
+        let needed = loop {
+            if let Some(needed) = self.groups.needed(group, needed) {
+                break needed;
+            }
+            if deadline < Instant::now() + RETRY_PAUSE {
+                let what = format!("{group} does not tell where it ends; is a read quorum missing?");
+                return Err(ReadPagesError::Unreachable {
+                    key: first,
+                    needed,
+                    what,
+                });
+            }
+            tokio::time::sleep(WAKING_PAUSE).await;
+        };
         let mut patience = PATIENCE;
         loop {
             let round = Round {
+                group,
                 first,
                 count,
                 needed,
@@ -198,7 +261,7 @@ impl PageSource {
     async fn read_once(&self, round: &Round) -> Result<Vec<Page>, Failure> {
         let mut said = "no copy is connected".to_owned();
         let mut asked = Asked::default();
-        let mut candidates = self.candidates(round.first, round.needed).into_iter();
+        let mut candidates = self.candidates(round).into_iter();
         let mut pause = self.hedge;
         loop {
             match candidates.next() {
@@ -230,11 +293,14 @@ impl PageSource {
     }
 
     /// The copies to ask, best first: complete enough as far as known, then the others, which may answer `NotComplete`.
-    fn candidates(&self, first: PageKey, needed: Lsn) -> Vec<Rc<Copy>> {
+    fn candidates(&self, round: &Round) -> Vec<Rc<Copy>> {
+        let (first, needed) = (round.first, round.needed);
         let start = (first.block / AFFINITY_BLOCKS) as usize + first.fork.relation.relation as usize;
-        let count = self.copies.len();
+        let copies = self.copies.borrow();
+        let copies = copies.get(&round.group).map_or(&[][..], Vec::as_slice);
+        let count = copies.len();
         let mut connected: Vec<Rc<Copy>> = (0..count)
-            .map(|offset| self.copies[(start + offset) % count].clone())
+            .map(|offset| copies[(start + offset) % count].clone())
             .filter(|copy| copy.link.is_connected())
             .collect();
         connected.sort_by_key(|copy| (copy.complete.get().lsn < needed, copy.link.in_flight() / 8));
@@ -270,6 +336,7 @@ enum Failure {
 
 /// What one round over the copies is about.
 struct Round {
+    group: GroupId,
     first: PageKey,
     count: u32,
     needed: Lsn,

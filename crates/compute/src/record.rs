@@ -36,6 +36,11 @@ impl Record {
         }
     }
 
+    /// The record as it is now. Waits for changes under way.
+    pub(crate) async fn current(&self) -> VolumeRecord {
+        self.stored.lock().await.record.clone()
+    }
+
     /// Changes the record by compare-and-swap. `false`: somebody else holds the volume now, and nothing was changed. Waits for
     /// changes before it.
     pub(crate) async fn change(&self, change: impl FnOnce(&VolumeRecord) -> VolumeRecord) -> Result<bool, Ended> {

@@ -22,6 +22,7 @@ use crate::broker::Broker;
 use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::flush::FlushBuilder;
+use crate::growth::Growth;
 use crate::metrics::{LOG_RECEIVED_BYTES, OPEN_SECONDS, POSTGRESQL_STARTS};
 use crate::pages::PageSource;
 use crate::pauses::Stage;
@@ -98,6 +99,8 @@ struct Reign<'a> {
     shipping: Shipping,
     postmaster: Postmaster,
     flushes: FlushBuilder,
+    growth: Growth,
+    copies_known: u64,
     catalog: Rc<RefCell<Catalog>>,
     source: Rc<PageSource>,
     broker: Rc<Broker>,
@@ -205,7 +208,7 @@ impl<'a> Reign<'a> {
         tracing::info!(%volume, %epoch, "volume.open");
         let mut copies = Copies::connect(&record.members(), &hello, Rc::new(Cell::new(0)));
         let opening = Opening::new(epoch, record.clone()).map_err(|error| Ended::Unusable(error.to_string()))?;
-        let record = Record::new(&control, epoch, taken.revision, record);
+        let record = Rc::new(Record::new(&control, epoch, taken.revision, record));
         let limit = Duration::from_millis(config.limits.opening_ms_max);
         let opened = open::open(opening, &record, &mut copies, limit, status).await?;
         stage.set(Stage::Opened);
@@ -223,14 +226,15 @@ impl<'a> Reign<'a> {
             )));
         }
         let reader = StateReader {
-            copies: copies.reads.clone(),
+            copies: copies.of_first_group(),
             epoch,
             path: opened.path.clone(),
             at: opened.branch,
             limit,
         };
         let state = |error: crate::state::StateError| broken("the state at the end of the log", &error);
-        let catalog = reader.catalog().await.map_err(state)?;
+        let (geometry, groups_count) = (opened.record.geometry(), opened.record.groups.len());
+        let catalog = reader.catalog(geometry, groups_count).await.map_err(state)?;
         let time = now_us() / 1_000_000;
         let inputs = reader.skeleton_inputs(&catalog, marks, time).await.map_err(state)?;
         let wal_file_bytes = inputs.control.wal_file_bytes();
@@ -255,6 +259,7 @@ impl<'a> Reign<'a> {
         let source = Rc::new(PageSource::new(
             epoch,
             shipping.copies.reads.clone(),
+            (catalog.clone(), shipping.groups.clone()),
             shipping.durable(),
             Duration::from_millis(config.limits.page_read_ms_max),
             Duration::from_millis(config.limits.hedge_ms),
@@ -296,6 +301,8 @@ impl<'a> Reign<'a> {
         }
         Ok(Reign {
             flushes: FlushBuilder::new(marks, catalog.clone(), wal_file_bytes, config.limits.flush_bytes_max),
+            growth: Growth::new(record),
+            copies_known: 0,
             config,
             status,
             stage,
@@ -361,6 +368,7 @@ impl<'a> Reign<'a> {
                 _ = ticks.tick() => {
                     self.shipping.shipper.raise_floor(self.source.lowest_read_point());
                     self.shipping.tick()?;
+                    self.look_after_groups()?;
                     self.tell();
                     if let Some(how) = self.postmaster.ended().map_err(|error| broken("PostgreSQL", &error))? {
                         if deadline.is_some() {
@@ -391,6 +399,17 @@ impl<'a> Reign<'a> {
                     .map_err(|error| broken("replication", &error))?;
             }
         }
+    }
+
+    /// Groups are made before they are needed, and woken when they are read.
+    fn look_after_groups(&mut self) -> Result<(), Ended> {
+        self.growth.tick(&mut self.catalog.borrow_mut(), &mut self.shipping)?;
+        self.shipping.wake_wanted()?;
+        if self.copies_known != self.shipping.copies.additions {
+            self.copies_known = self.shipping.copies.additions;
+            self.source.set_copies(self.shipping.copies.reads.clone());
+        }
+        Ok(())
     }
 
     async fn received(&mut self, event: Event, replication: &mut Option<Replication>) -> Result<(), Ended> {
@@ -458,7 +477,12 @@ impl<'a> Reign<'a> {
         let shipper = &self.shipping.shipper;
         status.durable_lsn = Some(shipper.durable().to_string());
         status.in_flight_bytes = self.flushes.end().raw().saturating_sub(shipper.durable().raw());
-        status.size_bytes = self.catalog.borrow().size_bytes();
+        {
+            let catalog = self.catalog.borrow();
+            status.size_bytes = catalog.size_bytes();
+            status.groups = catalog.stripes.groups_count() as u64;
+            status.free_bytes = catalog.stripes.free_blocks() * units::PAGE_BYTES as u64;
+        }
         status.log_bytes_shipped = self.shipping.copies.bytes_sent.get();
         status.log_bytes_received = self.bytes_received;
         status.pages_read = self.source.pages_read.get();

@@ -1,6 +1,7 @@
 //! The shipper, carried out: its messages on the connections, their answers back to it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::Duration;
 
 use node_link::LinkEvent;
@@ -8,12 +9,13 @@ use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use units::{Epoch, Lsn, Position, SegmentId};
-use volume::{FlushParts, Share, Shipper, ShipperEffect};
+use volume::{FlushParts, GroupMembers, Share, Shipper, ShipperEffect};
 use wal::{DecodedRecord, Marks};
 use wire_format::Item;
 
 use crate::copies::{Copies, LogEvent};
 use crate::metrics::{COMMIT_SECONDS, COPY_REFUSALS, FLUSH_BYTES, FLUSHES_IN_FLIGHT};
+use crate::groups::Groups;
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 
@@ -29,6 +31,8 @@ pub(crate) struct Shipping {
     effects: Vec<ShipperEffect>,
     /// Flushes that are not durable yet, for the metrics.
     in_flight: InFlight,
+    /// What readers know of the other groups.
+    pub(crate) groups: Rc<Groups>,
     /// What each copy last complained of, so that the log says it once.
     troubles: BTreeMap<SegmentId, String>,
 }
@@ -44,6 +48,7 @@ impl Shipping {
             began: Instant::now(),
             effects: Vec::new(),
             in_flight: InFlight::new(Duration::ZERO),
+            groups: Rc::default(),
             troubles: BTreeMap::new(),
         };
         for segment in shipping.copies.connected() {
@@ -72,6 +77,22 @@ impl Shipping {
         self.perform()
     }
 
+    /// A group that was just made is taken into use.
+    pub(crate) fn add_group(&mut self, members: GroupMembers) -> Result<(), Ended> {
+        let group = members.group;
+        self.shipper.add_group(members);
+        self.shipper.wake(group, &mut self.effects);
+        self.perform()
+    }
+
+    /// Wakes the groups that somebody wants to read.
+    pub(crate) fn wake_wanted(&mut self) -> Result<(), Ended> {
+        for group in self.groups.take_wanted() {
+            self.shipper.wake(group, &mut self.effects);
+        }
+        self.perform()
+    }
+
     /// Something happened on a connection.
     pub(crate) fn event(&mut self, event: LogEvent) -> Result<(), Ended> {
         let LogEvent { segment, event } = event;
@@ -95,14 +116,9 @@ impl Shipping {
         self.shipper.tick(now, &mut self.effects);
         self.perform()?;
         let epoch = self.shipper.epoch();
-        for standing in self.shipper.standing() {
-            let copy = self
-                .copies
-                .reads
-                .iter()
-                .find(|copy| copy.segment == standing.member.segment);
-            if let Some(copy) = copy {
-                copy.complete.set(Position::new(epoch, standing.complete));
+        for copy in &self.copies.reads {
+            if let Some(complete) = self.shipper.complete_of(copy.segment) {
+                copy.complete.set(Position::new(epoch, complete));
             }
         }
         Ok(())
@@ -170,13 +186,14 @@ impl Shipping {
                         self.shipper.not_taken(now, segment);
                     }
                 }
-                ShipperEffect::Connect(members) => {
-                    let connected = self.copies.add(&members);
+                ShipperEffect::Connect(group, members) => {
+                    let connected = self.copies.add(group, &members);
                     connected
                         .into_iter()
                         .for_each(|segment| self.shipper.connected(segment, &mut self.effects));
                 }
                 ShipperEffect::TooLong(error) => return Err(broken("the log cannot be sent", &error)),
+                ShipperEffect::GroupAdvanced { group, durable } => self.groups.advanced(group, durable),
                 ShipperEffect::DurableAdvanced(lsn) => {
                     self.in_flight.end(lsn);
                     self.durable.send_replace(lsn);

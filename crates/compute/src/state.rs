@@ -12,6 +12,7 @@ use skeleton::{ControlFile, SkeletonInputs, blob};
 use timeline::Path;
 use tokio::time::{Instant, timeout_at};
 use units::{Epoch, Lsn, Page, PageKey, Position, RelationKey, fork};
+use volume::stripes::Geometry;
 use wal::{Marks, WAL_PAGE_BYTES};
 use wire_format::{CatalogKey, Refusal, Request, Response};
 
@@ -92,8 +93,8 @@ impl StateReader {
     }
 
     /// The whole catalog.
-    pub(crate) async fn catalog(&self) -> Result<Catalog, StateError> {
-        let mut catalog = Catalog::default();
+    pub(crate) async fn catalog(&self, geometry: Geometry, groups_count: usize) -> Result<Catalog, StateError> {
+        let mut catalog = Catalog::new(geometry, groups_count);
         let mut after: Option<CatalogKey> = None;
         loop {
             let request = |copy: &Copy| Request::ScanCatalog {
@@ -361,7 +362,9 @@ mod tests {
         on_one_thread(async {
             let forks: Vec<ForkKey> = (1..=3).map(fork).collect();
             let copies = vec![copy("storage-1", Node::HasForks(forks.clone())).await];
-            let catalog = reader(copies, Duration::from_secs(20)).catalog().await;
+            let catalog = reader(copies, Duration::from_secs(20))
+                .catalog(Geometry::DEFAULT, 1)
+                .await;
             let catalog = catalog.expect("the copy answers");
             for fork in forks {
                 assert_eq!(catalog.fork(fork).blocks, Some(10), "{fork}");

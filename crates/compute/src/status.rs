@@ -40,6 +40,10 @@ pub struct InstanceStatus {
     pub in_flight_bytes: u64,
     /// Bytes of all relation forks in the volume.
     pub size_bytes: u64,
+    /// Protection groups.
+    pub groups: u64,
+    /// Bytes that the groups there are have room for, in relation forks. What is dropped or truncated comes back here.
+    pub free_bytes: u64,
     /// Bytes sent to storage nodes, framing and all copies included.
     pub log_bytes_shipped: u64,
     /// Bytes of log received from PostgreSQL.

@@ -33,7 +33,8 @@ impl Link {
 }
 
 /// Log below what may be forgotten whose links are kept nevertheless: the end of the log can always be fetched, the last
-/// page of it by an opener, and a little more by copies that lag a moment behind.
+/// page of it by an opener, and a little more by copies that lag a moment behind. Of group 0 only: another group may be idle
+/// for long, and must not pin the journal that it shares.
 pub(crate) const LOG_KEPT_BYTES: u64 = 256 << 10;
 
 /// The links, by name and by predecessor. Bounded by the journal: what is recycled there is forgotten here.
@@ -161,10 +162,10 @@ impl Chain {
         Some(from)
     }
 
-    /// Forgets batches at or below `bound`, but for those of the last [`LOG_KEPT_BYTES`]. The segment is complete without
-    /// them up to the last forgotten one on the path.
-    pub(crate) fn forget(&mut self, bound: Position, path: &Path) {
-        let through = bound.lsn.raw().saturating_sub(LOG_KEPT_BYTES);
+    /// Forgets batches at or below `bound`, but for those of the last `kept_bytes`. The segment is complete without them up
+    /// to the last forgotten one on the path.
+    pub(crate) fn forget(&mut self, bound: Position, kept_bytes: u64, path: &Path) {
+        let through = bound.lsn.raw().saturating_sub(kept_bytes);
         let old = |end: &&Position| end.lsn.raw() <= through && end.epoch <= bound.epoch;
         let gone: Vec<Position> = self.links.keys().filter(old).copied().collect();
         // After a restart the journal may still hold batches below what was forgotten before: it never goes back for them.

@@ -1,9 +1,10 @@
 //! What of a segment is in its shell's journal: synced, kept, no longer needed, or not taken.
 
 use bytes::Bytes;
-use units::Position;
+use units::{GroupId, Position};
 use wire_format::message::Refusal;
 
+use crate::chain::LOG_KEPT_BYTES;
 use crate::copying::higher;
 use crate::{Effect, Segment, SegmentState};
 
@@ -38,7 +39,7 @@ impl Segment {
     }
 
     /// Forgets the links of batches up to `through`: no peer will ask for them. What is not complete, synced and durable
-    /// stays, and so does the end of the log. The effect journals that the segment is complete without them, and the floor.
+    /// stays, and so does the end of group 0's log. The effect journals that the segment is complete without them, and the floor.
     /// Answers with how far the journal may recycle batches: as far as a synced state says so. Before that a power cut would
     /// leave a state that needs batches which are gone.
     pub fn forget(&mut self, through: Position, effects: &mut Vec<Effect>) -> Position {
@@ -49,7 +50,12 @@ impl Segment {
             .expect("there are three");
         let forgotten = self.state.path.reach(self.chain.forgotten());
         if self.state.path.sees(bound) && forgotten.lsn < bound.lsn {
-            self.chain.forget(bound, &self.state.path);
+            let kept_bytes = if self.state.group == GroupId::FIRST {
+                LOG_KEPT_BYTES
+            } else {
+                0
+            };
+            self.chain.forget(bound, kept_bytes, &self.state.path);
         }
         // Not what it was just now: the journal may not have taken the state that said so.
         if self.state.complete != self.chain.forgotten() || self.state.floor != self.floor_kept {

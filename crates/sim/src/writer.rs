@@ -225,7 +225,7 @@ impl World {
                     let record = Box::new(record);
                     self.schedule(self.now() + pause, Event::Swap { writer: at, record });
                 }
-                OpeningEffect::Connect(_) => unreachable!("the toy volume has one group"),
+                OpeningEffect::Connect(..) => unreachable!("the toy volume has one group"),
                 OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
             }
         }
@@ -379,7 +379,7 @@ impl World {
                 return Ok(());
             }
             match effect {
-                ShipperEffect::Connect(_) | ShipperEffect::TooLong(_) => {
+                ShipperEffect::Connect(..) | ShipperEffect::GroupAdvanced { .. } | ShipperEffect::TooLong(_) => {
                     unreachable!("the toy volume has one group, and its flushes are small")
                 }
                 ShipperEffect::Send { segment, request } => {

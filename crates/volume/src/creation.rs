@@ -4,6 +4,7 @@ use units::{Epoch, GroupId, Lsn, SegmentId, VolumeId};
 use wire_format::{Member, Request};
 
 use crate::record::{GroupRecord, MemberRecord, OpenedTimeline, RECORD_VERSION, VolumeRecord};
+use crate::stripes::Geometry;
 
 /// The reign that imports the first content.
 pub const IMPORT_EPOCH: Epoch = Epoch::from_raw(1);
@@ -28,6 +29,8 @@ pub fn record(volume: VolumeId, members: Vec<MemberRecord>) -> VolumeRecord {
         floor: Lsn::ZERO,
         log_floor: Lsn::ZERO,
         pins: Vec::new(),
+        group_blocks: Geometry::DEFAULT.group_blocks,
+        stripe_blocks: Geometry::DEFAULT.stripe_blocks,
     }
 }
 

@@ -11,11 +11,13 @@
 
 pub mod creation;
 mod flush;
+pub mod growth;
 pub mod membership;
 mod opening;
 pub mod placement;
 pub mod record;
 mod shipper;
+pub mod stripes;
 
 pub use flush::{FlushParts, FlushTooLong, Share};
 pub use opening::{Opened, Opening, OpeningEffect, OpeningError};

@@ -46,7 +46,7 @@ pub enum OpeningEffect {
     },
     /// Connections to these copies are needed, too: a flush in flight has a part in their group. For those that are connected
     /// already, tell [`Opening::connected`] at once.
-    Connect(Vec<Member>),
+    Connect(GroupId, Vec<Member>),
     /// Change the record, if it is still what it was; the outcome comes back through [`Opening::recorded`]. An unknown
     /// outcome is resolved by reading the record again.
     CompareAndSwap(VolumeRecord),
@@ -297,7 +297,7 @@ impl Opening {
                             group: *id,
                         })?;
                         let group = Group::new(record);
-                        effects.push(OpeningEffect::Connect(group.members()));
+                        effects.push(OpeningEffect::Connect(*id, group.members()));
                         self.named.insert(*id, group);
                         false
                     }

@@ -9,6 +9,8 @@ use timeline::{Branch, InvalidPath, Path};
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::Member;
 
+use crate::stripes::Geometry;
+
 /// Version of the record.
 pub const RECORD_VERSION: u32 = 1;
 
@@ -185,6 +187,20 @@ pub struct VolumeRecord {
     pub log_floor: Lsn,
     /// LSNs that something still needs: snapshots, clones. None yet.
     pub pins: Vec<String>,
+    /// Pages of one group, about.
+    #[serde(default = "group_blocks")]
+    pub group_blocks: u64,
+    /// Pages of one stripe.
+    #[serde(default = "stripe_blocks")]
+    pub stripe_blocks: u32,
+}
+
+fn group_blocks() -> u64 {
+    Geometry::DEFAULT.group_blocks
+}
+
+fn stripe_blocks() -> u32 {
+    Geometry::DEFAULT.stripe_blocks
 }
 
 impl VolumeRecord {
@@ -203,6 +219,9 @@ impl VolumeRecord {
         if record.groups.is_empty() {
             return Err(RecordError::Malformed("it names no protection group".to_owned()));
         }
+        if record.stripe_blocks == 0 {
+            return Err(RecordError::Malformed("its stripes have no pages".to_owned()));
+        }
         record.path()?;
         Ok(record)
     }
@@ -210,6 +229,14 @@ impl VolumeRecord {
     /// Its text.
     pub fn to_text(&self) -> String {
         serde_json::to_string_pretty(self).expect("a record has only strings, numbers and lists")
+    }
+
+    /// How it is divided into groups and stripes.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            group_blocks: self.group_blocks,
+            stripe_blocks: self.stripe_blocks,
+        }
     }
 
     /// The last opened timeline.

@@ -61,7 +61,15 @@ pub enum ShipperEffect {
     },
     /// These copies are to be connected to, as a group is woken or gets new members. For those that are connected already,
     /// tell [`Shipper::connected`] at once.
-    Connect(Vec<Member>),
+    Connect(GroupId, Vec<Member>),
+    /// Whoever has all batches of another group up to here has everything of it that is durable. Comes before the durable LSN
+    /// that covers it.
+    GroupAdvanced {
+        /// The group.
+        group: GroupId,
+        /// The last of its batches that is durable.
+        durable: Lsn,
+    },
     /// Everything up to here is durable: commits may be acknowledged, pages may be read.
     DurableAdvanced(Lsn),
     /// A flush that waited for a group to wake cannot be sent: the reign is over, as after an error of [`Shipper::submit`].
@@ -401,6 +409,8 @@ impl Shipper {
         // Whatever it was told on an earlier connection, it may not have heard.
         self.loud.insert(id);
         if self.others.get_mut(&id).is_some_and(Group::find_last) {
+            let durable = self.group_durable(id).unwrap_or(Lsn::ZERO);
+            effects.push(ShipperEffect::GroupAdvanced { group: id, durable });
             self.send_waiting(effects);
         }
     }
@@ -420,14 +430,14 @@ impl Shipper {
             && self.durable < last.boundary
         {
             let before = std::mem::replace(&mut self.durable, last.boundary);
-            self.cover_others(before);
+            self.cover_others(before, effects);
             effects.push(ShipperEffect::DurableAdvanced(self.durable));
         }
         self.release(id);
     }
 
     /// Of the other groups: which of their batches the durable LSN covers now.
-    fn cover_others(&mut self, before: Lsn) {
+    fn cover_others(&mut self, before: Lsn, effects: &mut Vec<ShipperEffect>) {
         if self.others.is_empty() {
             return;
         }
@@ -441,6 +451,10 @@ impl Shipper {
                 if let Some(other) = self.others.get_mut(group) {
                     other.durable = sent.batch.batch().position();
                     self.loud.insert(*group);
+                    effects.push(ShipperEffect::GroupAdvanced {
+                        group: *group,
+                        durable: sent.end,
+                    });
                 }
             }
         }

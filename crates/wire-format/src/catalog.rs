@@ -13,6 +13,14 @@ pub enum CatalogKey {
     /// as long as its record. The flush header that carries it must fit [`crate::frame::BATCH_BYTES_MAX`]. The name has at
     /// most 200 bytes of printable ASCII.
     Blob(String),
+    /// Where the pages of a fork are, a little-endian `u32`: from this stripe on, up to the next such entry of the fork, they
+    /// belong to the group of this number. What lies before a fork's first entry belongs to group 0.
+    Stripes {
+        /// The fork.
+        fork: ForkKey,
+        /// The first stripe of which it is true.
+        first: u32,
+    },
 }
 
 impl CatalogKey {
@@ -29,17 +37,15 @@ impl CatalogKey {
     pub const NAME_BYTES_MAX: usize = 200;
     const FORK_BLOCKS: u8 = 1;
     const BLOB: u8 = 2;
+    const STRIPES: u8 = 3;
 
     /// Bytes that order as the keys do.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            CatalogKey::ForkBlocks(fork) => {
-                let relation = fork.relation;
-                let mut bytes = vec![CatalogKey::FORK_BLOCKS];
-                for number in [relation.tablespace, relation.database, relation.relation] {
-                    bytes.extend_from_slice(&number.to_be_bytes());
-                }
-                bytes.push(fork.fork);
+            CatalogKey::ForkBlocks(fork) => encode_fork(CatalogKey::FORK_BLOCKS, *fork),
+            CatalogKey::Stripes { fork, first } => {
+                let mut bytes = encode_fork(CatalogKey::STRIPES, *fork);
+                bytes.extend_from_slice(&first.to_be_bytes());
                 bytes
             }
             CatalogKey::Blob(name) => [&[CatalogKey::BLOB], name.as_bytes()].concat(),
@@ -51,14 +57,16 @@ impl CatalogKey {
         let malformed = CodecError::Malformed("catalog key");
         match bytes {
             [CatalogKey::FORK_BLOCKS, rest @ ..] => {
-                let rest: &[u8; 13] = rest.try_into().map_err(|_| malformed)?;
-                let number = |at: usize| u32::from_be_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-                let relation = RelationKey {
-                    tablespace: number(0),
-                    database: number(4),
-                    relation: number(8),
-                };
-                Ok(CatalogKey::ForkBlocks(relation.fork(rest[12])))
+                let rest: &[u8; FORK_BYTES] = rest.try_into().map_err(|_| malformed)?;
+                Ok(CatalogKey::ForkBlocks(decode_fork(rest)))
+            }
+            [CatalogKey::STRIPES, rest @ ..] => {
+                let (fork, first) = rest.split_first_chunk::<FORK_BYTES>().ok_or(malformed)?;
+                let first: [u8; 4] = first.try_into().map_err(|_| malformed)?;
+                Ok(CatalogKey::Stripes {
+                    fork: decode_fork(fork),
+                    first: u32::from_be_bytes(first),
+                })
             }
             [CatalogKey::BLOB, name @ ..] => {
                 let fits = name.len() <= CatalogKey::NAME_BYTES_MAX;
@@ -71,4 +79,26 @@ impl CatalogKey {
             _ => Err(malformed),
         }
     }
+}
+
+const FORK_BYTES: usize = 13;
+
+fn encode_fork(kind: u8, fork: ForkKey) -> Vec<u8> {
+    let relation = fork.relation;
+    let mut bytes = vec![kind];
+    for number in [relation.tablespace, relation.database, relation.relation] {
+        bytes.extend_from_slice(&number.to_be_bytes());
+    }
+    bytes.push(fork.fork);
+    bytes
+}
+
+fn decode_fork(bytes: &[u8; FORK_BYTES]) -> ForkKey {
+    let number = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let relation = RelationKey {
+        tablespace: number(0),
+        database: number(4),
+        relation: number(8),
+    };
+    relation.fork(bytes[12])
 }

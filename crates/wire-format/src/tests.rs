@@ -48,6 +48,10 @@ fn item() -> impl Strategy<Value = Item> {
 fn catalog_key() -> impl Strategy<Value = CatalogKey> {
     prop_oneof![
         page_key().prop_map(|key| CatalogKey::ForkBlocks(key.fork)),
+        page_key().prop_map(|key| CatalogKey::Stripes {
+            fork: key.fork,
+            first: key.block,
+        }),
         "[a-z0-9/]{1,200}".prop_map(CatalogKey::Blob),
     ]
 }

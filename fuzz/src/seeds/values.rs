@@ -133,6 +133,8 @@ pub(super) fn volume_record() -> Vec<u8> {
         floor: Lsn::from_raw(100),
         log_floor: Lsn::from_raw(50),
         pins: vec!["0/5".to_owned()],
+        group_blocks: 1280,
+        stripe_blocks: 128,
     };
     record.to_text().into_bytes()
 }

@@ -138,9 +138,13 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     for (node, asked) in cluster.storage.iter().zip(asked) {
         let one = find(&node.name);
         let status = asked.await?;
-        let segment = status
-            .as_ref()
-            .and_then(|status| status.segments.iter().max_by_key(|segment| segment.complete));
+        // Group 0 takes part in everything; a copy of another group ends where that was last written.
+        let segment = status.as_ref().and_then(|status| {
+            let segments = status.segments.iter();
+            segments.max_by_key(|segment| (segment.group == units::GroupId::FIRST, segment.complete))
+        });
+        let segments = status.iter().flat_map(|status| &status.segments);
+        let layer_bytes: u64 = segments.map(|segment| segment.layer_bytes).sum();
         let complete = segment.map(|segment| segment.complete.lsn);
         let lag = durable
             .zip(complete)
@@ -164,7 +168,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "address": format!("127.0.0.1:{}", node.port),
             "metrics": metrics(&node.name),
             "journal_bytes": status.as_ref().map(|status| status.journal_bytes),
-            "layer_bytes": segment.map(|segment| segment.layer_bytes),
+            "layer_bytes": status.as_ref().map(|_| layer_bytes),
             "pages_read": status.as_ref().map(|status| status.pages_read),
             "damaged": status.as_ref().map(|status| status.segments.iter().any(|segment| !segment.vouches)),
             "stranded": status.as_ref().map(|status| status.segments.iter().any(|segment| segment.stranded)),
@@ -174,10 +178,12 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     let word = |holds: bool| if holds { "ok" } else { "lost" };
     let up = cluster.storage.len() - missing.len();
     let record = control_plane::Client::new(&layout.control_socket()).read().await.ok();
-    let volume_id = record.as_ref().and_then(|volume| {
-        let record: Value = serde_json::from_str(volume.record.as_deref()?).ok()?;
-        Some(record["volume"].clone())
-    });
+    let record: Option<Value> = record.and_then(|volume| serde_json::from_str(volume.record.as_deref()?).ok());
+    let volume_id = record.as_ref().map(|record| record["volume"].clone());
+    let groups = record
+        .as_ref()
+        .and_then(|record| record["groups"].as_array())
+        .map_or(0, Vec::len);
     let url = layout.url(cluster.port)?;
     let urls: serde_json::Map<String, Value> = cluster
         .instances
@@ -191,7 +197,8 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "epoch": of_writer["epoch"],
             "durable_lsn": of_writer["durable_lsn"],
             "size_bytes": of_writer["size_bytes"],
-            "groups": if record.is_some_and(|volume| volume.record.is_some()) { 1 } else { 0 },
+            "groups": groups,
+            "free_bytes": of_writer["free_bytes"],
             "quorum": { "write": word(4 <= up), "read": word(3 <= up), "missing": missing },
             "log_bytes_shipped": of_writer["log_bytes_shipped"],
             "log_bytes_received": of_writer["log_bytes_received"],

@@ -20,7 +20,7 @@ use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
 use crate::command::{ask_agent, environment};
 use crate::layout::{Cluster, Layout, POSTGRESQL_BIN, write_atomically};
-use crate::setup;
+use crate::setup::{self, Division};
 
 /// The versions of PostgreSQL whose records and pages Borealis knows.
 const POSTGRESQL_MAJOR: u32 = 15;
@@ -55,6 +55,53 @@ pub struct UpArguments {
     /// One more argument for initdb, used when the cluster is made.
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     initdb_arg: Vec<String>,
+    /// Size of the volume's protection groups, such as 10GiB, used when the cluster is made.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    group_size: Option<u64>,
+    /// Size of its stripes, the runs of a file that stay in one group, such as 8MiB, used when the cluster is made.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    stripe_size: Option<u64>,
+}
+
+/// What a new volume is divided into, in bytes. Smaller groups are possible, and are of use for tests.
+const STRIPE_BYTES_MIN: u64 = 64 << 10;
+const STRIPE_BYTES_MAX: u64 = 1 << 30;
+const STRIPES_PER_GROUP_MIN: u64 = 4;
+
+/// A number of bytes, or of KiB, MiB, GiB or TiB.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "KiB" | "kB" => 10,
+        "MiB" | "MB" => 20,
+        "GiB" | "GB" => 30,
+        "TiB" | "TB" => 40,
+        _ => return Err("a number, and B, KiB, MiB, GiB or TiB".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too many bytes".to_owned())
+}
+
+impl UpArguments {
+    fn division(&self) -> Result<Division> {
+        let stripe = self.stripe_size.unwrap_or(8 << 20);
+        let group = self.group_size.unwrap_or(10 << 30);
+        let page = units::PAGE_BYTES as u64;
+        if !(STRIPE_BYTES_MIN..=STRIPE_BYTES_MAX).contains(&stripe) || !stripe.is_multiple_of(page) {
+            bail!("--stripe-size: from 64KiB to 1GiB, whole pages of 8 KiB");
+        }
+        if group < STRIPES_PER_GROUP_MIN * stripe || !group.is_multiple_of(stripe) {
+            bail!("--group-size: a multiple of --stripe-size, at least {STRIPES_PER_GROUP_MIN} times as much");
+        }
+        Ok(Division {
+            group_bytes: self.group_size,
+            stripe_bytes: self.stripe_size,
+        })
+    }
 }
 
 /// Makes what is missing, starts everything, and returns when a query is answered.
@@ -91,7 +138,7 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
         let port = arguments.port.unwrap_or(5433);
         check_port(port)?;
         println!("making a cluster in {}", layout.directory().display());
-        setup::create(layout, port, &arguments.initdb_arg)?
+        setup::create(layout, port, &arguments.initdb_arg, arguments.division()?)?
     } else {
         Cluster::load(layout)?
     };

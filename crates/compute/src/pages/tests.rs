@@ -16,7 +16,10 @@ const HEDGE: Duration = Duration::from_millis(10);
 fn source(copies: &[Rc<Copy>], limit: Duration) -> (PageSource, watch::Sender<Lsn>) {
     let (keep, durable) = watch::channel(Lsn::from_raw(5000));
     let copies = copies.to_vec();
-    (PageSource::new(Epoch::from_raw(7), copies, durable, limit, HEDGE), keep)
+    (
+        PageSource::new(Epoch::from_raw(7), copies, Default::default(), durable, limit, HEDGE),
+        keep,
+    )
 }
 
 /// The block from whose first page on reads begin with the copy at this place.

@@ -270,7 +270,9 @@ impl Writer {
                 ShipperEffect::Send { segment, request } => self.sent.push((name(segment), request)),
                 ShipperEffect::Fenced { by } => self.fenced_by = Some(by),
                 ShipperEffect::DurableAdvanced(_) | ShipperEffect::Trouble { .. } => {}
-                ShipperEffect::Connect(_) | ShipperEffect::TooLong(_) => unreachable!("there is one group"),
+                ShipperEffect::Connect(..) | ShipperEffect::GroupAdvanced { .. } | ShipperEffect::TooLong(_) => {
+                    unreachable!("there is one group")
+                }
             }
         }
     }
@@ -387,7 +389,7 @@ impl Opener {
                 }
                 OpeningEffect::Send { .. } => {}
                 OpeningEffect::CompareAndSwap(record) => self.swap = Some(record),
-                OpeningEffect::Connect(_) => unreachable!("there is one group"),
+                OpeningEffect::Connect(..) => unreachable!("there is one group"),
                 OpeningEffect::Opened(opened) => self.opened = Some(*opened),
             }
         }

@@ -21,7 +21,14 @@ impl Shipper {
     pub fn wake(&mut self, group: GroupId, effects: &mut Vec<ShipperEffect>) {
         if let Some(group) = self.others.get_mut(&group).filter(|group| !group.awake) {
             group.awake = true;
-            effects.push(ShipperEffect::Connect(group.members()));
+            effects.push(ShipperEffect::Connect(group.id, group.members()));
+            if let Some(last) = group.last {
+                let durable = last.lsn;
+                effects.push(ShipperEffect::GroupAdvanced {
+                    group: group.id,
+                    durable,
+                });
+            }
         }
     }
 

@@ -15,13 +15,13 @@ impl Shipper {
     /// after.
     pub fn change_members(
         &mut self,
-        group: GroupId,
+        id: GroupId,
         membership: Membership,
         members: Vec<Member>,
         effects: &mut Vec<ShipperEffect>,
     ) {
         let copies = self.copies_of(members);
-        let Some(changed) = self.group_mut(group) else {
+        let Some(changed) = self.group_mut(id) else {
             return;
         };
         let mut before = std::mem::take(&mut changed.copies);
@@ -43,22 +43,22 @@ impl Shipper {
         for (segment, mut gone) in before {
             gone.begin(false, &mut self.flights);
             self.homes.remove(&segment);
-            self.starved.remove(&(gone.node, group, segment));
-            self.stalled.remove(&(group, segment));
+            self.starved.remove(&(gone.node, id, segment));
+            self.stalled.remove(&(id, segment));
         }
-        if group != GroupId::FIRST {
-            self.homes.extend(kept.into_iter().map(|segment| (segment, group)));
+        if id != GroupId::FIRST {
+            self.homes.extend(kept.into_iter().map(|segment| (segment, id)));
         }
-        self.list(group);
+        self.list(id);
         if !awake {
             return;
         }
-        if let Some(group) = self.group(group) {
+        if let Some(group) = self.group(id) {
             let told = group.copies.values().filter(|copy| copy.takes_log());
             effects.extend(told.map(|copy| self.install(group, copy)));
         }
         if !new.is_empty() {
-            effects.push(ShipperEffect::Connect(new));
+            effects.push(ShipperEffect::Connect(id, new));
         }
     }
 }

@@ -16,11 +16,11 @@ impl Shipper {
     pub fn submit(&mut self, parts: FlushParts, effects: &mut Vec<ShipperEffect>) -> Result<(), FlushTooLong> {
         assert!(self.sent_end() < parts.end, "flushes follow each other");
         assert!(parts.boundary <= parts.end, "a record end in the flush or before it");
-        if self.waiting.is_empty() && self.all_awake(&parts) {
-            return self.send(parts, effects);
-        }
         for (group, _) in &parts.others {
             self.wake(*group, effects);
+        }
+        if self.waiting.is_empty() && self.all_awake(&parts) {
+            return self.send(parts, effects);
         }
         self.waiting.push_back(parts);
         Ok(())

@@ -216,7 +216,11 @@ fn a_sleeping_group_is_woken_by_its_first_flush_and_three_copies_tell_where_it_e
     let group = GroupId::from_raw(1);
     assert_eq!(writer.shipper.group_durable(group), None);
     writer.submit(110, &[1]);
-    assert_eq!(writer.effects, [ShipperEffect::Connect(six(1))], "nothing is sent yet");
+    assert_eq!(
+        writer.effects,
+        [ShipperEffect::Connect(group, six(1))],
+        "nothing is sent yet"
+    );
     writer.effects.clear();
     writer.submit(120, &[]);
     assert_eq!(writer.sent(), [], "what is behind it waits, too");
@@ -324,7 +328,11 @@ fn both_lists_count_while_a_member_is_replaced() {
     writer
         .shipper
         .change_members(group, joint, with_seven.clone(), &mut writer.effects);
-    assert!(writer.effects.contains(&ShipperEffect::Connect(vec![member(1, 7)])));
+    assert!(
+        writer
+            .effects
+            .contains(&ShipperEffect::Connect(group, vec![member(1, 7)]))
+    );
     let told = |effect: &&ShipperEffect| matches!(effect, ShipperEffect::Send { request: Request::Install { members, .. }, .. } if *members == with_seven);
     assert_eq!(
         writer.effects.iter().filter(told).count(),

@@ -119,7 +119,7 @@ impl Opener {
     /// The groups whose copies are to be connected to.
     fn wanted(&mut self) -> Vec<SegmentId> {
         let connects = self.effects.iter().filter_map(|effect| match effect {
-            OpeningEffect::Connect(members) => Some(members[0].segment),
+            OpeningEffect::Connect(_, members) => Some(members[0].segment),
             _ => None,
         });
         connects.collect()

@@ -1,0 +1,192 @@
+//! The volume gets another group before those that it has are full (DESIGN §4.6).
+//!
+//! While a group is made, and if that fails, nobody waits: what is written goes to the groups that there are, beyond their
+//! size if it has to.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use node_link::NodeLink;
+use timeline::Path;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+use units::{GroupId, SegmentId};
+use volume::growth::{self, Place};
+use volume::record::{GroupRecord, MemberRecord};
+use volume::{GroupMembers, VolumeRecord};
+use wire_format::Response;
+
+use crate::catalog::Catalog;
+use crate::record::Record;
+use crate::reign::{Ended, broken};
+use crate::shipping::Shipping;
+
+/// How long a node may take to make a segment.
+const CREATION_LIMIT: Duration = Duration::from_secs(5);
+/// The pause after a failure; doubles up to the second.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What came of an attempt.
+enum Outcome {
+    /// It is in the record.
+    Made(GroupRecord),
+    /// Nothing of it counts.
+    Failed(String),
+    /// The reign is over.
+    Over(Ended),
+}
+
+/// One reign's growth: at most one group is being made.
+pub(crate) struct Growth {
+    record: Rc<Record>,
+    making: Option<oneshot::Receiver<Outcome>>,
+    /// The identities of the next group's segments: an attempt that is repeated finds those that were made.
+    identities: Option<[SegmentId; quorum::COPIES_COUNT]>,
+    not_before: Instant,
+    pause: Duration,
+}
+
+impl Growth {
+    pub(crate) fn new(record: Rc<Record>) -> Growth {
+        Growth {
+            record,
+            making: None,
+            identities: None,
+            not_before: Instant::now(),
+            pause: RETRY_PAUSE_MIN,
+        }
+    }
+
+    /// Time passes: begins to make a group if it is time, and takes one that was made into use.
+    pub(crate) fn tick(&mut self, catalog: &mut Catalog, shipping: &mut Shipping) -> Result<(), Ended> {
+        match &mut self.making {
+            Some(making) => match making.try_recv() {
+                Ok(outcome) => self.made(outcome, catalog, shipping),
+                Err(oneshot::error::TryRecvError::Empty) => Ok(()),
+                Err(oneshot::error::TryRecvError::Closed) => {
+                    self.making = None;
+                    Ok(())
+                }
+            },
+            None if catalog.stripes.wants_group() && self.not_before <= Instant::now() => self.begin(shipping),
+            None => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, shipping: &Shipping) -> Result<(), Ended> {
+        let identities = match self.identities {
+            Some(identities) => identities,
+            None => random_identities()?,
+        };
+        self.identities = Some(identities);
+        let links = shipping.copies.reads.iter().filter(|copy| copy.link.is_connected());
+        let links = links.map(|copy| (copy.node.clone(), copy.link.clone())).collect();
+        let (record, path) = (self.record.clone(), shipping.shipper.path().clone());
+        let (tell, told) = oneshot::channel();
+        self.making = Some(told);
+        tokio::task::spawn_local(async move {
+            // Nobody listens if the reign ended meanwhile.
+            let _ = tell.send(make(&record, &path, links, identities).await);
+        });
+        Ok(())
+    }
+
+    fn made(&mut self, outcome: Outcome, catalog: &mut Catalog, shipping: &mut Shipping) -> Result<(), Ended> {
+        self.making = None;
+        match outcome {
+            Outcome::Made(record) => {
+                let group = GroupId::from_raw(record.group);
+                tracing::info!(%group, "volume.grow");
+                (self.identities, self.pause) = (None, RETRY_PAUSE_MIN);
+                let last = shipping.shipper.path().start();
+                shipping.add_group(GroupMembers {
+                    group,
+                    membership: record.membership(),
+                    members: record.members.iter().map(MemberRecord::member).collect(),
+                    last: Some(last),
+                })?;
+                catalog.stripes.add_group();
+                Ok(())
+            }
+            Outcome::Failed(why) => {
+                tracing::warn!(%why, again_in = ?self.pause, "volume.grow: the groups that there are grow beyond their size");
+                self.not_before = Instant::now() + self.pause;
+                self.pause = (2 * self.pause).min(RETRY_PAUSE_MAX);
+                Ok(())
+            }
+            Outcome::Over(ended) => Err(ended),
+        }
+    }
+}
+
+fn random_identities() -> Result<[SegmentId; quorum::COPIES_COUNT], Ended> {
+    let mut identities = [SegmentId::from_bytes([0; 16]); quorum::COPIES_COUNT];
+    for identity in &mut identities {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| broken("random bytes", &error))?;
+        *identity = SegmentId::from_bytes(bytes);
+    }
+    Ok(identities)
+}
+
+/// The segments first, then the record.
+async fn make(
+    record: &Record,
+    path: &Path,
+    links: BTreeMap<String, NodeLink>,
+    identities: [SegmentId; quorum::COPIES_COUNT],
+) -> Outcome {
+    let known = record.current().await;
+    let places: Vec<Place> = growth::known_places(&known)
+        .into_iter()
+        .filter(|place| links.contains_key(&place.node))
+        .collect();
+    let Some(group) = growth::next_group(&known, &places, identities) else {
+        return Outcome::Failed("not every zone has two storage nodes that are connected".to_owned());
+    };
+    if let Err(why) = create_segments(&known, path, &group, &links).await {
+        return Outcome::Failed(why);
+    }
+    let added = |record: &VolumeRecord| {
+        let mut next = record.clone();
+        next.groups.push(group.clone());
+        next
+    };
+    match record.change(added).await {
+        Ok(true) => Outcome::Made(group),
+        Ok(false) => Outcome::Over(Ended::Broken(
+            "the volume's record was changed by somebody else".to_owned(),
+        )),
+        Err(ended) => Outcome::Over(ended),
+    }
+}
+
+async fn create_segments(
+    record: &VolumeRecord,
+    path: &Path,
+    group: &GroupRecord,
+    links: &BTreeMap<String, NodeLink>,
+) -> Result<(), String> {
+    let mut answers = Vec::new();
+    for member in &group.members {
+        let request = growth::create_segment(record, path, group, member.segment);
+        let link = links.get(&member.node).cloned();
+        let link = link.ok_or_else(|| format!("{} is not connected", member.node))?;
+        let asking = async move { timeout(CREATION_LIMIT, link.call(request)).await };
+        answers.push((member, tokio::task::spawn_local(asking)));
+    }
+    for (member, answer) in answers {
+        let why = match answer.await {
+            Ok(Ok(Ok(Response::SegmentCreated))) => continue,
+            Ok(Ok(Ok(Response::Refused(refusal)))) => refusal.to_string(),
+            Ok(Ok(Ok(_))) => "an answer to another question".to_owned(),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(_)) => "no answer in time".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        return Err(format!("{}: {why}", member.node));
+    }
+    Ok(())
+}
