@@ -14,8 +14,8 @@ use wal::{DecodedRecord, Marks};
 use wire_format::Item;
 
 use crate::copies::{Copies, LogEvent};
-use crate::metrics::{COMMIT_SECONDS, COPY_REFUSALS, FLUSH_BYTES, FLUSHES_IN_FLIGHT};
 use crate::groups::Groups;
+use crate::metrics::{COMMIT_SECONDS, COPY_REFUSALS, FLUSH_BYTES, FLUSHES_IN_FLIGHT};
 use crate::reign::{Ended, broken};
 use crate::replication::now_us;
 
