@@ -28,6 +28,8 @@ const FAULTS_FROM: Duration = Duration::from_millis(60);
 /// From here on nothing new is written, and copies only become equal.
 const REST_FROM: Duration = Duration::from_millis(3000);
 const END: Duration = Duration::from_millis(5000);
+/// A history that has not healed by then goes on so long: longer than the longest pause of the shipping code.
+const END_LATEST: Duration = Duration::from_millis(30_000);
 /// How long an opener tries.
 const OPENING_LIMIT: Duration = Duration::from_millis(1200);
 
@@ -186,6 +188,7 @@ pub(crate) struct World {
     pub(crate) messages: u64,
     /// Ticks that did something.
     pub(crate) ticks: u64,
+    steps: u64,
     history: u64,
 }
 
@@ -239,6 +242,7 @@ impl World {
             layered: 0,
             messages: 0,
             ticks: 0,
+            steps: 0,
             history: seed,
         };
         for at in 0..COPIES {
@@ -319,19 +323,20 @@ impl World {
 
     /// Runs the history to its end.
     pub(crate) fn run(mut self) -> Result<Report, (Duration, Violation)> {
-        let mut steps = 0;
-        while let Some(((at, _), event)) = self.events.pop_first().filter(|((at, _), _)| *at < END) {
-            self.now = at;
-            self.remember(&event);
-            self.happen(event)
-                .map_err(|violation| (at, self.with_losses(violation)))?;
-            steps += 1;
+        let mut end = END;
+        loop {
+            self.run_until(end)?;
+            match self.healed() {
+                Ok(()) => break,
+                // A copy may wait for an answer that was lost, or until a disk that was full is tried again.
+                Err(_) if end < END_LATEST => end = END_LATEST,
+                Err(violation) => return Err((end, self.with_losses(violation))),
+            }
         }
-        self.healed().map_err(|violation| (END, self.with_losses(violation)))?;
         let (timelines, flushes) = self.checker.totals();
         let effects: u64 = self.nodes.iter().map(|node| node.disk.changes()).sum();
         Ok(Report {
-            steps,
+            steps: self.steps,
             events: self.messages + self.ticks + effects,
             timelines,
             flushes,
@@ -341,6 +346,18 @@ impl World {
             tally: self.tally,
             history: self.history,
         })
+    }
+
+    fn run_until(&mut self, end: Duration) -> Result<(), (Duration, Violation)> {
+        while let Some(next) = self.events.first_entry().filter(|next| next.key().0 < end) {
+            let ((at, _), event) = next.remove_entry();
+            self.now = at;
+            self.remember(&event);
+            self.happen(event)
+                .map_err(|violation| (at, self.with_losses(violation)))?;
+            self.steps += 1;
+        }
+        Ok(())
     }
 
     fn with_losses(&self, (promise, mut what): Violation) -> Violation {
