@@ -249,3 +249,32 @@ impl fmt::Debug for Seats {
         self.iter().try_for_each(|seat| write!(f, "{seat:?}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flush_has_a_bit_of_its_own() {
+        let last = Lsn::ZERO.plus(LSNS_MAX as u8);
+        let epochs = Epoch::up_to(Epoch(EPOCHS_MAX as u8));
+        let all: Vec<Flush> = epochs
+            .flat_map(|epoch| Lsn::ZERO.up_to(last).map(move |lsn| Flush { epoch, lsn }))
+            .collect();
+        let set: FlushSet = all.iter().copied().collect();
+        assert_eq!(set.iter().collect::<Vec<Flush>>(), all);
+        for flush in all {
+            let alone: FlushSet = [flush].into_iter().collect();
+            assert_eq!(alone.iter().collect::<Vec<Flush>>(), [flush]);
+            assert!(alone.contains_lsn(flush.lsn) && set.includes(alone));
+            assert!(!set.difference(alone).contains(flush));
+        }
+    }
+
+    #[test]
+    fn one_member_takes_the_place_of_another() {
+        let new = Seats::range(0, 6).with_replaced(Seat(5), Seat(6));
+        assert_eq!(format!("{new:?}"), "ABCDEG");
+        assert_eq!(new.count_among(Seats::range(0, 6)), 5);
+    }
+}

@@ -121,3 +121,47 @@ impl Record {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Seat;
+
+    fn opened(parent: Epoch, branch: u8, backtracks: bool) -> Option<Timeline> {
+        Some(Timeline {
+            parent,
+            branch: Lsn::ZERO.plus(branch),
+            end: None,
+            backtracks,
+        })
+    }
+
+    /// DESIGN §4.2: a flush is visible if its epoch lies on the path to the root, up to the branch of the next timeline on it.
+    #[test]
+    fn a_history_follows_the_path_to_the_root() {
+        let [one, two, four] = [Epoch::FIRST, Epoch::FIRST.next(), Epoch::FIRST.next().next().next()];
+        let mut record = Record::new(Seats::range(0, 4));
+        record.taken = four;
+        record.timelines[two.index()] = opened(one, 2, false);
+        // Epoch 3 was used up. Epoch 4 goes back below the branch of epoch 2.
+        record.timelines[four.index()] = opened(two, 1, true);
+        let at = |timeline, lsn| record.flush_at(timeline, Lsn::ZERO.plus(lsn)).epoch;
+        assert_eq!([at(two, 1), at(two, 2), at(two, 3)], [one, one, two]);
+        assert_eq!([at(four, 1), at(four, 2), at(four, 3)], [one, four, four]);
+        assert_eq!(record.last_opened(), four);
+    }
+
+    /// protocol.md, hole 7: one of the lists is not enough.
+    #[test]
+    fn both_lists_count() {
+        let old = Seats::range(0, 6);
+        let joint = Membership {
+            current: old,
+            joining: Some(old.with_replaced(Seat(5), Seat(6))),
+        };
+        let with_the_new_one: Seats = [Seat(3), Seat(4), Seat(6)].into_iter().collect();
+        assert!(!joint.has_of_each(3, with_the_new_one));
+        assert!(joint.has_of_either(3, with_the_new_one));
+        assert!(joint.has_of_each(3, Seats::range(2, 5)));
+    }
+}

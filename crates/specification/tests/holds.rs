@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use specification::{Configuration, EVERYDAY, Limits, Model, explore};
+use specification::{Configuration, EVERYDAY, Limits, Model, PLAIN, explore};
 
 /// The document with the measured table: it names what is explored here, so that neither can go astray unseen.
 const DOCUMENT: &str = include_str!("../../../docs/specification.md");
@@ -53,21 +53,55 @@ fn one_model_is_one_set_of_states() {
 /// deep, and nothing else is found.
 #[test]
 fn names_of_segments_make_no_difference() {
-    let configuration = Configuration {
-        name: "3/2/2: 1+1",
+    let three = Configuration {
         copies: 3,
         write: 2,
-        fence: 2,
-        ..specification::PLAIN
+        ..PLAIN
     };
-    let model = Model::correct(configuration);
-    let sorted = explore(&model, Limits::default());
-    let by_name = Limits {
-        by_name: true,
+    let small = [
+        three,
+        Configuration {
+            restarts: true,
+            ..three
+        },
+        Configuration {
+            groups: 2,
+            flushes: [1, 0, 0, 0],
+            ..three
+        },
+        Configuration {
+            joint: true,
+            flushes: [1, 0, 0, 0],
+            ..PLAIN
+        },
+        Configuration {
+            replacements: true,
+            flushes: [1, 0, 0, 0],
+            ..PLAIN
+        },
+    ];
+    for configuration in small {
+        let model = Model::correct(configuration);
+        let sorted = explore(&model, Limits::default());
+        let by_name = Limits {
+            by_name: true,
+            ..Limits::default()
+        };
+        let named = explore(&model, by_name);
+        assert!(sorted.exhaustive && named.exhaustive, "{configuration:?}");
+        assert_eq!(sorted.depth, named.depth, "{configuration:?}");
+        assert!(sorted.states < named.states, "{configuration:?}");
+    }
+}
+
+/// A run that is cut off does not claim to have seen everything.
+#[test]
+fn a_limit_is_told() {
+    let limits = Limits {
+        states_max: 1000,
         ..Limits::default()
     };
-    let named = explore(&model, by_name);
-    assert!(sorted.exhaustive && named.exhaustive);
-    assert_eq!(sorted.depth, named.depth);
-    assert!(sorted.states < named.states && named.states <= 6 * sorted.states);
+    let found = explore(&Model::correct(EVERYDAY[0]), limits);
+    assert!(!found.exhaustive && found.violation.is_none());
+    assert!(1000 <= found.states && found.states < 1100);
 }
