@@ -99,8 +99,8 @@ pub const LARGE: [Configuration; 11] = [
     FOUR.with_repair().named("4/3/2: 2+1+1, repair by peers", &[2, 1, 1]),
     FOUR.with_restarts().named("4/3/2: 1+1+1, restarts", &[1, 1, 1]),
     FOUR.two_groups().named("4/3/2: 2+1, two groups", &[2, 1]),
-    FOUR.two_groups().named("4/3/2: 1+1+1, two groups", &[1, 1, 1]),
-    SIX.with_joint_change().named("6/4/3: 2+1, joint change", &[2, 1]),
+    THREE.two_groups().named("3/2/2: 1+1+1, two groups", &[1, 1, 1]),
+    FOUR.with_joint_change().named("4/3/2: 2+1, joint change", &[2, 1]),
     FOUR.with_joint_change().named("4/3/2: 1+1+1, joint change", &[1, 1, 1]),
     FOUR.with_replacements()
         .named("4/3/2: 1+1+1, replacement at opening", &[1, 1, 1]),
