@@ -107,6 +107,7 @@ pub(crate) fn look_up(config: &InstanceConfig, status: &SharedStatus, scrape: &m
         epoch,
         quorum,
         copies,
+        durable,
         in_flight_bytes,
         size_bytes,
         log_bytes_shipped,
@@ -118,9 +119,11 @@ pub(crate) fn look_up(config: &InstanceConfig, status: &SharedStatus, scrape: &m
         scrape.set(&QUORUM, &[kind], u64::from(word == "ok"));
     }
     for copy in copies {
-        let labels = [copy.node.as_str(), copy.segment.as_str()];
+        let segment = copy.member.segment.to_string();
+        let labels = [copy.member.node.as_str(), segment.as_str()];
         scrape.set(&COPY_LIVE, &labels, u64::from(copy.live));
-        scrape.set(&COPY_LAG_BYTES, &labels, copy.lag_bytes);
+        let lag = durable.raw().saturating_sub(copy.complete.raw());
+        scrape.set(&COPY_LAG_BYTES, &labels, lag);
     }
     scrape.set(&DURABLE_LAG_BYTES, &[], *in_flight_bytes);
     scrape.set(&WINDOW_BYTES, &[], config.limits.window_bytes_max);

@@ -32,7 +32,7 @@ use crate::replication::{Replication, ReplicationError, now_us};
 use crate::settings::StartFacts;
 use crate::shipping::{Shipping, TICK};
 use crate::state::StateReader;
-use crate::status::{CopyStatus, SharedStatus};
+use crate::status::SharedStatus;
 use crate::user_settings::{self, UserSettings};
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
@@ -489,12 +489,12 @@ impl<'a> Reign<'a> {
         status.pages_read_ahead = self.broker.pages_read_ahead.get();
         let standing = shipper.standing();
         let silent = standing.iter().filter(|copy| !copy.live);
-        let durable = shipper.durable();
-        status.copies = standing.iter().map(|copy| CopyStatus::of(copy, durable)).collect();
+        status.durable = shipper.durable();
         status.quorum.missing = silent.map(|copy| copy.member.node.clone()).collect();
         let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
         status.quorum.write = word(shipper.writable());
         status.quorum.read = word(quorum_of_reads(&standing, shipper.durable()));
+        status.copies = standing;
     }
 }
 

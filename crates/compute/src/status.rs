@@ -54,34 +54,12 @@ pub struct InstanceStatus {
     pub pages_read_ahead: u64,
     /// Which quorums hold.
     pub quorum: QuorumStatus,
-    /// How each copy of the volume stands.
-    #[serde(default)]
-    pub copies: Vec<CopyStatus>,
-}
-
-/// How a copy stands, as its writer sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CopyStatus {
-    /// Its storage node.
-    pub node: String,
-    /// Its segment.
-    pub segment: String,
-    /// Whether it takes log.
-    pub live: bool,
-    /// Log that is durable and not acknowledged by it, in bytes.
-    pub lag_bytes: u64,
-}
-
-impl CopyStatus {
-    /// Of a copy of a volume that is durable up to here.
-    pub(crate) fn of(copy: &CopyStanding, durable: Lsn) -> CopyStatus {
-        CopyStatus {
-            node: copy.member.node.clone(),
-            segment: copy.member.segment.to_string(),
-            live: copy.live,
-            lag_bytes: durable.raw().saturating_sub(copy.complete.raw()),
-        }
-    }
+    /// How each copy of the volume stands, for the metrics.
+    #[serde(skip)]
+    pub copies: Vec<CopyStanding>,
+    /// Up to where the volume is durable, for the metrics.
+    #[serde(skip)]
+    pub durable: Lsn,
 }
 
 /// Which quorums hold, and who is missing.
