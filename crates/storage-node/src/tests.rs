@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId, Zone};
-use wire_format::message::{Member, Refusal};
+use wire_format::message::{Member, Refusal, SegmentHealth, SegmentStatus};
 use wire_format::{Batch, EncodedBatch, FlushHeader, Item, Request, Response};
 
 use crate::{StorageConfig, StorageError};
@@ -392,6 +392,165 @@ async fn a_copy_that_missed_log_gets_it_from_a_peer() {
     for node in nodes {
         node.end().unwrap();
     }
+}
+
+/// Members on `count` nodes, one segment each.
+async fn some_nodes(folder: &FilePath, count: u8) -> (Vec<StorageConfig>, Vec<Member>) {
+    let mut configs = Vec::new();
+    let mut members = Vec::new();
+    for copy in 1..=count {
+        let config = StorageConfig {
+            journal_retained_bytes_max: 1 << 20,
+            ..config(folder, copy, &free_address().await)
+        };
+        members.push(Member {
+            segment: segment(copy),
+            node: config.name.clone(),
+            address: config.listen.clone(),
+            zone: Zone::A,
+        });
+        configs.push(config);
+    }
+    (configs, members)
+}
+
+/// What the first segment of a node says of itself.
+async fn status_of(caller: &mut Caller) -> SegmentStatus {
+    let Response::Status(status) = caller.ask(Request::Status).await else {
+        panic!("no status");
+    };
+    status.segments.into_iter().next().expect("it has a segment")
+}
+
+/// A segment that is born after its peers forgot the log, and one that slept while they did.
+#[tokio::test]
+async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
+    const FLUSHES: u64 = 200;
+    const STEP: u64 = 32 << 10;
+    let folder = Folder::new("copies");
+    let (configs, members) = some_nodes(&folder.0, 5).await;
+    let old = &members[..4];
+    let mut nodes: Vec<Running> = configs.iter().cloned().map(Running::start).collect();
+    let mut callers = Vec::new();
+    for (copy, config) in (1..).zip(&configs[..4]) {
+        let mut caller = Caller::connect(config).await;
+        assert_eq!(caller.ask(create(copy, old)).await, Response::SegmentCreated);
+        assert_eq!(
+            caller.ask(append(copy, STEP, Position::ZERO, Position::ZERO)).await,
+            appended(copy, STEP)
+        );
+        callers.push(caller);
+    }
+    // The fourth sleeps.
+    callers.pop();
+    nodes.remove(3).end().unwrap();
+    let long = |end: u64| {
+        let Request::Append { batch, .. } = append(1, end, position(end - STEP), Position::ZERO) else {
+            unreachable!("it is an append");
+        };
+        let mut batch = (**batch.batch()).clone();
+        let mut record = vec![(end % 251) as u8; 30_000];
+        // Nothing that packs well.
+        record
+            .iter_mut()
+            .enumerate()
+            .skip(1)
+            .for_each(|(at, byte)| *byte = (at * at / 7 + end as usize) as u8);
+        batch.items = vec![Item::Record {
+            end: Lsn::from_raw(end),
+            bytes: record.into(),
+        }];
+        EncodedBatch::new(batch)
+    };
+    let end = STEP * FLUSHES;
+    for flush in 2..=FLUSHES {
+        let batch = long(STEP * flush);
+        for (copy, caller) in (1..).zip(&mut callers) {
+            let request = Request::Append {
+                segment: segment(copy),
+                epoch: Epoch::from_raw(1),
+                durable: position(STEP * (flush - 1)),
+                batch: batch.clone(),
+            };
+            assert_eq!(caller.ask(request).await, appended(copy, STEP * flush));
+        }
+    }
+    let announce = |copy: u8| Request::Announce {
+        segment: segment(copy),
+        epoch: Epoch::from_raw(1),
+        durable: position(end),
+        floor: position(end),
+        all_complete: Position::ZERO,
+    };
+    // The journals are longer than they may be: they forget the beginning soon.
+    let began = Instant::now();
+    let fetch = |copy: u8| Request::FetchBatches {
+        segment: segment(copy),
+        path: first_path(),
+        after: Position::ZERO,
+        through: position(end),
+        bytes_max: 1,
+    };
+    for (copy, caller) in (1..).zip(&mut callers) {
+        assert!(matches!(caller.ask(announce(copy)).await, Response::Announced { .. }));
+        while !matches!(
+            caller.ask(fetch(copy)).await,
+            Response::Refused(Refusal::LogCollected { .. })
+        ) {
+            assert!(began.elapsed() < SOON, "the journal is never given up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    nodes.push(Running::start(configs[3].clone()));
+    let mut slept = Caller::connect(&configs[3]).await;
+    let mut new = Caller::connect(&configs[4]).await;
+    let mut request = create(5, &members);
+    if let Request::CreateSegment { copy_from, .. } = &mut request {
+        *copy_from = old.to_vec();
+    }
+    assert_eq!(new.ask(request.clone()).await, Response::SegmentCreated);
+    assert_eq!(new.ask(request).await, Response::SegmentCreated, "asked twice");
+    let status = status_of(&mut new).await;
+    assert!(status.copying || status.complete == position(end), "{status:?}");
+    // Nobody tells either of them anything: they ask their peers.
+    for (copy, caller) in [(4, &mut slept), (5, &mut new)] {
+        let began = Instant::now();
+        loop {
+            let status = status_of(caller).await;
+            if status.health() == SegmentHealth::Complete && status.complete == position(end) {
+                break;
+            }
+            assert!(status.vouches && began.elapsed() < SOON, "{status:?}");
+            assert!(!status.copying || status.complete == Position::ZERO, "{status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let Response::Pages(pages) = caller.ask(read(copy, end)).await else {
+            panic!("no page");
+        };
+        assert_eq!(pages[0].bytes()[0], (end % 251) as u8);
+    }
+    // The copy whose place was taken goes.
+    let remove = Request::RemoveSegment {
+        segment: segment(4),
+        epoch: Epoch::from_raw(1),
+    };
+    assert_eq!(slept.ask(remove.clone()).await, Response::SegmentRemoved);
+    assert_eq!(slept.ask(remove).await, Response::SegmentRemoved, "asked twice");
+    assert!(matches!(
+        slept.ask(read(4, end)).await,
+        Response::Refused(Refusal::UnknownSegment { .. })
+    ));
+    for node in nodes {
+        node.end().unwrap();
+    }
+    let node = Running::start(configs[3].clone());
+    let mut slept = Caller::connect(&configs[3]).await;
+    let Response::Status(status) = slept.ask(Request::Status).await else {
+        panic!("no status");
+    };
+    assert!(status.segments.is_empty(), "{status:?}");
+    node.end().unwrap();
 }
 
 #[tokio::test]
