@@ -86,6 +86,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "units",
             "redo",
+            "quorum",
+            "volume",
             "wire-format",
             "node-link",
             "storage-node",

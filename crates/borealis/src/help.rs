@@ -6,7 +6,7 @@ Begin with `borealis up`: it makes a cluster in one directory, starts six storag
 writer, and prints the URL to connect to. `borealis status` shows how everything is, `borealis down` stops it all and keeps
 the data. `borealis COMMAND --help` tells more of each.
 
-Names: storage-1 to storage-6, instance-1 and so on, control, proxy; `writer` is the instance in that role.
+Names: storage-1 and so on, instance-1 and so on, control, proxy; `writer` is the instance in that role.
 PostgreSQL's settings: DIR/postgresql.conf, or BOREALIS_PG_<SETTING> in the environment of `up`, such as
 BOREALIS_PG_SHARED_BUFFERS=1GB. PostgreSQL 15's programs: /usr/lib/postgresql/15/bin, or BOREALIS_POSTGRESQL_BIN.
 Exit codes: 0 done, 1 failed, 2 misused.";
@@ -30,7 +30,8 @@ lost when the machine is switched off instead: `borealis up` continues in any ca
 /// Of `status`.
 pub const STATUS: &str = "\
 States: starting, available, catching-up (a storage node that was away), paused, stopped, failed (it keeps dying).
-Writes need four of the six storage nodes, an opening of the volume three; `missing` names those that do not count.
+Writes need four of a group's six copies, an opening of the volume three; `missing` names the nodes whose copies do not count.
+A node without copies is a spare: `borealis storage --help` tells more.
 
 Examples:
   borealis status
@@ -68,6 +69,53 @@ without two, commits and new connections wait until one is back.
 Examples:
   borealis az fail b
   borealis az restore b";
+
+/// Of `storage`.
+pub const STORAGE: &str = "\
+Six copies of everything, two in each zone, stand on storage nodes. Nodes beyond the first six are spares: when a node of their
+zone is lost, or leaves, a copy is made on one of them while everything goes on. The writer does that, at most a few at once;
+what is asked for goes on when the command is interrupted, and when the writer is replaced.
+
+Examples:
+  borealis storage add --zone b       a spare, storage-7
+  borealis storage replace storage-3  its copies are made anew on storage-7
+  borealis storage list";
+
+/// Of `storage list`.
+pub const STORAGE_LIST: &str = "\
+Wishes: keep (nothing is wanted), replace (its copies are being made elsewhere), drain (it is being emptied, and gets none).
+`borealis status` shows how the copies themselves are.";
+
+/// Of `storage add`.
+pub const STORAGE_ADD: &str = "\
+It belongs to the cluster from then on: `down` stops it, `up` starts it. Copies move to it when a node of its zone is lost for
+long enough, or when somebody asks: `borealis storage replace`, `borealis storage drain`.
+
+Examples:
+  borealis storage add
+  borealis storage add --zone c";
+
+/// Of `storage replace`.
+pub const STORAGE_REPLACE: &str = "\
+The new copies are made on other nodes of its zone, from the five that are left; if NAME has come back without its files and
+there is no other, on NAME itself. If NAME was away and comes back with its copies before the new ones are whole, it keeps them.
+By itself the same happens once a node has been silent for long enough: `borealis up --replace-after`.
+
+Examples:
+  borealis storage replace storage-3
+  borealis storage replace storage-3 --no-wait";
+
+/// Of `storage drain`.
+pub const STORAGE_DRAIN: &str = "\
+Before a disk or a host is taken away. It needs another node in the same zone; `borealis storage add` makes one.
+
+Examples:
+  borealis storage drain storage-3
+  borealis storage remove storage-3   when it is empty";
+
+/// Of `storage remove`.
+pub const STORAGE_REMOVE: &str = "\
+Refused while it holds a copy, even one that is lost: `borealis storage drain NAME` moves them first.";
 
 /// Of `failover`.
 pub const FAILOVER: &str = "\

@@ -56,25 +56,25 @@ enum Command {
     /// instance process.
     #[command(after_help = help::KILL)]
     Kill {
-        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
+        /// storage-1 and so on, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Stop a process; it stays down until `start`.
     #[command(after_help = help::STOP)]
     Stop {
-        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
+        /// storage-1 and so on, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Start a process that was stopped, or wake one that was paused.
     #[command(after_help = help::START)]
     Start {
-        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
+        /// storage-1 and so on, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Freeze every process of NAME with SIGSTOP, until `start`.
     #[command(after_help = help::PAUSE)]
     Pause {
-        /// storage-1 to storage-6, instance-1 and so on, writer, control or proxy.
+        /// storage-1 and so on, instance-1 and so on, writer, control or proxy.
         name: String,
     },
     /// Take a whole zone of storage nodes away, or bring it back.
@@ -82,6 +82,12 @@ enum Command {
     Az {
         #[command(subcommand)]
         what: ZoneCommand,
+    },
+    /// Show, add, replace, drain or remove storage nodes.
+    #[command(after_help = help::STORAGE)]
+    Storage {
+        #[command(subcommand)]
+        what: command::storage::StorageCommand,
     },
     /// Fence the writer and start a new one.
     #[command(after_help = help::FAILOVER)]
@@ -103,7 +109,7 @@ enum Command {
         /// Go on showing what is added, until Ctrl-C.
         #[arg(short, long)]
         follow: bool,
-        /// storage-1 to storage-6, instance-1 and so on, writer, control, proxy or agent.
+        /// storage-1 and so on, instance-1 and so on, writer, control, proxy or agent.
         name: String,
     },
     /// Show the versions of this build and of the formats that it reads.
@@ -178,6 +184,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             ZoneCommand::Fail { zone } => command::order(&layout, "az-fail", &zone),
             ZoneCommand::Restore { zone } => command::order(&layout, "az-restore", &zone),
         },
+        Command::Storage { what } => command::storage::run(&layout, what),
         Command::Failover { to } => command::failover(&layout, to.as_deref()),
         Command::Psql { arguments } => command::psql(&layout, &arguments),
         Command::Logs { follow, name } => command::logs(&layout, &name, follow),

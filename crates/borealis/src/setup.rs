@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use compute::config::{InstanceConfig, Limits, StorageAddress};
+use control_plane::ControlConfig;
 use proxy::ProxyConfig;
 use storage_node::StorageConfig;
 
@@ -238,6 +239,52 @@ fn configure_storage(layout: &Layout, cluster: &Cluster, entry: &StorageEntry) -
     store(layout, &entry.name, &config)
 }
 
+/// The control process's settings.
+pub fn configure_control(layout: &Layout, replace_after_seconds: Option<u64>) -> Result<()> {
+    store(layout, "control", &ControlConfig { replace_after_seconds })
+}
+
+/// One more storage node, of the zone with the fewest if none is named. The cluster has to be stored after that.
+pub fn add_storage(layout: &Layout, cluster: &mut Cluster, zone: &str) -> Result<StorageEntry> {
+    let in_zone = |zone: &str| cluster.storage.iter().filter(|node| node.zone == zone).count();
+    let zone = match zone {
+        "" => ["a", "b", "c"]
+            .into_iter()
+            .min_by_key(|zone| in_zone(zone))
+            .context("there are three")?,
+        zone if ZONES.contains(&zone) => zone,
+        other => bail!("there is no zone {other}; there are a, b and c"),
+    };
+    let number = |node: &StorageEntry| node.name.strip_prefix("storage-")?.parse::<u32>().ok();
+    let last = cluster.storage.iter().filter_map(number).max().unwrap_or(0);
+    let entry = StorageEntry {
+        name: format!("storage-{}", last + 1),
+        zone: zone.to_owned(),
+        port: free_port(&ports(cluster))?,
+    };
+    configure_storage(layout, cluster, &entry)?;
+    cluster.storage.push(entry.clone());
+    Ok(entry)
+}
+
+/// Deletes what a storage node that is no more has left: its folder and its settings.
+pub fn remove_storage(layout: &Layout, name: &str) -> Result<()> {
+    let folder = layout.directory().join("storage").join(name);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", folder.display()));
+        }
+        _ => {}
+    }
+    let settings = layout.config_file(name);
+    match fs::remove_file(&settings) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", settings.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The proxy's settings follow the cluster's port; limits that somebody has changed stay.
 pub fn configure_proxy(layout: &Layout, cluster: &Cluster) -> Result<()> {
     let listen = format!("127.0.0.1:{}", cluster.port);
@@ -364,6 +411,21 @@ mod tests {
         }
         let again = Cluster::load(&layout).expect("what was stored");
         assert_eq!(again.cluster, cluster.cluster);
+        fs::remove_dir_all(layout.directory()).expect("it is ours");
+    }
+
+    #[test]
+    fn a_storage_node_is_added_where_fewest_are_and_leaves_nothing_behind() {
+        let layout = layout("added");
+        let mut cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
+        let mut add = |zone: &str| add_storage(&layout, &mut cluster, zone).expect("a free port");
+        assert_eq!((add("b").name.as_str(), add("b").zone.as_str()), ("storage-7", "b"));
+        assert_eq!(add("").zone, "a");
+        assert_eq!(add("").zone, "c");
+        assert!(add_storage(&layout, &mut cluster, "d").is_err());
+        assert!(layout.config_file("storage-10").exists());
+        remove_storage(&layout, "storage-10").expect("ours");
+        assert!(!layout.config_file("storage-10").exists());
         fs::remove_dir_all(layout.directory()).expect("it is ours");
     }
 

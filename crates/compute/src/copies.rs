@@ -1,7 +1,7 @@
 //! Connections to the six copies: one for the log, one for reads, so that pages never queue behind log.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use node_link::{LinkEvent, NodeLink};
@@ -85,6 +85,12 @@ impl Copies {
     pub(crate) fn of_first_group(&self) -> Vec<Rc<Copy>> {
         let reads = self.reads.iter().filter(|copy| copy.group == GroupId::FIRST);
         reads.cloned().collect()
+    }
+
+    /// Closes the connections to copies that belong to no group any more.
+    pub(crate) fn remove(&mut self, gone: &BTreeSet<SegmentId>) {
+        self.log.retain(|segment, _| !gone.contains(segment));
+        self.reads.retain(|copy| !gone.contains(&copy.segment));
     }
 
     /// Sends without waiting; the answer comes as an event. `false`: not taken.

@@ -155,11 +155,10 @@ async fn make(
         next
     };
     match record.change(added).await {
-        Ok(true) => Outcome::Made(group),
-        Ok(false) => Outcome::Over(Ended::Broken(
+        true => Outcome::Made(group),
+        false => Outcome::Over(Ended::Broken(
             "the volume's record was changed by somebody else".to_owned(),
         )),
-        Err(ended) => Outcome::Over(ended),
     }
 }
 

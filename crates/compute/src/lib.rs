@@ -11,6 +11,7 @@
 //! | `copies` | connections to the six copies |
 //! | `open` | the volume's opening, carried out |
 //! | `record` | the volume's record, changed by the holder of the epoch |
+//! | `membership` | copies that are replaced |
 //! | `creation`, [`import`] | a new volume |
 //! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
 //! | `data_directory` | the skeleton on disk |
@@ -35,6 +36,7 @@ mod groups;
 mod growth;
 pub mod import;
 mod last_page;
+mod membership;
 pub mod metrics;
 mod open;
 pub mod pages;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use node_link::LinkEvent;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use volume::{Opened, Opening, OpeningEffect, OpeningError};
 
 use crate::copies::{Copies, LogEvent};
@@ -38,7 +38,9 @@ pub(crate) async fn open(
                     }
                 }
                 OpeningEffect::CompareAndSwap(next) => {
-                    let swapped = record.change(|_| next).await?;
+                    let swapped = timeout_at(began + limit, record.change(|_| next)).await.map_err(|_| {
+                        Ended::Broken("the metadata store does not say whether the new timeline is recorded".to_owned())
+                    })?;
                     opening.recorded(swapped, &mut effects).map_err(ended)?;
                 }
                 OpeningEffect::Opened(opened) => return Ok(*opened),

@@ -1,5 +1,6 @@
 //! The volume's record in the metadata store, as the holder of the epoch changes it.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use control_plane::{Client, ControlError};
@@ -7,18 +8,17 @@ use tokio::sync::Mutex;
 use units::Epoch;
 use volume::VolumeRecord;
 
-use crate::reign::Ended;
-
-/// How soon a store that did not say what became of a change is asked again, and how often.
+/// How soon a store that did not say what became of a change is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
-const TRIES: u32 = 100;
 
 /// The record, and the one way to change it: each change is made on top of the last one, and its outcome is known before the
 /// next one begins.
 pub(crate) struct Record {
     control: Client,
     epoch: Epoch,
-    stored: Mutex<Stored>,
+    /// Held by whoever changes it.
+    turn: Mutex<()>,
+    stored: RefCell<Stored>,
 }
 
 struct Stored {
@@ -32,44 +32,60 @@ impl Record {
         Record {
             control: control.clone(),
             epoch,
-            stored: Mutex::new(Stored { revision, record }),
+            turn: Mutex::new(()),
+            stored: RefCell::new(Stored { revision, record }),
         }
     }
 
     /// The record as it is now. Waits for changes under way.
     pub(crate) async fn current(&self) -> VolumeRecord {
-        self.stored.lock().await.record.clone()
+        let _turn = self.turn.lock().await;
+        self.now()
+    }
+
+    /// The reign that may change it.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Changes the record by compare-and-swap. `false`: somebody else holds the volume now, and nothing was changed. Waits for
-    /// changes before it.
-    pub(crate) async fn change(&self, change: impl FnOnce(&VolumeRecord) -> VolumeRecord) -> Result<bool, Ended> {
-        let mut stored = self.stored.lock().await;
-        let next = change(&stored.record);
-        let Some(revision) = self.swap(stored.revision, &next).await? else {
-            return Ok(false);
+    /// changes before it, and for a store that is away: log is written without it.
+    pub(crate) async fn change(&self, change: impl FnOnce(&VolumeRecord) -> VolumeRecord) -> bool {
+        let _turn = self.turn.lock().await;
+        let (revision, next) = {
+            let stored = self.stored.borrow();
+            (stored.revision, change(&stored.record))
         };
-        *stored = Stored { revision, record: next };
-        Ok(true)
+        let Some(revision) = self.swap(revision, &next).await else {
+            return false;
+        };
+        self.stored.replace(Stored { revision, record: next });
+        true
+    }
+
+    /// The record as it was read or changed last. A change that is under way is not in it.
+    pub(crate) fn now(&self) -> VolumeRecord {
+        self.stored.borrow().record.clone()
     }
 
     /// The record's revision after the change. If the store does not say, it is read again before anything else happens.
-    async fn swap(&self, revision: u64, next: &VolumeRecord) -> Result<Option<u64>, Ended> {
+    async fn swap(&self, revision: u64, next: &VolumeRecord) -> Option<u64> {
         let (epoch, text) = (self.epoch.raw(), next.to_text());
         let ask = async || self.control.compare_and_swap(epoch, revision, text.clone()).await;
         match ask().await {
-            Ok(volume) => return Ok(Some(volume.revision)),
-            Err(ControlError::Refused(_)) => return Ok(None),
+            Ok(volume) => return Some(volume.revision),
+            Err(ControlError::Refused(_)) => return None,
             Err(error) => tracing::warn!(%error, "record.swap: the outcome is unknown, the record is read again"),
         }
-        for _ in 0..TRIES {
+        loop {
             match self.control.read().await {
                 Ok(volume) if volume.epoch == epoch && volume.record.as_deref() == Some(&text) => {
-                    return Ok(Some(volume.revision));
+                    return Some(volume.revision);
                 }
-                Ok(volume) if volume.epoch != epoch || volume.revision != revision => return Ok(None),
+                Ok(volume) if volume.epoch != epoch || volume.revision != revision => return None,
                 Ok(_) => match ask().await {
-                    Ok(volume) => return Ok(Some(volume.revision)),
+                    Ok(volume) => return Some(volume.revision),
+                    // Perhaps by what was asked for before: the record tells.
                     Err(ControlError::Refused(_)) => {}
                     Err(error) => tracing::debug!(%error, "record.swap"),
                 },
@@ -77,8 +93,5 @@ impl Record {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Err(Ended::Broken(
-            "the metadata store does not say whether the volume's record is changed".to_owned(),
-        ))
     }
 }

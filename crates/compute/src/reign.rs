@@ -23,6 +23,7 @@ use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::flush::FlushBuilder;
 use crate::growth::Growth;
+use crate::membership::Memberships;
 use crate::metrics::{LOG_RECEIVED_BYTES, OPEN_SECONDS, POSTGRESQL_STARTS};
 use crate::pages::PageSource;
 use crate::pauses::Stage;
@@ -97,6 +98,7 @@ struct Reign<'a> {
     status: &'a SharedStatus,
     stage: &'a Cell<Stage>,
     shipping: Shipping,
+    memberships: Memberships,
     postmaster: Postmaster,
     flushes: FlushBuilder,
     growth: Growth,
@@ -253,6 +255,7 @@ impl<'a> Reign<'a> {
             retained_bytes_max: config.limits.retained_bytes_max,
         };
         let mut shipping = Shipping::new(Shipper::of(opened, limits), copies)?;
+        let memberships = Memberships::new(&control, &hello, record.clone());
         let marks = shipping.ship_checkpoint(&skeleton, marks, limit).await?;
 
         let catalog = Rc::new(RefCell::new(catalog));
@@ -307,6 +310,7 @@ impl<'a> Reign<'a> {
             status,
             stage,
             shipping,
+            memberships,
             postmaster,
             catalog,
             source,
@@ -369,6 +373,9 @@ impl<'a> Reign<'a> {
                     self.shipping.shipper.raise_floor(self.source.lowest_read_point());
                     self.shipping.tick()?;
                     self.look_after_groups()?;
+                    if self.memberships.tick(&mut self.shipping)? {
+                        self.source.set_copies(self.shipping.copies.reads.clone());
+                    }
                     self.tell();
                     if let Some(how) = self.postmaster.ended().map_err(|error| broken("PostgreSQL", &error))? {
                         if deadline.is_some() {
@@ -493,6 +500,8 @@ impl<'a> Reign<'a> {
         status.quorum.missing = silent.map(|copy| copy.member.node.clone()).collect();
         let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
         status.quorum.write = word(shipper.writable());
+        status.changes = self.memberships.status();
+        status.without_spare = self.memberships.without_spare();
         status.quorum.read = word(quorum_of_reads(&standing, shipper.durable()));
         status.copies = standing;
     }

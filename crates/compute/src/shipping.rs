@@ -1,17 +1,18 @@
 //! The shipper, carried out: its messages on the connections, their answers back to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
 use node_link::LinkEvent;
+use quorum::Membership;
 use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use units::{Epoch, Lsn, Position, SegmentId};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId};
 use volume::{FlushParts, GroupMembers, Share, Shipper, ShipperEffect};
 use wal::{DecodedRecord, Marks};
-use wire_format::Item;
+use wire_format::{Item, Member};
 
 use crate::copies::{Copies, LogEvent};
 use crate::groups::Groups;
@@ -81,6 +82,32 @@ impl Shipping {
     pub(crate) fn add_group(&mut self, members: GroupMembers) -> Result<(), Ended> {
         let group = members.group;
         self.shipper.add_group(members);
+        self.shipper.wake(group, &mut self.effects);
+        self.perform()
+    }
+
+    /// From now on these copies of a group count, and these are sent log. The connections to others are closed.
+    pub(crate) fn change_members(
+        &mut self,
+        group: GroupId,
+        membership: Membership,
+        members: Vec<Member>,
+    ) -> Result<(), Ended> {
+        let kept: BTreeSet<SegmentId> = members.iter().map(|member| member.segment).collect();
+        let before = self
+            .shipper
+            .standing_of(group)
+            .into_iter()
+            .map(|copy| copy.member.segment);
+        let gone = before.filter(|segment| !kept.contains(segment)).collect();
+        self.shipper
+            .change_members(group, membership, members, &mut self.effects);
+        self.copies.remove(&gone);
+        self.perform()
+    }
+
+    /// Wakes a group: its copies are connected to.
+    pub(crate) fn wake(&mut self, group: GroupId) -> Result<(), Ended> {
         self.shipper.wake(group, &mut self.effects);
         self.perform()
     }

@@ -60,6 +60,29 @@ pub struct InstanceStatus {
     /// Up to where the volume is durable, for the metrics.
     #[serde(skip)]
     pub durable: Lsn,
+    /// Copies that are being replaced.
+    #[serde(default)]
+    pub changes: Vec<ChangeStatus>,
+    /// Storage nodes whose copies ought to be replaced, while no other node of their zone can take them.
+    #[serde(default)]
+    pub without_spare: Vec<String>,
+}
+
+/// One copy's replacement.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// Its group.
+    pub group: u32,
+    /// The node that loses its copy.
+    pub leaving: String,
+    /// The node that gets one.
+    pub joining: String,
+    /// What it is doing, in words.
+    pub activity: String,
+    /// Bytes copied so far, about.
+    pub copied_bytes: u64,
+    /// Bytes there are to copy, about.
+    pub copied_bytes_expected: u64,
 }
 
 /// Which quorums hold, and who is missing.

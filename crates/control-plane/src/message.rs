@@ -76,13 +76,13 @@ pub struct Heartbeat {
 }
 
 /// What somebody wants of a storage node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StorageWish {
     /// It keeps what it has, and may get more.
     Keep,
-    /// Its copies are replaced by new ones on other nodes; then it is as good as any other again.
-    Replace,
+    /// These of its copies, by their segments' identities, are replaced by new ones; then it is as good as any other again.
+    Replace(Vec<String>),
     /// Its copies leave it, and it gets no others.
     Drain,
 }

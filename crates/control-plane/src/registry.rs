@@ -72,7 +72,7 @@ impl Registry {
         let kept = Kept {
             zone: heartbeat.zone,
             address: heartbeat.address,
-            wish: known.map_or(StorageWish::Keep, |known| known.wish),
+            wish: known.map_or(StorageWish::Keep, |known| known.wish.clone()),
         };
         if known != Some(&kept) {
             keep(store, &heartbeat.name, &kept)?;
@@ -117,7 +117,7 @@ impl Registry {
             name: name.clone(),
             zone: node.kept.zone.clone(),
             address: node.kept.address.clone(),
-            wish: node.kept.wish,
+            wish: node.kept.wish.clone(),
             is_alive: node.is_heard && node.silent < ALIVE_LIMIT,
             is_overdue: self.replace_after.is_some_and(|after| after <= node.silent),
             silent_ms: millis(node.silent),

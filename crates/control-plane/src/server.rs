@@ -201,8 +201,8 @@ fn answer(state: &State, request: ControlRequest) -> Result<ControlAnswer, Store
         }
         ControlRequest::Storage => Ok(ControlAnswer::Storage(state.registry.borrow().fleet())),
         ControlRequest::Wish { name, wish } => {
-            let is_known = state.registry.borrow_mut().wish(store, &name, wish)?;
             tracing::info!(%name, ?wish, "storage.wish");
+            let is_known = state.registry.borrow_mut().wish(store, &name, wish)?;
             Ok(done_or(is_known, || format!("there is no storage node {name}")))
         }
         ControlRequest::ForgetStorage { name } => {

@@ -205,7 +205,7 @@ async fn storage_nodes_and_what_is_wanted_of_them_outlive_the_process() {
     .await;
     with_server(&folder, async |client: Client| {
         let fleet = client.storage().await.expect("an answer");
-        let wishes: Vec<StorageWish> = fleet.nodes.iter().map(|node| node.wish).collect();
+        let wishes: Vec<StorageWish> = fleet.nodes.iter().map(|node| node.wish.clone()).collect();
         assert_eq!(wishes, [StorageWish::Drain, StorageWish::Keep]);
         assert!(
             fleet.nodes.iter().all(|node| !node.is_alive),

@@ -63,3 +63,23 @@ pub fn create_segment(record: &VolumeRecord, segment: SegmentId) -> Result<Reque
         copy_from: Vec::new(),
     })
 }
+
+/// The request that makes a copy of a group that has content: it copies that from the others, and has no vote before it is whole.
+/// The copy that it replaces may be among those that it copies from.
+pub fn create_copy(
+    record: &VolumeRecord,
+    group: &GroupRecord,
+    segment: SegmentId,
+) -> Result<Request, crate::record::RecordError> {
+    let path = record.path()?;
+    let members = group.all_members().iter().map(MemberRecord::member).collect();
+    Ok(Request::CreateSegment {
+        volume: record.volume,
+        group: GroupId::from_raw(group.group),
+        segment,
+        epoch: path.epoch(),
+        path,
+        members,
+        copy_from: group.members.iter().map(MemberRecord::member).collect(),
+    })
+}

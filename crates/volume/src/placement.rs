@@ -10,16 +10,16 @@ use units::{GroupId, SegmentId, Zone};
 
 use crate::record::{GroupRecord, MemberRecord, VolumeRecord};
 
-/// Of a disk's bytes, in percent: one that is fuller gets no further copy.
-const DISK_USED_PERCENT_MAX: u64 = 90;
+/// A disk with less free gets no further copy: what it has needs room to be folded.
+const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 
 /// What somebody wants of a storage node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wish {
     /// It keeps what it has.
     Keep,
-    /// Its copies are replaced, because it is away or shall be emptied once; it may come back.
-    Replace,
+    /// These of its copies are replaced.
+    Replace(BTreeSet<SegmentId>),
     /// Its copies leave it, and it gets no others.
     Drain,
 }
@@ -48,8 +48,14 @@ pub struct StorageNode {
 impl StorageNode {
     /// Whether it may get another copy.
     pub fn takes_copies(&self) -> bool {
-        let is_full = self.disk_total_bytes.saturating_mul(DISK_USED_PERCENT_MAX) / 100 < self.disk_used_bytes;
-        self.is_alive && self.wish == Wish::Keep && !(is_full && 0 < self.disk_total_bytes)
+        self.takes_its_own() && self.wish == Wish::Keep
+    }
+
+    /// Whether it may get a copy in the place of one that it has lost.
+    fn takes_its_own(&self) -> bool {
+        let free_bytes = self.disk_total_bytes.saturating_sub(self.disk_used_bytes);
+        let is_full = 0 < self.disk_total_bytes && free_bytes < DISK_FREE_BYTES_MIN;
+        self.is_alive && self.wish != Wish::Drain && !is_full
     }
 }
 
@@ -66,6 +72,15 @@ pub struct Replacement {
     pub is_reversible: bool,
 }
 
+/// Copies that are of no use: their node does not have them any more, or they do not vouch for what they acknowledged.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Lost {
+    /// All of them.
+    pub copies: BTreeSet<SegmentId>,
+    /// Those that have been for so long that they are replaced without anybody's asking.
+    pub overdue: BTreeSet<SegmentId>,
+}
+
 /// What there is to do.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Plan {
@@ -75,9 +90,8 @@ pub struct Plan {
     pub without_spare: Vec<(GroupId, String, Zone)>,
 }
 
-/// Copies that move, given the nodes and the copies that have been of no use for too long: their node does not have them, or
-/// they do not vouch for what they acknowledged. Groups with a change under way are left alone.
-pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], useless: &BTreeSet<SegmentId>) -> Plan {
+/// Copies that move, given how the nodes are and which copies are lost. Groups with a change under way are left alone.
+pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
     let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
     for group in &record.groups {
         for member in group.members.iter().chain(group.joining.iter().flatten()) {
@@ -89,13 +103,17 @@ pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], useless: &BTreeSet<Seg
         let id = GroupId::from_raw(group.group);
         for member in &group.members {
             let node = nodes.iter().find(|node| node.name == member.node);
-            let is_useless = useless.contains(&member.segment);
-            let wish = node.map_or(Wish::Keep, |node| node.wish);
-            let is_overdue = node.is_some_and(|node| node.is_overdue);
-            if !is_useless && !is_overdue && wish == Wish::Keep {
+            let is_wished = node.is_some_and(|node| match &node.wish {
+                Wish::Keep => false,
+                Wish::Replace(copies) => copies.contains(&member.segment),
+                Wish::Drain => true,
+            });
+            let is_overdue = node.is_some_and(|node| node.is_overdue) || lost.overdue.contains(&member.segment);
+            if !is_wished && !is_overdue {
                 continue;
             }
-            let spare = spare(group, member, nodes, is_useless, &loads);
+            let is_lost = lost.copies.contains(&member.segment);
+            let spare = spare(group, member, nodes, is_lost, &loads);
             let Some(to) = spare else {
                 plan.without_spare.push((id, member.node.clone(), member.zone));
                 continue;
@@ -105,7 +123,7 @@ pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], useless: &BTreeSet<Seg
                 group: id,
                 leaving: member.segment,
                 to: to.clone(),
-                is_reversible: wish != Wish::Drain,
+                is_reversible: node.is_none_or(|node| node.wish != Wish::Drain),
             });
             break;
         }
@@ -119,7 +137,7 @@ fn spare<'a>(
     group: &GroupRecord,
     leaving: &MemberRecord,
     nodes: &'a [StorageNode],
-    is_useless: bool,
+    is_lost: bool,
     loads: &BTreeMap<&str, usize>,
 ) -> Option<&'a StorageNode> {
     let others = |node: &StorageNode| {
@@ -127,8 +145,13 @@ fn spare<'a>(
         others.any(|member| member.node == node.name)
     };
     let fits = nodes.iter().filter(|node| {
-        let may = node.name != leaving.node || is_useless;
-        node.zone == leaving.zone && node.takes_copies() && !others(node) && may
+        let may = node.name != leaving.node || is_lost;
+        let takes = if node.name == leaving.node {
+            node.takes_its_own()
+        } else {
+            node.takes_copies()
+        };
+        node.zone == leaving.zone && takes && !others(node) && may
     });
     fits.min_by_key(|node| {
         let load = loads.get(node.name.as_str()).copied().unwrap_or(0);

@@ -275,11 +275,11 @@ impl VolumeRecord {
         next
     }
 
-    /// Group 0's copies.
+    /// Group 0's copies, of both lists while one of them is replaced.
     pub fn members(&self) -> Vec<Member> {
-        let group = self.groups.iter().find(|group| group.group == GroupId::FIRST.raw());
+        let group = self.group(GroupId::FIRST);
         group.map_or(Vec::new(), |group| {
-            group.members.iter().map(MemberRecord::member).collect()
+            group.all_members().iter().map(MemberRecord::member).collect()
         })
     }
 

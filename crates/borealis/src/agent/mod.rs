@@ -3,6 +3,7 @@
 mod component;
 pub mod metrics;
 mod orders;
+mod storage;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -38,7 +39,8 @@ const ORDER_LIMIT: Duration = Duration::from_secs(5);
 /// What the agent is asked, one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
-    /// `kill`, `stop`, `start`, `pause`, `az-fail`, `az-restore`, `failover`, `down` or `list`.
+    /// `kill`, `stop`, `start`, `pause`, `az-fail`, `az-restore`, `failover`, `storage-add`,
+    /// `storage-remove`, `down` or `list`.
     pub order: String,
     /// Whom it concerns.
     pub name: String,

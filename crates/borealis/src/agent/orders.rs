@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use supervision::Process;
 use tokio::time::Instant;
 
-use super::{Agent, Answer, Listed, Order};
+use super::{Agent, Answer, Listed, Order, storage};
 use crate::command::status::instance_status;
 use crate::layout::InstanceEntry;
 use crate::setup;
@@ -28,7 +28,7 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(30);
 /// How soon it is looked again whether a paused daemon stands still.
 const PAUSE_POLL: Duration = Duration::from_millis(1);
 
-type Shared = Rc<RefCell<Agent>>;
+pub(super) type Shared = Rc<RefCell<Agent>>;
 
 pub(super) async fn carry_out(agent: &Shared, order: &Order) -> Result<Answer> {
     let name = order.name.as_str();
@@ -41,6 +41,8 @@ pub(super) async fn carry_out(agent: &Shared, order: &Order) -> Result<Answer> {
         "az-fail" => zone(agent, name, true),
         "az-restore" => zone(agent, name, false),
         "failover" => failover(agent).await,
+        "storage-add" => storage::add(agent, name),
+        "storage-remove" => storage::remove(agent, name).await,
         "down" => down(agent).await,
         other => bail!("there is no order {other}"),
     }
@@ -155,7 +157,7 @@ fn limit_of(agent: &Agent, name: &str) -> Duration {
     if is_instance { INSTANCE_STOP_LIMIT } else { STOP_LIMIT }
 }
 
-async fn stop(agent: &Shared, name: &str) -> Result<Answer> {
+pub(super) async fn stop(agent: &Shared, name: &str) -> Result<Answer> {
     let name = resolve(&agent.borrow(), name)?;
     set_stopped(&mut agent.borrow_mut(), &name, true);
     let (running, limit) = (process(&agent.borrow(), &name), limit_of(&agent.borrow(), &name));

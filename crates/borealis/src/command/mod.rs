@@ -3,6 +3,7 @@
 pub mod down;
 pub mod environment;
 pub mod status;
+pub mod storage;
 pub mod up;
 
 use std::fs::File;

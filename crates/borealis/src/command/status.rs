@@ -1,5 +1,6 @@
 //! `borealis status`: the contract for scripts is the JSON form; fields are added, never renamed.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -8,10 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::BytesMut;
 use node_link::{handshake, read_secret};
+use quorum::Membership;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use units::Lsn;
+use units::{Lsn, SegmentId};
+use volume::VolumeRecord;
+use volume::record::GroupRecord;
 use wire_format::frame::PROTOCOL_VERSION;
 use wire_format::message::{Hello, NodeStatus};
 use wire_format::{Request, Response};
@@ -78,6 +82,13 @@ fn state_of(listed: Option<&Listed>, answers: bool, otherwise: &str) -> &'static
     }
 }
 
+/// The copies that the record names on a node, of every list.
+fn members_on(record: &VolumeRecord, node: &str) -> Vec<SegmentId> {
+    let members = record.groups.iter().flat_map(GroupRecord::all_members);
+    let on_node = members.filter(|member| member.node == node);
+    on_node.map(|member| member.segment).collect()
+}
+
 async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Result<Value> {
     let hello = Hello {
         version: PROTOCOL_VERSION,
@@ -123,8 +134,12 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
         }
     }
     let durable: Option<Lsn> = of_writer["durable_lsn"].as_str().and_then(|text| text.parse().ok());
+    let control = control_plane::Client::new(&layout.control_socket());
+    // Without it, what the nodes say of themselves has to do.
+    let record = super::storage::record(&control).await.ok().flatten();
     let mut storage = Vec::new();
     let mut missing = Vec::new();
+    let mut counting = BTreeSet::new();
     // All at once: one that hangs does not add its patience to that of the others.
     let asked: Vec<_> = cluster
         .storage
@@ -138,25 +153,37 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     for (node, asked) in cluster.storage.iter().zip(asked) {
         let one = find(&node.name);
         let status = asked.await?;
+        // One that stopped acknowledging, or does not vouch for what it acknowledged, counts for no quorum.
+        let takes_log = status.as_ref().filter(|status| status.stopped.is_none());
+        let voting = takes_log.iter().flat_map(|status| &status.segments);
+        let voting = voting.filter(|segment| segment.vouches && !segment.copying);
+        counting.extend(voting.clone().map(|segment| segment.segment));
+        let members = match &record {
+            Some(record) => members_on(record, &node.name),
+            None => status
+                .iter()
+                .flat_map(|status| &status.segments)
+                .map(|segment| segment.segment)
+                .collect(),
+        };
+        let is_known_to_hold = record.is_some() || status.is_some();
+        if !is_known_to_hold || members.iter().any(|member| !counting.contains(member)) {
+            missing.push(node.name.clone());
+        }
+        let held = status.iter().flat_map(|status| &status.segments);
+        let whole = held.clone().filter(|segment| !segment.copying);
         // Group 0 takes part in everything; a copy of another group ends where that was last written.
-        let segment = status.as_ref().and_then(|status| {
-            let segments = status.segments.iter();
-            segments.max_by_key(|segment| (segment.group == units::GroupId::FIRST, segment.complete))
-        });
-        let segments = status.iter().flat_map(|status| &status.segments);
-        let layer_bytes: u64 = segments.map(|segment| segment.layer_bytes).sum();
+        let segment = whole.max_by_key(|segment| (segment.group == units::GroupId::FIRST, segment.complete));
+        let layer_bytes: u64 = held.clone().map(|segment| segment.layer_bytes).sum();
+        let copying: Vec<_> = held.clone().filter(|segment| segment.copying).collect();
+        let lost = members
+            .iter()
+            .filter(|member| held.clone().all(|segment| segment.segment != **member));
         let complete = segment.map(|segment| segment.complete.lsn);
         let lag = durable
             .zip(complete)
             .map(|(durable, complete)| durable.raw().saturating_sub(complete.raw()));
-        let behind = lag.is_some_and(|lag| 1 << 20 < lag);
-        // One that stopped acknowledging, or does not vouch for what it acknowledged, counts for no quorum.
-        let counts = status
-            .as_ref()
-            .is_some_and(|status| status.stopped.is_none() && status.segments.iter().all(|segment| segment.vouches));
-        if !counts {
-            missing.push(node.name.clone());
-        }
+        let behind = lag.is_some_and(|lag| 1 << 20 < lag) || !copying.is_empty();
         storage.push(json!({
             "name": node.name,
             "zone": node.zone,
@@ -172,18 +199,28 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "pages_read": status.as_ref().map(|status| status.pages_read),
             "damaged": status.as_ref().map(|status| status.segments.iter().any(|segment| !segment.vouches)),
             "stranded": status.as_ref().map(|status| status.segments.iter().any(|segment| segment.stranded)),
+            "lost": status.as_ref().map(|_| lost.count()),
+            "copying": status.as_ref().map(|_| copying.len()),
+            "copied_bytes": copying.iter().map(|segment| segment.copied_bytes).sum::<u64>(),
+            "copied_bytes_expected": copying.iter().map(|segment| segment.copied_bytes_expected).sum::<u64>(),
             "stopped_because": status.as_ref().and_then(|status| status.stopped.clone()),
         }));
     }
     let word = |holds: bool| if holds { "ok" } else { "lost" };
-    let up = cluster.storage.len() - missing.len();
-    let record = control_plane::Client::new(&layout.control_socket()).read().await.ok();
-    let record: Option<Value> = record.and_then(|volume| serde_json::from_str(volume.record.as_deref()?).ok());
-    let volume_id = record.as_ref().map(|record| record["volume"].clone());
-    let groups = record
-        .as_ref()
-        .and_then(|record| record["groups"].as_array())
-        .map_or(0, Vec::len);
+    let memberships: Vec<Membership> = record
+        .iter()
+        .flat_map(|record| &record.groups)
+        .map(GroupRecord::membership)
+        .collect();
+    let (write, read) = match memberships.as_slice() {
+        // Before there is a volume, or without its record: as many copies as one group needs.
+        [] => (4 <= counting.len(), 3 <= counting.len()),
+        groups => (
+            groups.iter().all(|group| group.writable(&counting)),
+            groups.iter().all(|group| group.fenced(&counting)),
+        ),
+    };
+    let volume_id = record.as_ref().map(|record| record.volume.to_string());
     let url = layout.url(cluster.port)?;
     let urls: serde_json::Map<String, Value> = cluster
         .instances
@@ -197,9 +234,10 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "epoch": of_writer["epoch"],
             "durable_lsn": of_writer["durable_lsn"],
             "size_bytes": of_writer["size_bytes"],
-            "groups": groups,
+            "groups": memberships.len(),
             "free_bytes": of_writer["free_bytes"],
-            "quorum": { "write": word(4 <= up), "read": word(3 <= up), "missing": missing },
+            "quorum": { "write": word(write), "read": word(read), "missing": missing },
+            "changes": of_writer["changes"],
             "log_bytes_shipped": of_writer["log_bytes_shipped"],
             "log_bytes_received": of_writer["log_bytes_received"],
         },
@@ -255,15 +293,26 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What stands behind a storage node's line, if it does not get well by itself.
-fn trouble(node: &Value) -> &'static str {
+/// What stands behind a storage node's line: what does not get well by itself, what it copies, or that it holds nothing.
+fn trouble(node: &Value) -> String {
     let is = |what: &str| node[what].as_bool().unwrap_or(false);
+    let number = |what: &str| node[what].as_u64().unwrap_or(0);
     if is("damaged") {
-        "  damaged: no vote until it is replaced"
+        "  damaged: no vote until `borealis storage replace`".to_owned()
+    } else if number("lost") != 0 {
+        "  lost its copies: no vote until `borealis storage replace`".to_owned()
+    } else if number("copying") != 0 {
+        let (copied, expected) = (
+            number("copied_bytes") >> 20,
+            number("copied_bytes_expected").div_ceil(1 << 20),
+        );
+        format!("  copying: {copied} of {expected} MiB")
+    } else if node["segments"].as_u64() == Some(0) {
+        "  spare".to_owned()
     } else if is("stranded") {
-        "  stranded: no other node has the log that it lacks"
+        "  stranded: no other node has the log that it lacks".to_owned()
     } else {
-        ""
+        String::new()
     }
 }
 

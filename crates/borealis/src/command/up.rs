@@ -49,6 +49,10 @@ pub struct UpArguments {
     /// Readers beside the writer. None are supported yet.
     #[arg(long, default_value_t = 0, value_name = "N")]
     readers: u32,
+    /// After how long a silence of a storage node its copies are made anew elsewhere by themselves: 90s, 10m, 2h or never.
+    /// Kept for the next `up`. [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = replace_after)]
+    replace_after: Option<ReplaceAfter>,
     /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
     #[arg(long)]
     foreground: bool,
@@ -101,6 +105,25 @@ impl UpArguments {
             group_bytes: self.group_size,
             stripe_bytes: self.stripe_size,
         })
+    }
+}
+
+/// What `--replace-after` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ReplaceAfter {
+    /// `None`: never.
+    seconds: Option<u64>,
+}
+
+fn replace_after(text: &str) -> Result<ReplaceAfter, String> {
+    if text == "never" {
+        return Ok(ReplaceAfter { seconds: None });
+    }
+    let units = [("s", 1), ("m", 60), ("h", 3600)];
+    let read = |(unit, seconds): (&str, u64)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(seconds);
+    match units.into_iter().find_map(read) {
+        Some(seconds) if 0 < seconds => Ok(ReplaceAfter { seconds: Some(seconds) }),
+        _ => Err("a number with s, m or h behind it, such as 10m, or never".to_owned()),
     }
 }
 
@@ -158,6 +181,13 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     }
     if proxy.is_none() {
         check_port(cluster.port)?;
+    }
+    if let Some(ReplaceAfter { seconds }) = arguments.replace_after {
+        setup::configure_control(layout, seconds)?;
+        if let Some((_, process)) = living(layout)?.into_iter().find(|(name, _)| name == "control") {
+            // It was left behind with the old setting.
+            end_at_once(process)?;
+        }
     }
     if let Some(settings) = environment {
         write_atomically(&layout.environment_settings(), settings.as_bytes())?;
@@ -539,6 +569,25 @@ fn signals() -> Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        let seconds = |text: &str| replace_after(text).map(|after| after.seconds);
+        assert_eq!(seconds("90s"), Ok(Some(90)));
+        assert_eq!(seconds("10m"), Ok(Some(600)));
+        assert_eq!(seconds("never"), Ok(None));
+        for wrong in [
+            "10",
+            "0s",
+            "",
+            "m",
+            "-1s",
+            "99999999999999999999h",
+            "9999999999999999999h",
+        ] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn postgresql_says_its_version_with_or_without_a_packager() {

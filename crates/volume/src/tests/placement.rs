@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use units::{GroupId, SegmentId, VolumeId, Zone};
 
 use crate::creation;
-use crate::placement::{Plan, StorageNode, Wish, plan};
+use crate::placement::{Lost, Plan, StorageNode, Wish, plan};
 use crate::record::{MemberRecord, VolumeRecord};
 
 fn segment(number: u8) -> SegmentId {
@@ -24,8 +24,8 @@ fn node(number: u8) -> StorageNode {
         is_alive: true,
         is_overdue: false,
         wish: Wish::Keep,
-        disk_used_bytes: 50,
-        disk_total_bytes: 100,
+        disk_used_bytes: 50 << 30,
+        disk_total_bytes: 100 << 30,
     }
 }
 
@@ -66,10 +66,10 @@ fn named(name: &'static str, change: impl Fn(&mut StorageNode)) -> impl Fn(&mut 
 #[test]
 fn nothing_moves_while_all_is_well() {
     let record = volume();
-    assert_eq!(plan(&record, &nodes(&[7], |_| ()), &BTreeSet::new()), Plan::default());
+    assert_eq!(plan(&record, &nodes(&[7], |_| ()), &Lost::default()), Plan::default());
     let asleep = nodes(&[7], named("storage-1", |node| node.is_alive = false));
     assert_eq!(
-        plan(&record, &asleep, &BTreeSet::new()),
+        plan(&record, &asleep, &Lost::default()),
         Plan::default(),
         "not for long enough"
     );
@@ -82,14 +82,14 @@ fn a_spare_of_the_same_zone_takes_over() {
         &[7, 9],
         named("storage-2", |node| (node.is_alive, node.is_overdue) = (false, true)),
     );
-    let planned = plan(&volume(), &gone, &BTreeSet::new());
+    let planned = plan(&volume(), &gone, &Lost::default());
     assert_eq!(moves(&planned), [(segment(2), "storage-7")]);
     assert!(planned.replacements[0].is_reversible);
     let other_zone = nodes(
         &[9],
         named("storage-2", |node| (node.is_alive, node.is_overdue) = (false, true)),
     );
-    let planned = plan(&volume(), &other_zone, &BTreeSet::new());
+    let planned = plan(&volume(), &other_zone, &Lost::default());
     assert!(
         planned.replacements.is_empty(),
         "not in another zone, and not beside another copy"
@@ -103,14 +103,14 @@ fn a_spare_of_the_same_zone_takes_over() {
 #[test]
 fn neither_a_full_disk_nor_a_node_that_is_away_or_leaves_takes_copies() {
     let unfit: [fn(&mut StorageNode); 3] = [
-        |node| node.disk_used_bytes = 91,
+        |node| node.disk_used_bytes = 99 << 30,
         |node| node.is_alive = false,
         |node| node.wish = Wish::Drain,
     ];
     for make_unfit in unfit {
         let mut all = nodes(&[7, 13], named("storage-2", |node| node.wish = Wish::Drain));
         make_unfit(&mut all[6]);
-        let planned = plan(&volume(), &all, &BTreeSet::new());
+        let planned = plan(&volume(), &all, &Lost::default());
         assert_eq!(moves(&planned), [(segment(2), "storage-13")]);
         assert!(!planned.replacements[0].is_reversible, "it is to be empty");
     }
@@ -118,18 +118,43 @@ fn neither_a_full_disk_nor_a_node_that_is_away_or_leaves_takes_copies() {
 
 #[test]
 fn a_node_that_lost_its_copy_gets_a_new_one_if_nobody_else_can() {
-    let useless = BTreeSet::from([segment(2)]);
+    let lost = Lost {
+        copies: BTreeSet::from([segment(2)]),
+        overdue: BTreeSet::new(),
+    };
+    let overdue = Lost {
+        overdue: lost.copies.clone(),
+        ..lost.clone()
+    };
     assert_eq!(
-        moves(&plan(&volume(), &nodes(&[], |_| ()), &useless)),
+        plan(&volume(), &nodes(&[7], |_| ()), &lost),
+        Plan::default(),
+        "not for long enough"
+    );
+    assert_eq!(
+        moves(&plan(&volume(), &nodes(&[], |_| ()), &overdue)),
         [(segment(2), "storage-2")]
     );
     assert_eq!(
-        moves(&plan(&volume(), &nodes(&[7], |_| ()), &useless)),
+        moves(&plan(&volume(), &nodes(&[7], |_| ()), &overdue)),
         [(segment(2), "storage-7")]
     );
-    let asked = nodes(&[], named("storage-2", |node| node.wish = Wish::Drain));
+    let wished = |wish: Wish| nodes(&[], named("storage-2", move |node| node.wish = wish.clone()));
+    let asked = wished(Wish::Replace(BTreeSet::from([segment(2)])));
+    assert_eq!(
+        moves(&plan(&volume(), &asked, &lost)),
+        [(segment(2), "storage-2")],
+        "at once, since somebody asked"
+    );
+    let of_others = wished(Wish::Replace(BTreeSet::from([segment(9)])));
+    assert_eq!(
+        plan(&volume(), &of_others, &lost),
+        Plan::default(),
+        "that copy is replaced already"
+    );
+    let drained = plan(&volume(), &wished(Wish::Drain), &lost);
     assert!(
-        plan(&volume(), &asked, &useless).replacements.is_empty(),
+        drained.replacements.is_empty() && drained.without_spare.len() == 1,
         "it is to be empty"
     );
 }
@@ -148,12 +173,12 @@ fn one_copy_of_a_group_moves_at_a_time_and_copies_are_spread() {
             node.wish = Wish::Drain;
         }
     });
-    let planned = plan(&record, &both, &BTreeSet::new());
+    let planned = plan(&record, &both, &Lost::default());
     assert_eq!(
         moves(&planned),
         [(segment(1), "storage-7"), (segment(101), "storage-13")]
     );
     record.groups[0] = record.groups[0].joint(segment(1), record.groups[0].members[0].clone());
-    let planned = plan(&record, &both, &BTreeSet::new());
+    let planned = plan(&record, &both, &Lost::default());
     assert_eq!(planned.replacements.len(), 1, "group 0 has a change under way");
 }
