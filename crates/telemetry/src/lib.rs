@@ -1,4 +1,4 @@
-//! What daemons tell their operators: logs, one line an event, rotated by size; and [`metrics`].
+//! What daemons tell their operators: logs, one line an event, rotated by size; and [`mod@metrics`].
 //!
 //! `BOREALIS_LOG` sets what is logged, as `info` (the default) or `debug,page_store=warn`.
 
