@@ -63,8 +63,9 @@ one acknowledges nothing when `borealis start` wakes it.";
 
 /// Of `az`.
 pub const ZONE: &str = "\
-Zone a holds storage-1 and storage-2, b storage-3 and storage-4, c storage-5 and storage-6. Without one zone everything goes on;
-without two, commits and new connections wait until one is back.
+Zone a begins with storage-1 and storage-2, b with storage-3 and storage-4, c with storage-5 and storage-6; `borealis storage
+list` shows those that were added. Without one zone everything goes on; without two, commits and new connections wait
+until one is back.
 
 Examples:
   borealis az fail b
@@ -112,6 +113,11 @@ Before a disk or a host is taken away. It needs another node in the same zone; `
 Examples:
   borealis storage drain storage-3
   borealis storage remove storage-3   when it is empty";
+
+/// Of `storage keep`.
+pub const STORAGE_KEEP: &str = "\
+A copy that is whole by then has taken its place already, and stays; one that is not is given up, and NAME goes on with its own.
+`borealis storage list` shows what is wanted of each node.";
 
 /// Of `storage remove`.
 pub const STORAGE_REMOVE: &str = "\

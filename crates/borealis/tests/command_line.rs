@@ -246,11 +246,32 @@ fn a_followed_log_is_followed_into_the_next_file() {
 fn help_teaches() {
     let sandbox = Sandbox::new("help");
     let commands = [
-        "up", "down", "status", "kill", "stop", "start", "pause", "az", "failover", "psql", "logs", "version",
+        "up",
+        "down",
+        "status",
+        "kill",
+        "stop",
+        "start",
+        "pause",
+        "az",
+        "failover",
+        "psql",
+        "logs",
+        "version",
+        "storage list",
+        "storage add",
+        "storage replace",
+        "storage drain",
+        "storage keep",
+        "storage remove",
     ];
     for command in commands {
         let mut help = Command::new(sandbox.folder.join("borealis"));
-        let output = help.args([command, "--help"]).output().expect("the program runs");
+        let output = help
+            .args(command.split(' '))
+            .arg("--help")
+            .output()
+            .expect("the program runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{command}");
         let (_, taught) = text.split_once("--help").expect("the options end with --help");

@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::differences;
 use crate::server::make_folder;
 use crate::suite::Outcome;
 
@@ -15,8 +14,6 @@ use crate::suite::Outcome;
 pub enum Verdict {
     /// Both sides give answers that the suite expects, or the very same ones that it does not.
     Same,
-    /// They differ, and it is written down why.
-    Explained(&'static str),
     /// They differ.
     Different,
 }
@@ -35,7 +32,7 @@ impl Comparison {
         let mut verdicts = BTreeMap::new();
         for test in stock.keys().chain(cluster.keys()) {
             let (one, other) = (stock.get(test), cluster.get(test));
-            let verdict = verdict(suite, test, one, other);
+            let verdict = verdict(one, other);
             if verdict != Verdict::Same {
                 let folder = work.join("differences").join(suite.replace(' ', "-"));
                 write_difference(&folder, test, one, other)?;
@@ -48,47 +45,35 @@ impl Comparison {
 
     /// One line a suite, then one a test that differs.
     pub fn print(&self) {
-        println!(
-            "\n{:<28} {:>6} {:>6} {:>10} {:>10}",
-            "suite", "tests", "same", "explained", "different"
-        );
+        println!("\n{:<28} {:>6} {:>6} {:>10}", "suite", "tests", "same", "different");
         for (suite, verdicts) in &self.suites {
             let count = |wanted: fn(&Verdict) -> bool| verdicts.values().filter(|verdict| wanted(verdict)).count();
             println!(
-                "{suite:<28} {:>6} {:>6} {:>10} {:>10}",
+                "{suite:<28} {:>6} {:>6} {:>10}",
                 verdicts.len(),
                 count(|verdict| *verdict == Verdict::Same),
-                count(|verdict| matches!(verdict, Verdict::Explained(_))),
                 count(|verdict| *verdict == Verdict::Different)
             );
         }
         for (suite, verdicts) in &self.suites {
-            for (test, verdict) in verdicts {
-                match verdict {
-                    Verdict::Same => {}
-                    Verdict::Explained(why) => println!("explained: {suite}, {test}: {why}"),
-                    Verdict::Different => println!("different: {suite}, {test}"),
-                }
+            for (test, _) in verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Different) {
+                println!("different: {suite}, {test}");
             }
         }
     }
 
-    /// Tests that differ without an explanation.
+    /// How many tests differ.
     pub fn different(&self) -> usize {
         let all = self.suites.iter().flat_map(|(_, verdicts)| verdicts.values());
         all.filter(|verdict| **verdict == Verdict::Different).count()
     }
 }
 
-fn verdict(suite: &str, test: &str, stock: Option<&Outcome>, cluster: Option<&Outcome>) -> Verdict {
-    let is_same = match (stock, cluster) {
-        (Some(stock), Some(cluster)) => (stock.is_expected && cluster.is_expected) || stock.answers == cluster.answers,
-        _ => false,
-    };
-    match differences::explanation(suite, test) {
-        _ if is_same => Verdict::Same,
-        Some(why) => Verdict::Explained(why),
-        None => Verdict::Different,
+fn verdict(stock: Option<&Outcome>, cluster: Option<&Outcome>) -> Verdict {
+    match (stock, cluster) {
+        (Some(stock), Some(cluster)) if stock.is_expected && cluster.is_expected => Verdict::Same,
+        (Some(stock), Some(cluster)) if stock.answers == cluster.answers => Verdict::Same,
+        _ => Verdict::Different,
     }
 }
 
@@ -124,17 +109,9 @@ mod tests {
     fn answers_are_the_same_if_both_are_expected_or_they_are_equal() {
         let (a, b) = (outcome(true, "a"), outcome(true, "b"));
         let (failed, failed_so_too) = (outcome(false, "c"), outcome(false, "c"));
-        let compare = |one: Option<&Outcome>, other: Option<&Outcome>| verdict("regress", "copy", one, other);
-        assert_eq!(compare(Some(&a), Some(&b)), Verdict::Same);
-        assert_eq!(compare(Some(&failed), Some(&failed_so_too)), Verdict::Same);
-        assert_eq!(compare(Some(&a), Some(&failed)), Verdict::Different);
-        assert_eq!(compare(Some(&a), None), Verdict::Different);
-    }
-
-    #[test]
-    fn what_is_explained_is_told_apart() {
-        let (a, b) = (outcome(true, "a"), outcome(false, "b"));
-        let compared = verdict("regress", "subscription", Some(&a), Some(&b));
-        assert!(matches!(compared, Verdict::Explained(_)), "{compared:?}");
+        assert_eq!(verdict(Some(&a), Some(&b)), Verdict::Same);
+        assert_eq!(verdict(Some(&failed), Some(&failed_so_too)), Verdict::Same);
+        assert_eq!(verdict(Some(&a), Some(&failed)), Verdict::Different);
+        assert_eq!(verdict(Some(&a), None), Verdict::Different);
     }
 }

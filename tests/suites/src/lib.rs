@@ -5,7 +5,6 @@
 //! which tests ended the same on both.
 
 mod comparison;
-mod differences;
 pub mod extension;
 mod server;
 mod sources;

@@ -22,6 +22,8 @@ use crate::layout::{Cluster, Layout};
 const POLL: Duration = Duration::from_millis(200);
 /// How long the writer may say nothing of an order before that is told.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// How long the writer may know of no place for a copy before that is believed: it asks every node how it is once a second.
+const SPARE_LIMIT: Duration = Duration::from_secs(5);
 const MIB: u64 = 1 << 20;
 
 /// `borealis storage …`
@@ -60,6 +62,7 @@ pub enum StorageCommand {
         no_wait: bool,
     },
     /// Call `replace` or `drain` off: NAME keeps what it still has, and may get copies again.
+    #[command(after_help = crate::help::STORAGE_KEEP)]
     Keep {
         /// Such as storage-3.
         name: String,
@@ -271,6 +274,7 @@ async fn watch(
 ) -> Result<ExitCode> {
     let mut told = BTreeSet::new();
     let mut heard_at = Instant::now();
+    let mut waits_since = None;
     loop {
         if let Some(outcome) = done().await? {
             println!("{outcome}");
@@ -290,8 +294,10 @@ async fn watch(
                 println!("  {line}");
             }
         }
-        let waits = status["without_spare"].as_array().into_iter().flatten();
-        if waits.into_iter().any(|node| node.as_str() == Some(name)) {
+        let mut waiting = status["without_spare"].as_array().into_iter().flatten();
+        let waits = waiting.any(|node| node.as_str() == Some(name));
+        waits_since = waits.then(|| waits_since.unwrap_or_else(Instant::now));
+        if waits_since.is_some_and(|since| SPARE_LIMIT < since.elapsed()) {
             let fleet = fleet(control).await?;
             let zone = fleet
                 .nodes

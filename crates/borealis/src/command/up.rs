@@ -49,8 +49,7 @@ pub struct UpArguments {
     /// Readers beside the writer. None are supported yet.
     #[arg(long, default_value_t = 0, value_name = "N")]
     readers: u32,
-    /// After how long a silence of a storage node its copies are made anew elsewhere by themselves: 90s, 10m, 2h or never.
-    /// Kept for the next `up`. [default: 10m]
+    /// Silence after which a storage node's copies are made anew: 90s, 10m, 2h, never [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = replace_after)]
     replace_after: Option<ReplaceAfter>,
     /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
@@ -62,7 +61,7 @@ pub struct UpArguments {
     /// Size of the volume's protection groups, such as 10GiB, used when the cluster is made.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     group_size: Option<u64>,
-    /// Size of its stripes, the runs of a file that stay in one group, such as 8MiB, used when the cluster is made.
+    /// Size of its stripes, runs of a file that stay in one group, such as 8MiB, used then as well.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     stripe_size: Option<u64>,
 }
