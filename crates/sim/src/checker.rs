@@ -155,6 +155,12 @@ impl Checker {
         std::iter::successors(Some(end).filter(known), before)
     }
 
+    /// The flush that ends here, as the path sees it.
+    pub(crate) fn flush_at(&self, path: &Path, end: Lsn) -> Option<Position> {
+        let mut visible = self.flushes.keys().filter(|at| at.lsn == end && path.sees(**at));
+        visible.next().copied()
+    }
+
     /// The last record end in a flush, if it was ever made.
     pub(crate) fn boundary(&self, end: Position) -> Option<Lsn> {
         self.flushes.get(&end).map(|flush| flush.boundary)
