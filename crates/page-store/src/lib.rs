@@ -54,7 +54,6 @@ pub use scrub::Scrubbed;
 pub use segment_store::Horizon;
 pub use store::{FlushedHeader, PageStore, StoreStatus};
 pub use upkeep::Progress;
-pub use versions::VersionsAsked;
 
 /// Takes a lock whose critical sections all leave what it guards whole, even one that a panic cuts off.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

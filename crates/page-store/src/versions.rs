@@ -8,10 +8,9 @@ use std::sync::PoisonError;
 use std::vec;
 
 use bytes::Bytes;
-use timeline::Path;
 use units::{Position, SegmentId};
 use wire_format::codec::Writer;
-use wire_format::message::{VersionCursor, Versions};
+use wire_format::message::{VersionCursor, Versions, VersionsAsked};
 
 use crate::key::{Key, Version};
 use crate::layer::{self, Scan};
@@ -31,25 +30,6 @@ const SAMPLES_PER_LAYER: usize = 256;
 const PARTS: usize = 16;
 /// Less than this is not worth dividing.
 const DIVIDED_BYTES_MIN: u64 = 32 << 20;
-
-/// Which versions are asked for.
-#[derive(Clone, Debug)]
-pub struct VersionsAsked {
-    /// The history that the asker goes along: only what it sees.
-    pub path: Path,
-    /// Only versions above this position.
-    pub after: Position,
-    /// Where to begin.
-    pub from: VersionCursor,
-    /// The first key that is not asked for; empty: none.
-    pub until: Bytes,
-    /// About how many bytes, before they are packed.
-    pub bytes_max: u32,
-    /// Up to this batch the segment holds everything.
-    pub through: Position,
-    /// Below this it may lack versions.
-    pub floor: Position,
-}
 
 /// Where versions come from, in the order of keys.
 enum Source {

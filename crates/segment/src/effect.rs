@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use timeline::Path;
 use units::{Lsn, PageKey, Position};
-use wire_format::message::{Member, Request, Response, VersionCursor};
+use wire_format::message::{Member, Request, Response, VersionsAsked};
 use wire_format::{CatalogKey, EncodedBatch};
 
 use crate::PartId;
@@ -73,22 +73,7 @@ pub enum Read {
         at: Lsn,
     },
     /// Versions of every key, in the order of keys.
-    Versions {
-        /// The history that the asker goes along.
-        path: Path,
-        /// Only versions above this position.
-        after: Position,
-        /// Where to begin.
-        from: VersionCursor,
-        /// The first key that is not asked for; empty: none.
-        until: Bytes,
-        /// About how many bytes, before they are packed.
-        bytes_max: u32,
-        /// Up to this batch everything is here, and durable.
-        through: Position,
-        /// Below this versions may be missing.
-        floor: Position,
-    },
+    Versions(VersionsAsked),
     /// These batches, oldest first, up to about so many bytes, at least one.
     Batches {
         /// Their names.

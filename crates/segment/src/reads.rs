@@ -2,7 +2,7 @@
 
 use timeline::Path;
 use units::{Epoch, Lsn, Position};
-use wire_format::message::{Refusal, Request};
+use wire_format::message::{Refusal, Request, VersionsAsked};
 
 use crate::copying::higher;
 use crate::{Read, Segment};
@@ -85,7 +85,7 @@ impl Segment {
                         needed: *after,
                     });
                 }
-                Ok(Read::Versions {
+                Ok(Read::Versions(VersionsAsked {
                     path: path.clone(),
                     after: *after,
                     from: from.clone(),
@@ -93,7 +93,7 @@ impl Segment {
                     bytes_max: *bytes_max,
                     through,
                     floor: self.fold_point(),
-                })
+                }))
             }
             Request::FetchBatches {
                 path,

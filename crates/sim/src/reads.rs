@@ -1,6 +1,6 @@
 //! What a simulated node reads from its store: as the reading threads of the real one do.
 
-use page_store::{PageStore, ReadError, VersionsAsked};
+use page_store::{PageStore, ReadError};
 use segment::{Effect, PartId, Read, Segment, Taken};
 use timeline::Path;
 use units::{Position, SegmentId};
@@ -133,26 +133,7 @@ pub(crate) fn carry_out(store: &PageStore, id: SegmentId, read: Read) -> Result<
                 marks: header.marks,
             }
         }
-        Read::Versions {
-            path,
-            after,
-            from,
-            until,
-            bytes_max,
-            through,
-            floor,
-        } => {
-            let asked = VersionsAsked {
-                path,
-                after,
-                from,
-                until,
-                bytes_max,
-                through,
-                floor,
-            };
-            Response::Versions(store.versions(id, &asked)?)
-        }
+        Read::Versions(asked) => Response::Versions(store.versions(id, &asked)?),
         Read::Batches { positions, bytes_max } => {
             Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
         }

@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::{Engine, EngineError, Touch};
 use io::MemoryDisk;
-use page_store::{Horizon, JournalEntry, PageStore, ReadError, StoreConfig, VersionsAsked};
+use page_store::{Horizon, JournalEntry, PageStore, ReadError, StoreConfig};
 use segment::{Effect, Link, PartId, Read, Segment, SegmentState, Taken};
 use timeline::{Branch, Path};
 use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId, Zone};
-use wire_format::message::{Member, Refusal, Request, Response};
+use wire_format::message::{Member, Refusal, Request, Response, VersionsAsked};
 use wire_format::{Batch, EncodedBatch, FlushHeader, Item};
 
 const VOLUME: VolumeId = VolumeId::from_bytes([7; 16]);
@@ -415,24 +415,9 @@ impl World {
                 let batches = store.read_batches(segment, &positions, bytes_max as usize);
                 Response::Batches(batches.expect("a good disk"))
             }
-            Some(Effect::Read(Read::Versions {
-                path,
-                after,
-                from,
-                until,
-                bytes_max: _,
-                through,
-                floor,
-            })) => {
-                let asked = VersionsAsked {
-                    path,
-                    after,
-                    from,
-                    until,
-                    bytes_max: 1 + self.random.below(300) as u32,
-                    through,
-                    floor,
-                };
+            Some(Effect::Read(Read::Versions(asked))) => {
+                let bytes_max = 1 + self.random.below(300) as u32;
+                let asked = VersionsAsked { bytes_max, ..asked };
                 Response::Versions(store.versions(segment, &asked).expect("a good disk"))
             }
             other => unreachable!("no question of a peer: {other:?}"),

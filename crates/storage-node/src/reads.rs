@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use page_store::{ReadError, VersionsAsked};
+use page_store::ReadError;
 use segment::{Effect, Read};
 use tokio::sync::mpsc;
 use units::SegmentId;
@@ -107,26 +107,7 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
                 marks: header.marks,
             }
         }
-        Read::Versions {
-            path,
-            after,
-            from,
-            until,
-            bytes_max,
-            through,
-            floor,
-        } => {
-            let asked = VersionsAsked {
-                path,
-                after,
-                from,
-                until,
-                bytes_max,
-                through,
-                floor,
-            };
-            Response::Versions(store.versions(id, &asked)?)
-        }
+        Read::Versions(asked) => Response::Versions(store.versions(id, &asked)?),
         Read::Batches { positions, bytes_max } => {
             let bytes_max = bytes_max.min(BATCHES_BYTES_MAX);
             let batches = store.read_batches(id, &positions, bytes_max as usize)?;

@@ -58,6 +58,25 @@ pub struct VersionCursor {
     pub above: Position,
 }
 
+/// Which versions of a segment are given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VersionsAsked {
+    /// The history that the asker goes along: only what it sees.
+    pub path: Path,
+    /// Only versions above this position.
+    pub after: Position,
+    /// Where to begin.
+    pub from: VersionCursor,
+    /// The first key that is not asked for; empty: none.
+    pub until: Bytes,
+    /// About how many bytes, before they are packed.
+    pub bytes_max: u32,
+    /// Up to this batch the segment holds everything, and it is durable.
+    pub through: Position,
+    /// Below this it may lack versions.
+    pub floor: Position,
+}
+
 /// A part of a segment's versions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Versions {

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use io::{Disk, MemoryDisk};
 use proptest::prelude::*;
 use units::{Epoch, Lsn, Position};
-use wire_format::message::{VersionCursor, Versions};
+use wire_format::message::{VersionCursor, Versions, VersionsAsked};
 use wire_format::{EncodedBatch, Item};
 
 use super::toy::*;
 use super::world::*;
 use crate::key::Key;
-use crate::{Horizon, JournalEntry, PageStore, Progress, ReadError, VersionsAsked};
+use crate::{Horizon, JournalEntry, PageStore, Progress, ReadError};
 
 struct Part {
     from: VersionCursor,

@@ -1,6 +1,6 @@
 //! How a copy takes from the layers of its peers what no journal has any more.
 
-use wire_format::message::{VersionCursor, Versions};
+use wire_format::message::{VersionCursor, Versions, VersionsAsked};
 
 use super::*;
 use crate::{PartId, Taken};
@@ -341,7 +341,7 @@ fn versions_are_given_up_to_the_last_durable_batch() {
         effects.pop().expect("an answer")
     };
     let given = ask(&mut copy, path(&[(1, 0)]), position(1, 10));
-    let Effect::Read(Read::Versions { through, .. }) = given else {
+    let Effect::Read(Read::Versions(VersionsAsked { through, .. })) = given else {
         panic!("{given:?}");
     };
     assert_eq!(through, position(1, 30), "an opener may leave what is above");
