@@ -6,20 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use segment::{Effect, Link, Read, Segment, SegmentState};
+use segment::{Effect, Link, Read, Segment, SegmentState, Taken};
 use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
-use volume::record::MemberRecord;
+use volume::membership::{Change, ChangeEffect};
+use volume::record::{GroupRecord, MemberRecord};
 use volume::{
     FlushParts, Opened, Opening, OpeningEffect, OpeningError, Shipper, ShipperEffect, ShipperLimits, VolumeRecord,
     creation,
 };
 use wire_format::EncodedBatch;
-use wire_format::message::{Promised, Refusal, Request, Response};
+use wire_format::message::{Promised, Refusal, Request, Response, VersionCursor, Versions};
 
 /// Messages of an opener without time passing: more are no conversation.
 const MESSAGES_MAX: usize = 10_000;
 
 pub const ALL: &str = "ABCDEF";
+/// With the copy that takes somebody's place.
+pub const EVERYBODY: &str = "ABCDEFG";
 
 pub fn lsn(raw: u64) -> Lsn {
     Lsn::from_raw(raw)
@@ -38,6 +41,16 @@ fn name(id: SegmentId) -> char {
     char::from(id.bytes()[0])
 }
 
+/// A copy, as the record names it. G stands in the zone of E and F.
+pub fn member(name: char) -> MemberRecord {
+    MemberRecord {
+        segment: id(name),
+        node: name.to_string(),
+        address: String::new(),
+        zone: Zone::ALL[((name as usize - 'A' as usize) / 2).min(2)],
+    }
+}
+
 /// The metadata store.
 pub struct Store {
     epoch: Epoch,
@@ -48,12 +61,6 @@ pub struct Store {
 impl Store {
     /// With the record of a volume whose first reign, of epoch 1, is under way.
     pub fn new() -> Store {
-        let member = |name: char| MemberRecord {
-            segment: id(name),
-            node: name.to_string(),
-            address: String::new(),
-            zone: Zone::ALL[(name as usize - 'A' as usize) / 2],
-        };
         Store {
             epoch: creation::IMPORT_EPOCH,
             revision: 1,
@@ -66,6 +73,17 @@ impl Store {
         self.epoch = Epoch::from_raw(epoch);
         self.revision += 1;
         self.record = record;
+    }
+
+    /// Group 0's entry.
+    pub fn group(&self) -> &GroupRecord {
+        &self.record.groups[0]
+    }
+
+    /// The holder of the epoch changes group 0's entry.
+    pub fn change(&mut self, group: GroupRecord) {
+        self.revision += 1;
+        self.record = self.record.with_group(group);
     }
 
     /// Takes the next epoch, and begins to open the volume.
@@ -129,6 +147,62 @@ impl Six {
     /// Its files are lost: the node has no such segment any more.
     pub fn wipe(&mut self, name: char) {
         self.0.remove(&name);
+    }
+
+    /// A copy in the making: it belongs to nobody's list yet, and has nothing.
+    pub fn create_copy(&mut self, store: &Store, name: char) {
+        let request = creation::create_copy(&store.record, store.group(), id(name)).expect("a record with a path");
+        let segment = Segment::create(&request, &mut Vec::new()).expect("a new segment");
+        let copy = Copy {
+            state: segment.state(),
+            segment,
+            batches: Vec::new(),
+        };
+        self.0.insert(name, copy);
+    }
+
+    /// It takes everything that another copy has, from its layers.
+    pub fn copy_all(&mut self, name: char, from: char) {
+        let through = self.segment(from).complete();
+        let batches = self.0[&from].batches.clone();
+        let copy = self.0.get_mut(&name).expect("it was made");
+        let mut effects = Vec::new();
+        copy.segment.permit_layers(true);
+        for second in 0..9 {
+            copy.segment.tick(Duration::from_secs(second), &mut effects);
+        }
+        let asked = effects.into_iter().find_map(|effect| match effect {
+            Effect::Take { part, .. } => Some(part),
+            _ => None,
+        });
+        let written = Taken::Written {
+            from: VersionCursor::default(),
+            versions: Versions {
+                blocks: Vec::new(),
+                next: None,
+                through,
+                floor: Position::ZERO,
+                splits: Vec::new(),
+                bytes_expected: 0,
+            },
+            bytes: 0,
+        };
+        let (part, mut effects) = (asked.expect("it asks its peers"), Vec::new());
+        let taken = copy.segment.taken(Duration::from_secs(9), part, written, &mut effects);
+        taken.expect("an answer to what it asked");
+        // Stands for what the layers would have.
+        copy.batches = batches;
+        for effect in effects {
+            if let Effect::KeepState(state) = effect {
+                copy.state = state;
+            }
+        }
+        copy.segment.synced();
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_wiped(&self, name: char) -> bool {
+        !self.0.contains_key(&name)
     }
 
     /// What is asked of one copy, and its answer. A read of batches or flush headers is carried out.
@@ -212,11 +286,44 @@ impl Writer {
             sent: Vec::new(),
             fenced_by: None,
         };
-        for name in ALL.chars() {
-            writer.reconnect(name);
+        for copy in writer.shipper.standing() {
+            writer.reconnect(name(copy.member.segment));
         }
-        writer.deliver(six, ALL);
+        writer.deliver(six, EVERYBODY);
         writer
+    }
+
+    /// Time passes for a change of group 0.
+    pub fn tick_change(
+        &mut self,
+        change: &mut Change,
+        seconds: u64,
+        six: &mut Six,
+        store: &Store,
+    ) -> Option<GroupRecord> {
+        let mut effects = Vec::new();
+        change.tick(Duration::from_secs(seconds), &self.shipper.standing(), &mut effects);
+        self.perform_change(effects, six, store)
+    }
+
+    /// Does what a change asks for, but for the record: what that is to be is the answer.
+    pub fn perform_change(&mut self, effects: Vec<ChangeEffect>, six: &mut Six, store: &Store) -> Option<GroupRecord> {
+        let mut asked = None;
+        for effect in effects {
+            match effect {
+                ChangeEffect::Create(member) => six.create_copy(store, name(member.segment)),
+                ChangeEffect::Count { membership, members } => {
+                    let mut effects = Vec::new();
+                    self.shipper
+                        .change_members(units::GroupId::FIRST, membership, members, &mut effects);
+                    self.perform(effects);
+                }
+                ChangeEffect::Record(group) => asked = Some(group),
+                ChangeEffect::Remove(loser) => six.wipe(name(loser.segment)),
+                ChangeEffect::Ended(_) => {}
+            }
+        }
+        asked
     }
 
     fn limits() -> ShipperLimits {
@@ -243,16 +350,7 @@ impl Writer {
 
     /// The writer of a reign that was opened, connected to all whom it can reach.
     pub fn after(opened: Opened, six: &mut Six) -> Writer {
-        let Opened {
-            record,
-            path,
-            members,
-            branch,
-            last,
-            ..
-        } = opened;
-        let shipper = Shipper::new(record.volume, path, members, last, branch, Writer::limits());
-        Writer::of(shipper, six)
+        Writer::of(Shipper::of(opened, Writer::limits()), six)
     }
 
     /// Connects anew to one copy; what was under way to it is lost.
@@ -270,9 +368,12 @@ impl Writer {
                 ShipperEffect::Send { segment, request } => self.sent.push((name(segment), request)),
                 ShipperEffect::Fenced { by } => self.fenced_by = Some(by),
                 ShipperEffect::DurableAdvanced(_) | ShipperEffect::Trouble { .. } => {}
-                ShipperEffect::Connect(..) | ShipperEffect::GroupAdvanced { .. } | ShipperEffect::TooLong(_) => {
-                    unreachable!("there is one group")
+                ShipperEffect::Connect(_, new) => {
+                    for member in new {
+                        self.reconnect(name(member.segment));
+                    }
                 }
+                ShipperEffect::GroupAdvanced { .. } | ShipperEffect::TooLong(_) => unreachable!("there is one group"),
             }
         }
     }
