@@ -43,6 +43,133 @@ fn both_lists_count_while_a_member_is_replaced() {
     assert_eq!(joint.segments(), set("ABCDEFG"));
 }
 
+/// Zones aA, bB and cC: a full copy and a tail in each.
+fn mixed() -> Membership {
+    Membership::new(ids("abcABC")).with_tails(ids("ABC"))
+}
+
+#[test]
+fn four_of_any_kind_or_every_full_copy_decide() {
+    let mixed = mixed();
+    assert_eq!(durable(&mixed, &[('a', 9), ('b', 8), ('c', 7)]), 7, "three full ones");
+    assert_eq!(durable(&mixed, &[('A', 9), ('B', 9), ('C', 9)]), 0, "three tails");
+    assert_eq!(durable(&mixed, &[('A', 9), ('B', 8), ('C', 7), ('a', 6)]), 6, "four");
+    assert_eq!(durable(&mixed, &[('a', 9), ('b', 9), ('c', 2), ('A', 5), ('B', 4)]), 4);
+    assert!(!mixed.fenced(&set("ABC")), "no page could be made");
+    assert!(mixed.fenced(&set("ABc")) && !mixed.fenced(&set("ab")));
+    assert_eq!(
+        mixed.on_every_full(|segment| Lsn::from_raw(u64::from(segment.bytes()[0]))),
+        Lsn::from_raw(u64::from(b'a'))
+    );
+}
+
+#[test]
+fn six_full_copies_are_as_many_as_ever() {
+    let six = Membership::new(ids("ABCDEF"));
+    for present in subsets("ABCDEF") {
+        assert_eq!(six.writable(&present), WRITE_QUORUM <= present.len());
+        assert_eq!(six.fenced(&present), READ_QUORUM <= present.len());
+    }
+}
+
+/// Every set of the copies that are left when a zone is lost, and one more.
+#[test]
+fn a_lost_zone_leaves_writes_and_one_more_copy_leaves_reads() {
+    let mixed = mixed();
+    for zone in ["aA", "bB", "cC"] {
+        let left: BTreeSet<_> = set("abcABC").difference(&set(zone)).copied().collect();
+        assert!(mixed.writable(&left), "without zone {zone}");
+        for one_more in &left {
+            let mut left = left.clone();
+            left.remove(one_more);
+            assert!(mixed.fenced(&left), "without zone {zone} and {one_more}");
+            assert!(left.iter().any(|segment| mixed.is_full(*segment)));
+        }
+    }
+}
+
+/// Full copies, tails, and one of either kind that takes another's place: `g` for `c`, `G` for `C`.
+fn mixed_changes() -> [(&'static str, Membership, Membership, Membership); 2] {
+    let tails = ids("ABCG");
+    let change = |all, new: &str| {
+        let old = Membership::new(ids("abcABC")).with_tails(tails.clone());
+        let joint = Membership::joint(ids("abcABC"), ids(new)).with_tails(tails.clone());
+        (all, old, joint, Membership::new(ids(new)).with_tails(tails.clone()))
+    };
+    [change("abcABCg", "abgABC"), change("abcABCG", "abcABG")]
+}
+
+/// All pairs of sets of seven copies, for every step of a change of either kind and its neighbours: what promised meets what
+/// acknowledged, in a copy that has what was acknowledged.
+#[test]
+fn every_fence_meets_every_write_also_with_tails() {
+    for (all, old, joint, new) in mixed_changes() {
+        let meets = |writing: &Membership, fencing: &Membership| {
+            let fences: Vec<_> = subsets(all).filter(|promised| fencing.fenced(promised)).collect();
+            let mut writes = subsets(all).filter(|present| writing.writable(present));
+            writes.all(|present| fences.iter().all(|promised| !promised.is_disjoint(&present)))
+        };
+        for fencing in [&old, &joint, &new] {
+            assert!(meets(&joint, fencing), "a joint count is seen by {fencing:?}");
+        }
+        assert!(meets(&old, &old) && meets(&new, &new));
+        assert!(meets(&old, &joint) && meets(&new, &joint));
+        assert!(!meets(&old, &new), "that is what the joint step is for");
+    }
+}
+
+#[test]
+fn writes_meet_writes_and_have_a_full_copy_also_with_tails() {
+    for (all, old, joint, new) in mixed_changes() {
+        let joint_writes: Vec<_> = subsets(all).filter(|present| joint.writable(present)).collect();
+        for other in [&old, &joint, &new] {
+            for present in subsets(all).filter(|present| other.writable(present)) {
+                assert!(present.iter().any(|segment| other.is_full(*segment)));
+                assert!(joint_writes.iter().all(|others| !others.is_disjoint(&present)));
+            }
+        }
+    }
+}
+
+/// A tail lets log go once every full copy has it, so a set that opens the volume has everything acknowledged if it has a full
+/// copy, and a copy of what some full one lacks. Who has each acknowledged record: any set that makes it durable. Which tails
+/// let it go: all, if every full copy has it. Then whoever promises has it.
+#[test]
+fn what_tails_let_go_is_on_a_full_copy_of_every_fence() {
+    for (all, old, joint, new) in mixed_changes() {
+        for membership in [&old, &joint, &new] {
+            for holders in subsets(all).filter(|present| membership.writable(present)) {
+                let has = |segment| {
+                    if holders.contains(&segment) {
+                        Lsn::from_raw(1)
+                    } else {
+                        Lsn::ZERO
+                    }
+                };
+                let let_go = membership.on_every_full(has) == Lsn::from_raw(1);
+                let left = |segment: &&SegmentId| membership.is_full(**segment) || !let_go;
+                let left: BTreeSet<SegmentId> = holders.iter().filter(left).copied().collect();
+                let mut fences = subsets(all).filter(|promised| membership.fenced(promised));
+                assert!(
+                    fences.all(|promised| !promised.is_disjoint(&left)),
+                    "held by {holders:?}"
+                );
+            }
+        }
+    }
+}
+
+/// The same for a tail that lets go too early, when one full copy has the log: that must be seen.
+#[test]
+fn a_tail_that_lets_go_too_early_is_seen() {
+    let mixed = mixed();
+    let acknowledged = set("aABC");
+    assert!(mixed.writable(&acknowledged));
+    let left = set("a");
+    let fence = set("bBC");
+    assert!(mixed.fenced(&fence) && fence.is_disjoint(&left));
+}
+
 /// Every set of copies that may exist: seven of them.
 fn subsets(names: &str) -> impl Iterator<Item = BTreeSet<SegmentId>> {
     let all = ids(names);

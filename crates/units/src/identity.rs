@@ -107,6 +107,37 @@ impl fmt::Debug for GroupId {
     }
 }
 
+/// What a segment keeps. It has one kind for life, and is replaced by one of its kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum SegmentKind {
+    /// Log and pages.
+    #[default]
+    Full,
+    /// Log only, until every full segment of the group has it.
+    Tail,
+}
+
+impl fmt::Display for SegmentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SegmentKind::Full => "full",
+            SegmentKind::Tail => "tail",
+        })
+    }
+}
+
+impl FromStr for SegmentKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<SegmentKind, String> {
+        match text {
+            "full" => Ok(SegmentKind::Full),
+            "tail" => Ok(SegmentKind::Tail),
+            other => Err(format!("there is no segment {other:?}; a segment is full or tail")),
+        }
+    }
+}
+
 /// A failure domain. Each group has two segments in each of the three.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Zone {
@@ -156,5 +187,13 @@ mod tests {
         assert_eq!(segment.to_string().parse(), Ok(segment));
         assert!("0a".parse::<SegmentId>().is_err());
         assert!(format!("+{}", "0".repeat(31)).parse::<SegmentId>().is_err());
+    }
+
+    #[test]
+    fn kinds_read_back_as_printed() {
+        for kind in [SegmentKind::Full, SegmentKind::Tail] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert!("head".parse::<SegmentKind>().is_err());
     }
 }

@@ -7,6 +7,6 @@ mod identity;
 mod page;
 mod position;
 
-pub use identity::{ClusterId, GroupId, ParseIdentityError, SegmentId, VolumeId, Zone};
+pub use identity::{ClusterId, GroupId, ParseIdentityError, SegmentId, SegmentKind, VolumeId, Zone};
 pub use page::{ForkKey, PAGE_BYTES, Page, PageKey, RelationKey, fork};
 pub use position::{ByteCount, Epoch, Lsn, ParseLsnError, Position};

@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 use timeline::Path;
-use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, VolumeId, Zone};
+use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, SegmentKind, VolumeId, Zone};
 
 use crate::{CatalogEntry, CatalogKey, EncodedBatch};
 
@@ -109,6 +109,8 @@ pub struct Standing {
     pub floor: Position,
     /// Where it was told that all copies are complete.
     pub all_complete: Position,
+    /// Where it was told that all full copies are complete.
+    pub on_every_full: Position,
 }
 
 /// What is asked of a storage node.
@@ -121,6 +123,7 @@ pub enum Request {
         volume: VolumeId,
         group: GroupId,
         segment: SegmentId,
+        kind: SegmentKind,
         epoch: Epoch,
         path: Path,
         members: Vec<Member>,
@@ -155,13 +158,15 @@ pub enum Request {
         batch: EncodedBatch,
     },
     /// Announce the durable position and the floor while there is nothing to append. `all_complete` is where
-    /// every one of the group's segments is complete: below it no peer will ask for batches.
+    /// every one of the group's segments is complete: below it no peer will ask for batches. `on_every_full` is where every
+    /// full one is: below it nobody needs the log of a tail.
     Announce {
         segment: SegmentId,
         epoch: Epoch,
         durable: Position,
         floor: Position,
         all_complete: Position,
+        on_every_full: Position,
     },
     /// Give batches of the path's history, oldest first, that end after `after` and at or before `through`, up to about
     /// `bytes_max` bytes, at least one.
@@ -252,6 +257,8 @@ pub struct SegmentStatus {
     pub volume: VolumeId,
     /// Its group.
     pub group: GroupId,
+    /// What it keeps.
+    pub kind: SegmentKind,
     /// What it promised.
     pub promised: Epoch,
     /// Up to where it is complete.
@@ -337,7 +344,10 @@ pub enum Refusal {
     /// The read point lies below the floor: the version may be gone.
     #[error("read point {read_point} lies below the floor {floor}")]
     BelowFloor { read_point: Lsn, floor: Position },
-    /// The batches asked for are no longer in the journal.
+    /// A question for pages to a tail, which has none.
+    #[error("this copy keeps log only")]
+    LogOnly,
+    /// The log asked for is no longer kept here.
     #[error("log below {oldest} is no longer kept here")]
     LogCollected { oldest: Position },
     /// The copy cannot be trusted: rot, a failed sync, a lost file.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use timeline::{Branch, Path};
-use units::{ClusterId, GroupId, Position, SegmentId, VolumeId, Zone};
+use units::{ClusterId, GroupId, Position, SegmentId, SegmentKind, VolumeId, Zone};
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::frame::PROTOCOL_VERSION;
@@ -40,6 +40,13 @@ impl Writer {
             self.epoch(branch.epoch);
             self.position(branch.parent);
         }
+    }
+
+    pub fn kind(&mut self, kind: SegmentKind) {
+        self.u8(match kind {
+            SegmentKind::Full => 0,
+            SegmentKind::Tail => 1,
+        });
     }
 
     pub fn members(&mut self, members: &[Member]) {
@@ -82,6 +89,14 @@ impl Reader {
 
     pub fn segment(&mut self) -> Result<SegmentId, CodecError> {
         Ok(SegmentId::from_bytes(self.array("segment")?))
+    }
+
+    pub fn kind(&mut self) -> Result<SegmentKind, CodecError> {
+        match self.u8("kind of segment")? {
+            0 => Ok(SegmentKind::Full),
+            1 => Ok(SegmentKind::Tail),
+            _ => Err(CodecError::Malformed("kind of segment")),
+        }
     }
 
     pub fn path(&mut self) -> Result<Path, CodecError> {
@@ -194,6 +209,7 @@ impl Request {
                 volume,
                 group,
                 segment: _,
+                kind,
                 epoch,
                 path,
                 members,
@@ -201,6 +217,7 @@ impl Request {
             } => {
                 out.raw(&volume.bytes());
                 out.varint(u64::from(group.raw()));
+                out.kind(*kind);
                 out.epoch(*epoch);
                 out.path(path);
                 out.members(members);
@@ -242,10 +259,11 @@ impl Request {
                 durable,
                 floor,
                 all_complete,
+                on_every_full,
                 ..
             } => {
                 out.epoch(*epoch);
-                [durable, floor, all_complete]
+                [durable, floor, all_complete, on_every_full]
                     .into_iter()
                     .for_each(|position| out.position(*position));
             }
@@ -329,6 +347,7 @@ impl Request {
                 segment,
                 volume: VolumeId::from_bytes(input.array("volume")?),
                 group: GroupId::from_raw(input.u32("group")?),
+                kind: input.kind()?,
                 epoch: input.epoch("epoch")?,
                 path: input.path()?,
                 members: input.members()?,
@@ -371,6 +390,7 @@ impl Request {
                 durable: input.position("durable position")?,
                 floor: input.position("floor")?,
                 all_complete: input.position("complete position")?,
+                on_every_full: input.position("complete position")?,
             },
             FETCH_BATCHES => Request::FetchBatches {
                 segment,

@@ -239,7 +239,13 @@ impl Standing {
     fn write(&self, out: &mut Writer) {
         out.raw(&self.segment.bytes());
         out.path(&self.path);
-        for position in [self.complete, self.durable, self.floor, self.all_complete] {
+        for position in [
+            self.complete,
+            self.durable,
+            self.floor,
+            self.all_complete,
+            self.on_every_full,
+        ] {
             out.position(position);
         }
     }
@@ -252,6 +258,7 @@ impl Standing {
             durable: input.position("durable position")?,
             floor: input.position("floor")?,
             all_complete: input.position("complete position")?,
+            on_every_full: input.position("complete position")?,
         })
     }
 }
@@ -263,6 +270,7 @@ impl NodeStatus {
             out.raw(&segment.segment.bytes());
             out.raw(&segment.volume.bytes());
             out.varint(u64::from(segment.group.raw()));
+            out.kind(segment.kind);
             out.epoch(segment.promised);
             out.position(segment.complete);
             out.position(segment.durable);
@@ -286,12 +294,13 @@ impl NodeStatus {
 
     fn read(input: &mut Reader) -> Result<NodeStatus, CodecError> {
         Ok(NodeStatus {
-            segments: (0..input.count(48, "segments")?)
+            segments: (0..input.count(49, "segments")?)
                 .map(|_| {
                     Ok(SegmentStatus {
                         segment: input.segment()?,
                         volume: VolumeId::from_bytes(input.array("volume")?),
                         group: GroupId::from_raw(input.u32("group")?),
+                        kind: input.kind()?,
                         promised: input.epoch("promise")?,
                         complete: input.position("complete position")?,
                         durable: input.position("durable position")?,
@@ -364,6 +373,7 @@ impl Refusal {
                 out.u8(10);
                 out.text(what);
             }
+            Refusal::LogOnly => out.u8(11),
         }
     }
 
@@ -402,6 +412,7 @@ impl Refusal {
             10 => Refusal::Malformed {
                 what: input.text("request")?,
             },
+            11 => Refusal::LogOnly,
             _ => return Err(CodecError::Malformed("refusal")),
         })
     }

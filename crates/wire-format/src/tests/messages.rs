@@ -53,21 +53,27 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
     prop::collection::vec(member, 0..6)
 }
 
+fn kind() -> impl Strategy<Value = SegmentKind> {
+    prop_oneof![Just(SegmentKind::Full), Just(SegmentKind::Tail)]
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (
             segment(),
             any::<([u8; 16], u32)>(),
+            kind(),
             epoch(),
             path(),
             members(),
             members()
         )
             .prop_map(
-                |(segment, (volume, group), epoch, path, members, copy_from)| Request::CreateSegment {
+                |(segment, (volume, group), kind, epoch, path, members, copy_from)| Request::CreateSegment {
                     segment,
                     volume: VolumeId::from_bytes(volume),
                     group: GroupId::from_raw(group),
+                    kind,
                     epoch,
                     path,
                     members,
@@ -104,13 +110,14 @@ fn request() -> impl Strategy<Value = Request> {
             durable,
             batch: EncodedBatch::new(batch),
         }),
-        (segment(), epoch(), position(), position(), position()).prop_map(
-            |(segment, epoch, durable, floor, all_complete)| Request::Announce {
+        (segment(), epoch(), position(), position(), position(), position()).prop_map(
+            |(segment, epoch, durable, floor, all_complete, on_every_full)| Request::Announce {
                 segment,
                 epoch,
                 durable,
                 floor,
                 all_complete,
+                on_every_full,
             }
         ),
         (segment(), path(), position(), position(), any::<u32>()).prop_map(
@@ -180,14 +187,24 @@ fn versions() -> impl Strategy<Value = Versions> {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    (segment(), path(), position(), position(), position(), position()).prop_map(
-        |(segment, path, complete, durable, floor, all_complete)| Standing {
+    (
+        segment(),
+        path(),
+        position(),
+        position(),
+        position(),
+        position(),
+        position(),
+    )
+        .prop_map(
+        |(segment, path, complete, durable, floor, all_complete, on_every_full)| Standing {
             segment,
             path,
             complete,
             durable,
             floor,
             all_complete,
+            on_every_full,
         },
     )
 }
@@ -195,6 +212,7 @@ fn standing() -> impl Strategy<Value = Standing> {
 fn refusal() -> impl Strategy<Value = Refusal> {
     prop_oneof![
         (epoch(), epoch()).prop_map(|(asked, promised)| Refusal::StaleEpoch { asked, promised }),
+        Just(Refusal::LogOnly),
         segment().prop_map(|segment| Refusal::UnknownSegment { segment }),
         epoch().prop_map(|epoch| Refusal::UnknownTimeline { epoch }),
         (position(), position()).prop_map(|(complete, needed)| Refusal::NotComplete { complete, needed }),
