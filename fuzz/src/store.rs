@@ -64,6 +64,7 @@ fn open(disk: &MemoryDisk) -> Option<Opened> {
             durable: top,
             floor: top,
             recycle_through: top,
+            let_go: None,
         },
     );
     // Tables become layers, folded; what was read must read again.

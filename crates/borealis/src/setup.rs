@@ -12,6 +12,7 @@ use compute::config::{InstanceConfig, Limits, StorageAddress};
 use control_plane::ControlConfig;
 use proxy::ProxyConfig;
 use storage_node::StorageConfig;
+use volume::SegmentKinds;
 
 use crate::layout::{Cluster, FORMAT_VERSION, InstanceEntry, Layout, StorageEntry, write_atomically};
 
@@ -130,6 +131,8 @@ pub struct Division {
     pub group_bytes: Option<u64>,
     /// Size of a stripe.
     pub stripe_bytes: Option<u64>,
+    /// Which kinds of segments its groups have.
+    pub segments: SegmentKinds,
 }
 
 /// Makes the cluster in an empty directory.
@@ -362,6 +365,7 @@ fn add_instance(layout: &Layout, cluster: &mut Cluster, initdb_arguments: &[Stri
         initdb_arguments: initdb_arguments.to_vec(),
         group_bytes: division.group_bytes,
         stripe_bytes: division.stripe_bytes,
+        segments: division.segments,
         storage: cluster.storage.iter().map(address).collect(),
         preload_libraries: Default::default(),
         limits: Limits::default(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use volume::SegmentKinds;
 
 /// Where in the cluster's directory the endpoint gives its clients to the writer's backends.
 pub const ENDPOINT_SOCKET: &str = "run/endpoint.sock";
@@ -39,6 +40,9 @@ pub struct InstanceConfig {
     /// Size of a stripe of a new volume; 8 MiB if it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripe_bytes: Option<u64>,
+    /// Which kinds of segments the groups of a new volume have.
+    #[serde(default)]
+    pub segments: SegmentKinds,
     /// The storage nodes a new volume is placed on: two in each of three zones.
     pub storage: Vec<StorageAddress>,
     /// Not used: libraries to preload stand among PostgreSQL's settings. Files of earlier builds have it.

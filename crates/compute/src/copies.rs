@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use node_link::{LinkEvent, NodeLink};
 use tokio::sync::mpsc;
-use units::{GroupId, Position, SegmentId, Zone};
+use units::{GroupId, Position, SegmentId, SegmentKind, Zone};
 use wire_format::frame::encode_request;
 use wire_format::message::Hello;
 use wire_format::{Member, Request};
@@ -73,6 +73,7 @@ impl Copies {
             self.reads.push(Rc::new(Copy {
                 group,
                 segment,
+                kind: member.kind,
                 node: member.node.clone(),
                 link: read,
                 complete: Cell::new(Position::ZERO),
@@ -81,9 +82,12 @@ impl Copies {
         connected
     }
 
-    /// The copies of group 0.
+    /// The copies of group 0 that have pages.
     pub(crate) fn of_first_group(&self) -> Vec<Rc<Copy>> {
-        let reads = self.reads.iter().filter(|copy| copy.group == GroupId::FIRST);
+        let reads = self
+            .reads
+            .iter()
+            .filter(|copy| copy.group == GroupId::FIRST && copy.kind == SegmentKind::Full);
         reads.cloned().collect()
     }
 
@@ -132,6 +136,7 @@ mod tests {
             node: format!("storage-{number}"),
             address: String::new(),
             zone,
+            kind: units::SegmentKind::Full,
         };
         let zones = [Zone::A, Zone::A, Zone::B, Zone::B, Zone::C, Zone::C];
         let members: Vec<Member> = (1..).zip(zones).map(member).collect();

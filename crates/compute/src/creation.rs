@@ -117,9 +117,11 @@ fn new_record(config: &InstanceConfig) -> Result<VolumeRecord, Ended> {
                 .zone
                 .parse()
                 .map_err(|error| broken("the zone of a storage node", &error))?,
+            kind: units::SegmentKind::Full,
         });
     }
     let record = creation::record(VolumeId::from_bytes(random()?), members);
+    let record = creation::with_segments(record, config.segments);
     Ok(VolumeRecord {
         group_blocks: config
             .group_bytes

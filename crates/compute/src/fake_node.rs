@@ -76,6 +76,7 @@ pub(crate) async fn copy(name: &str, node: Node) -> Rc<Copy> {
     Rc::new(Copy {
         group: GroupId::FIRST,
         segment: SEGMENT,
+        kind: units::SegmentKind::Full,
         node: name.to_owned(),
         link,
         complete: Cell::new(Position::ZERO),

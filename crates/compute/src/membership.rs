@@ -18,7 +18,7 @@ use control_plane::message::{Fleet, StorageWish};
 use node_link::NodeLink;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use units::{GroupId, SegmentId, Zone};
+use units::{GroupId, SegmentId, SegmentKind, Zone};
 use volume::membership::{Change, ChangeEffect, Outcome};
 use volume::placement::{self, Lost, Plan, Replacement, StorageNode, Wish};
 use volume::record::{GroupRecord, MemberRecord};
@@ -387,13 +387,15 @@ impl Memberships {
             to,
             is_reversible,
         } = replacement;
+        let entry = record.group(group);
+        let left = entry.and_then(|entry| entry.members.iter().find(|member| member.segment == leaving));
         let joining = MemberRecord {
             segment: SegmentId::from_bytes(identity),
             node: to.name,
             address: to.address,
             zone: to.zone,
+            kind: left.map_or_else(SegmentKind::default, |left| left.kind),
         };
-        let entry = record.group(group);
         if let Some(change) = entry.and_then(|entry| Change::new(entry, leaving, joining, is_reversible)) {
             tracing::info!(%group, leaving = %change.leaving().node, joining = %change.joining().node, "membership.begin");
             shipping.wake(group)?;
@@ -473,7 +475,7 @@ impl Memberships {
         let record = self.record.now();
         let request = record
             .group(group)
-            .and_then(|entry| creation::create_copy(&record, entry, member.segment).ok());
+            .and_then(|entry| creation::create_copy(&record, entry, member).ok());
         let (Some(request), Some(node)) = (request, self.nodes.get(&member.node)) else {
             return;
         };

@@ -14,7 +14,7 @@ use std::time::Duration;
 use node_link::NodeLink;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId};
+use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, SegmentKind};
 use wire_format::{Refusal, Request, Response};
 
 use crate::catalog::Catalog;
@@ -66,6 +66,8 @@ pub struct Copy {
     pub group: GroupId,
     /// Its segment.
     pub segment: SegmentId,
+    /// What it keeps: a tail is never asked.
+    pub kind: SegmentKind,
     /// The node's name, for messages.
     pub node: String,
     /// The connection for reads, apart from the log's.
@@ -119,7 +121,7 @@ impl PageSource {
     /// From now on these are asked, in the place of those before them. Reads under way go on with whom they have.
     pub fn set_copies(&self, copies: Vec<Rc<Copy>>) {
         let mut by_group: BTreeMap<GroupId, Vec<Rc<Copy>>> = BTreeMap::new();
-        for copy in copies {
+        for copy in copies.into_iter().filter(|copy| copy.kind == SegmentKind::Full) {
             by_group.entry(copy.group).or_default().push(copy);
         }
         self.copies.replace(by_group);

@@ -502,16 +502,9 @@ impl<'a> Reign<'a> {
         status.quorum.write = word(shipper.writable());
         status.changes = self.memberships.status();
         status.without_spare = self.memberships.without_spare();
-        status.quorum.read = word(quorum_of_reads(&standing, shipper.durable()));
+        status.quorum.read = word(shipper.readable());
         status.copies = standing;
     }
-}
-
-/// Whether a page can be read: one complete copy answers; and whether the volume could be opened: three do.
-fn quorum_of_reads(standing: &[volume::CopyStanding], durable: Lsn) -> bool {
-    let live = standing.iter().filter(|copy| copy.live);
-    let complete = live.clone().any(|copy| durable <= copy.complete);
-    complete && 3 <= live.count()
 }
 
 async fn next_event(replication: &mut Option<Replication>) -> Result<Event, ReplicationError> {

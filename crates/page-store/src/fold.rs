@@ -42,6 +42,7 @@ impl<'a> Folder<'a> {
         let reign = path.epoch();
         // Invisible from the installed path: a reign that is over and left no place in history for it.
         versions.retain(|version| path.sees(version.position) || reign <= version.position.epoch);
+        self.horizon.keep_wanted(&mut versions);
         let fold_point = self.horizon.fold_point();
         let foldable = |version: &Version| version.position.lsn <= fold_point && path.sees(version.position);
         let old = versions.partition_point(foldable);

@@ -26,6 +26,7 @@ use crate::journal_entry::{
 use crate::journal_files::{FOLDER, JournalFile, JournalFiles, Location, file_name};
 use crate::locked;
 use crate::reserve::{NextFile, Reserve};
+use crate::tail::has_pieces;
 
 /// No segment: the beginning of a file belongs to none.
 const NO_SEGMENT: SegmentId = SegmentId::from_bytes([0; 16]);
@@ -147,7 +148,7 @@ impl Journal {
         self.write(&out.bytes)?;
         let mut files = locked(&self.files);
         for (segment, batch, location) in batches {
-            files.note_batch(segment, batch.position(), location);
+            files.note_batch(segment, batch.position(), location, has_pieces(&batch));
             self.unsynced.push((segment, location.offset, batch));
         }
         drop(files);

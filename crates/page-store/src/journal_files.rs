@@ -51,6 +51,8 @@ pub(crate) struct Location {
 pub(crate) struct Held {
     pub(crate) highest_lsn: Lsn,
     pub(crate) last_offset: u64,
+    /// A record reaches into it or out of it.
+    pub(crate) has_pieces: bool,
 }
 
 /// One file.
@@ -96,12 +98,14 @@ impl JournalFiles {
         second.begun.then_some((*start, oldest))
     }
 
-    pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location) {
+    pub(crate) fn note_batch(&mut self, segment: SegmentId, position: Position, location: Location, has_pieces: bool) {
         if let Some((_, file)) = self.files.range_mut(..=location.offset).next_back() {
             let held = file.held.entry(segment).or_insert(Held {
                 highest_lsn: position.lsn,
                 last_offset: location.offset,
+                has_pieces,
             });
+            held.has_pieces |= has_pieces;
             held.highest_lsn = position.lsn.max(held.highest_lsn);
             held.last_offset = location.offset.max(held.last_offset);
             file.locations.insert((segment, position), location);

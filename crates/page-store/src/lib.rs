@@ -39,6 +39,7 @@ mod scrub;
 mod segment_store;
 mod store;
 mod table;
+mod tail;
 mod upkeep;
 mod versions;
 

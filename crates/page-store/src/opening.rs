@@ -55,7 +55,8 @@ impl PageStore {
         let reserve = Arc::new(reserve.map_err(|error| OpenError::io(journal_files::FOLDER, &error))?);
         let mut files = JournalFiles::new(recovered.files.clone());
         for (segment, position, location) in recovered.locations() {
-            files.note_batch(segment, position, location);
+            // What is in them is not known here.
+            files.note_batch(segment, position, location, true);
         }
         index(&*disk, &*engine, &files, &recovered, &manifest, &segments)?;
         let journal_files = Arc::new(Mutex::new(files));

@@ -30,11 +30,17 @@ pub struct Horizon {
     /// everything that the path sees up to here, synced; nothing above is folded either, since an image made over a hole
     /// would swallow the record that fills it.
     pub recycle_through: Position,
+    /// Of a tail, which keeps log only: nobody wants anything at or below this any more. What lies above stays as it came,
+    /// and nothing is folded. `None`: it is a full segment.
+    pub let_go: Option<Position>,
 }
 
 impl Horizon {
     /// Up to where records may be folded into images.
     pub(crate) fn fold_point(&self) -> Lsn {
+        if self.let_go.is_some() {
+            return Lsn::ZERO;
+        }
         self.floor.lsn.min(self.durable.lsn).min(self.recycle_through.lsn)
     }
 }
@@ -65,9 +71,9 @@ pub(crate) struct SegmentStore {
     /// What comes from the layers of peers and is no layer yet.
     pub(crate) incoming: Mutex<Incoming>,
     /// Synced, but not indexed. Apart from `indexed`, so that handing over never waits for indexing.
-    arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
+    pub(crate) arrivals: Mutex<Vec<(u64, Arc<Batch>)>>,
     /// About how much memory the arrivals take.
-    arrived_bytes: AtomicUsize,
+    pub(crate) arrived_bytes: AtomicUsize,
     /// Held while arrivals are indexed: whoever holds it next finds all of them in the table. After a panic meanwhile nobody
     /// does: see [`SegmentStore::indexed`].
     indexed: Mutex<Indexed>,
@@ -164,6 +170,7 @@ impl SegmentStore {
 
     /// Indexes what has arrived. `end` is the journal offset below which everything was handed over.
     pub(crate) fn settle(&self, engine: &dyn Engine, end: u64) {
+        self.let_arrivals_go();
         let mut indexed = self.indexed();
         // Before the arrivals are taken: if none is left, everything that it covers has been indexed afterwards.
         let horizon = indexed.fragments.oldest_offset().and_then(|_| self.horizon());
@@ -283,7 +290,7 @@ impl SegmentStore {
 }
 
 /// Bytes that the versions of a batch will take, about.
-fn batch_bytes(batch: &Batch) -> usize {
+pub(crate) fn batch_bytes(batch: &Batch) -> usize {
     let item_bytes = |item: &Item| match item {
         Item::Record { bytes, .. } | Item::Fragment { bytes, .. } => bytes.len(),
         Item::Image { .. } => PAGE_BYTES,

@@ -175,7 +175,12 @@ impl PageStore {
     pub fn settle(&self) {
         let end = self.handed_over.load(Ordering::Acquire);
         for segment in self.all_segments() {
-            segment.settle(&*self.engine, end);
+            if segment.is_tail() {
+                // Most of it is never looked into.
+                segment.let_arrivals_go();
+            } else {
+                segment.settle(&*self.engine, end);
+            }
         }
     }
 

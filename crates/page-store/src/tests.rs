@@ -7,5 +7,6 @@ mod history;
 mod journal;
 mod pages;
 mod scrub;
+mod tails;
 mod toy;
 mod world;

@@ -11,7 +11,7 @@ use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use units::{Lsn, SegmentId};
+use units::SegmentId;
 
 use crate::fold::Folder;
 use crate::journal_files::{self, Held};
@@ -84,6 +84,11 @@ impl PageStore {
             Err(error) => failed = Some(ReadError::io(journal_files::FOLDER, &error)),
         }
         for segment in &segments {
+            match self.let_layers_go(segment) {
+                Ok(true) => return Ok(Progress::LayersMerged),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
+            }
             match self.merge_layers(segment, pace) {
                 Ok(true) => return Ok(Progress::LayersMerged),
                 Ok(false) => {}
@@ -116,6 +121,22 @@ impl PageStore {
     /// If the journal is too long: a segment that has to write its table out before the oldest file can go. Not one that holds
     /// the file for a long record that is still coming in: its table would be written in vain, and again with every flush.
     fn segment_that_pins_the_journal(&self, segments: &[Arc<SegmentStore>]) -> Option<SegmentId> {
+        // A tail indexes what has to be written out, and no more.
+        let needed: Vec<SegmentId> = {
+            let files = locked(&self.journal_files);
+            let is_long = self.config.journal_retained_bytes_max <= files.bytes();
+            let oldest = files.oldest().filter(|_| is_long)?;
+            let pinning = oldest.1.held.iter().filter(|(id, held)| {
+                let segment = segments.iter().find(|segment| segment.id == **id);
+                let horizon = segment.and_then(|segment| segment.horizon());
+                !horizon.is_some_and(|horizon| horizon.needs_no_journal(held))
+            });
+            pinning.map(|(id, _)| *id).collect()
+        };
+        let end = self.handed_over.load(Ordering::Acquire);
+        for tail in segments.iter().filter(|one| needed.contains(&one.id) && one.is_tail()) {
+            tail.settle(&*self.engine, end);
+        }
         // Before the locks are taken: who indexes holds this one for longer than an append may wait.
         let indexed: BTreeMap<SegmentId, u64> = segments
             .iter()
@@ -129,7 +150,7 @@ impl PageStore {
         }
         let pins = |(segment, held): &(&SegmentId, &Held)| {
             let indexed = indexed.get(segment).is_some_and(|through| held.last_offset < *through);
-            indexed && !manifest.holds(**segment, held.last_offset)
+            needed.contains(segment) && indexed && !manifest.holds(**segment, held.last_offset)
         };
         oldest.held.iter().find(pins).map(|(segment, _)| *segment)
     }
@@ -324,9 +345,9 @@ impl PageStore {
 
     /// The oldest file of the journal, if it could go and nobody needs it.
     fn unneeded_file(&self, segments: &[Arc<SegmentStore>]) -> Option<u64> {
-        let recycled: BTreeMap<SegmentId, Lsn> = segments
+        let horizons: BTreeMap<SegmentId, Horizon> = segments
             .iter()
-            .filter_map(|store| Some((store.id, store.horizon()?.recycle_through.lsn)))
+            .filter_map(|store| Some((store.id, store.horizon()?)))
             .collect();
         let manifest = locked(&self.manifest);
         let files = locked(&self.journal_files);
@@ -336,10 +357,10 @@ impl PageStore {
                 // It was removed.
                 return true;
             }
-            let recycled = recycled
-                .get(segment)
-                .is_some_and(|through| held.highest_lsn <= *through);
-            recycled && manifest.holds(*segment, held.last_offset)
+            horizons.get(segment).is_some_and(|horizon| {
+                let recycled = held.highest_lsn <= horizon.recycle_through.lsn;
+                recycled && (manifest.holds(*segment, held.last_offset) || horizon.needs_no_journal(held))
+            })
         };
         oldest.held.iter().all(unneeded).then_some(start)
     }

@@ -147,10 +147,21 @@ impl Segment {
         named.chain(others).filter(|peer| peer.segment != me).cloned().collect()
     }
 
+    /// Who gives versions: for a new copy only those that it was told to copy, since tails may have let go what it needs.
+    fn givers(&self) -> Vec<Member> {
+        let mut peers = self.peers();
+        let named = &self.state.copy_from;
+        if self.state.copying && !named.is_empty() {
+            peers.retain(|peer| named.iter().any(|one| one.segment == peer.segment));
+        }
+        peers
+    }
+
     /// Asks for what can be asked for now.
     pub(crate) fn ask_for_versions(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let peers = self.peers();
-        if !self.copying.permitted || peers.is_empty() || now < self.copying.not_before {
+        let peers = self.givers();
+        let waits = now < self.copying.not_before || self.asks_what_is_on_every_full();
+        if !self.copying.permitted || peers.is_empty() || waits {
             return;
         }
         if self.copying.running.is_none() {
@@ -158,7 +169,7 @@ impl Segment {
             self.copying.bytes = 0;
             self.copying.bytes_expected = 0;
             self.copying.running = Some(Pass {
-                after: self.complete,
+                after: self.lacks_above(),
                 parts: vec![Part::new(Bytes::new(), Bytes::new())],
                 through: None,
                 floor: Position::ZERO,
@@ -256,6 +267,10 @@ impl Segment {
         let through = pass.through.unwrap_or(Position::ZERO);
         // What peers name is durable, and no later reign leaves that. If it does, nothing of it is relied on.
         if self.state.path.sees(through) && self.complete.lsn < through.lsn {
+            if self.complete.lsn < pass.after.lsn {
+                // A tail passed over what every full copy has.
+                self.state.let_go = higher(self.state.let_go, pass.after);
+            }
             self.chain.forget_through(through);
             self.state.complete = through;
             self.state.reads_from = higher(self.state.reads_from, pass.floor);

@@ -94,4 +94,6 @@ pub struct Horizon {
     pub floor: Position,
     /// Every copy is complete up to here: no peer asks for batches below.
     pub all_complete: Position,
+    /// Of a tail: what lies at or below is to be dropped, and everything above is kept as it came.
+    pub let_go: Option<Position>,
 }

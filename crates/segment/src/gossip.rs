@@ -27,10 +27,18 @@ pub(crate) struct Gossip {
     turn: usize,
 }
 
+impl Gossip {
+    /// Whether so many peers were asked in vain since the start, each in turn.
+    pub(crate) fn has_asked_all(&self, peers_count: usize) -> bool {
+        peers_count < self.turn
+    }
+}
+
 impl Segment {
     /// Asks a peer how far it is, if the writer has not been heard for long.
     pub(crate) fn listen(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        if std::mem::take(&mut self.gossip.heard) {
+        let is_heard = std::mem::take(&mut self.gossip.heard);
+        if is_heard && !self.asks_what_is_on_every_full() {
             self.gossip.not_before = None;
             self.gossip.pause = PAUSE_MIN;
         }
@@ -59,6 +67,7 @@ impl Segment {
             durable: self.durable_here(),
             floor: self.state.path.reach(self.state.floor),
             all_complete: self.state.path.reach(self.state.all_complete),
+            on_every_full: self.state.path.reach(self.state.on_every_full),
         }
     }
 
@@ -77,7 +86,7 @@ impl Segment {
         }
         if self.state.path.epoch() == its.epoch() {
             self.hear_durable(standing.durable);
-            self.hear_floors(standing.floor, standing.all_complete);
+            self.hear_floors(standing.floor, standing.all_complete, standing.on_every_full);
         }
         if before != self.durable_here() {
             self.gossip.pause = PAUSE_MIN;

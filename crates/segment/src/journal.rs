@@ -14,6 +14,7 @@ impl Segment {
         self.readable = self.complete;
         self.recyclable = self.state.complete;
         self.floor_synced = self.floor_kept;
+        self.let_go_synced = self.state.let_go;
     }
 
     /// Has the shell journal the state.
@@ -57,8 +58,9 @@ impl Segment {
             };
             self.chain.forget(bound, kept_bytes, &self.state.path);
         }
+        let lets_go = self.let_log_go();
         // Not what it was just now: the journal may not have taken the state that said so.
-        if self.state.complete != self.chain.forgotten() || self.state.floor != self.floor_kept {
+        if lets_go || self.state.complete != self.chain.forgotten() || self.state.floor != self.floor_kept {
             self.state.complete = self.chain.forgotten();
             self.settle();
             self.keep_state(effects);

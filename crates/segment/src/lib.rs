@@ -12,6 +12,7 @@
 //!   old one below it.
 //! - A segment that lost something it acknowledged gives data, but neither votes nor acknowledges.
 
+mod announced;
 mod catch_up;
 mod chain;
 mod copying;
@@ -20,6 +21,7 @@ mod gossip;
 mod journal;
 mod reads;
 mod state;
+mod tail;
 
 use std::time::Duration;
 
@@ -52,6 +54,8 @@ pub struct Segment {
     floor_kept: Position,
     /// The floor that a synced state remembers: what is folded under it is not read below it after a restart either.
     floor_synced: Position,
+    /// What a synced state says to be let go.
+    let_go_synced: Position,
     vouches: bool,
     /// The shell has no room for log that nobody will ever acknowledge or read.
     crowded: bool,
@@ -67,6 +71,7 @@ impl Segment {
             volume,
             group,
             segment,
+            kind,
             epoch,
             path,
             members,
@@ -83,6 +88,7 @@ impl Segment {
             volume: *volume,
             group: *group,
             segment: *segment,
+            kind: *kind,
             promised: *epoch,
             path: path.clone(),
             members: members.clone(),
@@ -91,6 +97,8 @@ impl Segment {
             durable: path.start(),
             floor: Position::ZERO,
             all_complete: Position::ZERO,
+            on_every_full: Position::ZERO,
+            let_go: Position::ZERO,
             copying: copies,
             copy_from: copy_from.clone(),
             reads_from: Position::ZERO,
@@ -109,6 +117,7 @@ impl Segment {
             recyclable: state.complete,
             floor_kept: state.floor,
             floor_synced: state.floor,
+            let_go_synced: state.let_go,
             crowded: false,
             chain: Chain::starting_at(state.complete),
             catch_up: CatchUp::default(),
@@ -167,6 +176,7 @@ impl Segment {
             durable: self.durable_here(),
             floor: self.state.path.reach(self.floor_synced),
             all_complete: self.state.path.reach(self.state.all_complete),
+            let_go: self.let_go_synced(),
         }
     }
 
@@ -194,10 +204,12 @@ impl Segment {
                 durable,
                 floor,
                 all_complete,
+                on_every_full,
                 ..
-            } => self
-                .announce(*epoch, *durable, *floor, *all_complete, effects)
-                .map(Effect::Answer),
+            } => {
+                let floors = [*floor, *all_complete, *on_every_full];
+                self.announce(*epoch, *durable, floors, effects).map(Effect::Answer)
+            }
             Request::RemoveSegment { epoch, .. } => self.refuse_older(*epoch).map(|()| {
                 effects.push(Effect::Remove);
                 Effect::Answer(Response::SegmentRemoved)
@@ -351,37 +363,6 @@ impl Segment {
         })
     }
 
-    fn announce(
-        &mut self,
-        epoch: Epoch,
-        durable: Position,
-        floor: Position,
-        all_complete: Position,
-        effects: &mut Vec<Effect>,
-    ) -> Result<Response, Refusal> {
-        self.require_reign(epoch)?;
-        self.gossip.heard = true;
-        self.hear_durable(durable);
-        self.hear_floors(floor, all_complete);
-        self.become_whole(effects);
-        Ok(Response::Announced {
-            segment: self.state.segment,
-            complete: self.acknowledged(),
-        })
-    }
-
-    fn hear_floors(&mut self, floor: Position, all_complete: Position) {
-        let path = &self.state.path;
-        for (known, heard) in [
-            (&mut self.state.floor, floor),
-            (&mut self.state.all_complete, all_complete),
-        ] {
-            if path.sees(heard) && path.reach(*known).lsn < heard.lsn {
-                *known = heard;
-            }
-        }
-    }
-
     /// Keeps a batch, in whatever order it comes.
     fn take(&mut self, batch: &EncodedBatch, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
         let link = Link::of(batch.batch());
@@ -399,21 +380,6 @@ impl Segment {
         effects.push(Effect::KeepBatch(batch.clone()));
         self.settle();
         Ok(())
-    }
-
-    fn hear_durable(&mut self, durable: Position) {
-        if self.state.path.sees(durable) && self.durable_here().lsn < durable.lsn {
-            self.state.durable = durable;
-        }
-    }
-
-    /// The durable position as far as it lies on the installed path.
-    fn durable_here(&self) -> Position {
-        if self.state.path.sees(self.state.durable) || self.state.durable == Position::ZERO {
-            self.state.durable
-        } else {
-            self.state.path.start()
-        }
     }
 
     /// What is synced and complete, as far as the installed path sees it.

@@ -16,6 +16,11 @@ impl Segment {
     /// The read behind a request, or why not. A segment that is not complete enough refuses; it never guesses.
     pub(crate) fn permit(&self, request: &Request) -> Result<Read, Refusal> {
         match request {
+            Request::ReadPages { .. } | Request::ScanCatalog { .. } | Request::ReadFlushHeader { .. }
+                if self.is_tail() =>
+            {
+                Err(Refusal::LogOnly)
+            }
             Request::ReadPages {
                 epoch,
                 read_point,
@@ -71,6 +76,10 @@ impl Segment {
                 if *path != self.state.path {
                     return Err(Refusal::UnknownTimeline { epoch: path.epoch() });
                 }
+                if after.lsn < self.let_go_here().lsn {
+                    let oldest = self.let_go_here();
+                    return Err(Refusal::LogCollected { oldest });
+                }
                 // Not what may still be left behind by the next reign: an opener has to find it in somebody's chain.
                 let bound = self.durable_here().lsn;
                 let complete = self.complete_and_synced();
@@ -92,7 +101,7 @@ impl Segment {
                     until: until.clone(),
                     bytes_max: *bytes_max,
                     through,
-                    floor: self.fold_point(),
+                    floor: higher(self.fold_point(), self.state.reads_from),
                 }))
             }
             Request::FetchBatches {
@@ -155,6 +164,10 @@ impl Segment {
     /// No version above this was folded before the last start: that goes as far as a synced state remembers, and no further
     /// than the floor.
     fn fold_point(&self) -> Position {
+        if self.is_tail() {
+            // It folds nothing.
+            return Position::ZERO;
+        }
         let (floor, complete) = (self.horizon().floor, self.state.path.reach(self.recyclable));
         if complete.lsn < floor.lsn { complete } else { floor }
     }

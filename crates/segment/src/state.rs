@@ -2,15 +2,13 @@
 
 use bytes::Bytes;
 use timeline::Path;
-use units::{Epoch, GroupId, Position, SegmentId, VolumeId};
+use units::{Epoch, GroupId, Position, SegmentId, SegmentKind, VolumeId};
 use wire_format::CodecError;
 use wire_format::codec::{Reader, Writer};
 use wire_format::message::Member;
 
 /// Version of the record.
-pub const STATE_VERSION: u8 = 2;
-/// The version before, without what belongs to a copy.
-const STATE_VERSION_BEFORE_COPIES: u8 = 1;
+pub const STATE_VERSION: u8 = 3;
 
 /// Bytes that are no segment's state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +24,8 @@ pub struct SegmentState {
     pub group: GroupId,
     /// Its identity: random, made at its birth, never reused.
     pub segment: SegmentId,
+    /// What it keeps: log and pages, or log only.
+    pub kind: SegmentKind,
     /// It refuses every epoch below this one.
     pub promised: Epoch,
     /// The path of timelines that was last installed.
@@ -40,6 +40,10 @@ pub struct SegmentState {
     pub floor: Position,
     /// Where all six were complete.
     pub all_complete: Position,
+    /// Where all full copies were.
+    pub on_every_full: Position,
+    /// It holds nothing at or below this: a tail lets go of log that every full copy has.
+    pub let_go: Position,
     /// It was born as a copy of others and is not whole yet: it neither votes nor acknowledges.
     pub copying: bool,
     /// Whom it copies, while it does: its group's other members, unless it was told otherwise.
@@ -57,10 +61,18 @@ impl SegmentState {
         out.raw(&self.volume.bytes());
         out.varint(u64::from(self.group.raw()));
         out.raw(&self.segment.bytes());
+        out.kind(self.kind);
         out.epoch(self.promised);
         out.path(&self.path);
         out.members(&self.members);
-        for position in [self.complete, self.durable, self.floor, self.all_complete] {
+        for position in [
+            self.complete,
+            self.durable,
+            self.floor,
+            self.all_complete,
+            self.on_every_full,
+            self.let_go,
+        ] {
             out.position(position);
         }
         out.bool(self.copying);
@@ -73,16 +85,17 @@ impl SegmentState {
     pub fn decode(bytes: Bytes) -> Result<SegmentState, StateError> {
         let mut input = Reader::new(bytes);
         let found = input.u8("state version")?;
-        if found != STATE_VERSION && found != STATE_VERSION_BEFORE_COPIES {
+        if found != STATE_VERSION {
             return Err(StateError(CodecError::Version {
                 found,
                 spoken: STATE_VERSION,
             }));
         }
-        let mut state = SegmentState {
+        let state = SegmentState {
             volume: VolumeId::from_bytes(input.array("volume")?),
             group: GroupId::from_raw(input.u32("group")?),
             segment: input.segment()?,
+            kind: input.kind()?,
             promised: input.epoch("promise")?,
             path: input.path()?,
             members: input.members()?,
@@ -90,15 +103,12 @@ impl SegmentState {
             durable: input.position("durable position")?,
             floor: input.position("floor")?,
             all_complete: input.position("complete position")?,
-            copying: false,
-            copy_from: Vec::new(),
-            reads_from: Position::ZERO,
+            on_every_full: input.position("complete position")?,
+            let_go: input.position("end of what is gone")?,
+            copying: input.bool("copying")?,
+            copy_from: input.members()?,
+            reads_from: input.position("first read point")?,
         };
-        if found == STATE_VERSION {
-            state.copying = input.bool("copying")?;
-            state.copy_from = input.members()?;
-            state.reads_from = input.position("first read point")?;
-        }
         input.finish()?;
         Ok(state)
     }

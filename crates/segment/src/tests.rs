@@ -5,12 +5,13 @@ mod holes;
 mod journal;
 mod reading;
 mod reigns;
+mod tail;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use timeline::{Branch, Path};
-use units::{Epoch, GroupId, Lsn, Position, RelationKey, SegmentId, VolumeId, Zone};
+use units::{Epoch, GroupId, Lsn, Position, RelationKey, SegmentId, SegmentKind, VolumeId, Zone};
 use wire_format::message::{Member, Promised, Refusal, Request, Response};
 use wire_format::{Batch, EncodedBatch, FlushHeader, Item};
 
@@ -50,6 +51,7 @@ fn members() -> Vec<Member> {
         node: format!("storage-{copy}"),
         address: format!("127.0.0.1:700{copy}"),
         zone: Zone::ALL[usize::from(copy - 1) / 2],
+        kind: units::SegmentKind::Full,
     };
     (1..=6).map(member).collect()
 }
@@ -85,12 +87,17 @@ struct Copy {
 }
 
 impl Copy {
-    /// A new copy of a volume in its first reign.
+    /// A new full copy of a volume in its first reign.
     fn new() -> Copy {
+        Copy::of(SegmentKind::Full)
+    }
+
+    fn of(kind: SegmentKind) -> Copy {
         let request = Request::CreateSegment {
             volume: VOLUME,
             group: GroupId::FIRST,
             segment: id(1),
+            kind,
             epoch: Epoch::from_raw(1),
             path: path(&[(1, 0)]),
             members: members(),
@@ -183,6 +190,7 @@ impl Copy {
             durable: position(epoch, durable),
             floor: position(epoch, floor),
             all_complete: position(epoch, all_complete),
+            on_every_full: position(epoch, all_complete),
         })
     }
 

@@ -309,6 +309,7 @@ impl World {
                     durable: horizon.durable,
                     floor: horizon.floor,
                     recycle_through,
+                    let_go: horizon.let_go,
                 };
                 if self.broken == Some(Broken::RecyclesTooEarly) {
                     horizon.recycle_through = segment.complete();

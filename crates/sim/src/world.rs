@@ -203,6 +203,7 @@ fn member(node: usize) -> MemberRecord {
         node: format!("storage-{}", node + 1),
         address: String::new(),
         zone: Zone::ALL[node / 2],
+        kind: units::SegmentKind::Full,
     }
 }
 

@@ -81,6 +81,7 @@ fn member(node: usize) -> Member {
         node: format!("storage-{}", node + 1),
         address: String::new(),
         zone: Zone::A,
+        kind: units::SegmentKind::Full,
     }
 }
 
@@ -174,6 +175,7 @@ impl World {
             volume: VOLUME,
             group: GroupId::FIRST,
             segment: id(node),
+            kind: units::SegmentKind::Full,
             epoch: self.path.epoch(),
             path: self.path.clone(),
             members: (0..NODES).map(member).collect(),
@@ -357,6 +359,7 @@ impl World {
                     durable: self.durable,
                     floor: Position::new(self.path.epoch(), self.floor),
                     all_complete: Position::ZERO,
+                    on_every_full: Position::ZERO,
                 },
             );
         }
@@ -397,6 +400,7 @@ impl World {
             durable: horizon.durable,
             floor: horizon.floor,
             recycle_through,
+            let_go: horizon.let_go,
         };
         node.store.as_ref().expect("it runs").set_horizon(id(at), horizon);
         self.perform(at, effects);

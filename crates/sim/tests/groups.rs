@@ -68,6 +68,7 @@ fn record() -> VolumeRecord {
             node: format!("storage-{}", copy + 1),
             address: String::new(),
             zone: Zone::ALL[usize::from(copy) / 2],
+            kind: units::SegmentKind::Full,
         };
         (0..COPIES).map(member).collect::<Vec<_>>()
     };

@@ -132,6 +132,7 @@ impl Node {
                 segment: segment.id(),
                 volume: segment.volume(),
                 group: segment.group(),
+                kind: segment.kind(),
                 promised: segment.promised(),
                 complete: match segment.is_copying() {
                     true => segment.acknowledged(),

@@ -180,6 +180,7 @@ fn create(copy: u8, members: &[Member]) -> Request {
         volume: VolumeId::from_bytes([1; 16]),
         group: GroupId::FIRST,
         segment: segment(copy),
+        kind: units::SegmentKind::Full,
         epoch: Epoch::from_raw(1),
         path: first_path(),
         members: members.to_vec(),
@@ -359,6 +360,7 @@ async fn a_copy_that_missed_log_gets_it_from_a_peer() {
             node: configs[usize::from(copy) - 1].name.clone(),
             address: configs[usize::from(copy) - 1].listen.clone(),
             zone: Zone::A,
+            kind: units::SegmentKind::Full,
         })
         .collect();
     let nodes = configs.clone().map(Running::start);
@@ -408,6 +410,7 @@ async fn some_nodes(folder: &FilePath, count: u8) -> (Vec<StorageConfig>, Vec<Me
             node: config.name.clone(),
             address: config.listen.clone(),
             zone: Zone::A,
+            kind: units::SegmentKind::Full,
         });
         configs.push(config);
     }
@@ -481,6 +484,7 @@ async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
         durable: position(end),
         floor: position(end),
         all_complete: Position::ZERO,
+        on_every_full: Position::ZERO,
     };
     // The journals are longer than they may be: they forget the beginning soon.
     let began = Instant::now();

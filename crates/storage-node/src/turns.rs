@@ -262,6 +262,7 @@ fn tick_segments(node: &Node, turn: &mut Turn, copying: &mut BTreeSet<SegmentId>
                 durable: horizon.durable,
                 floor: horizon.floor,
                 recycle_through,
+                let_go: horizon.let_go,
             };
             node.store.set_horizon(*id, horizon);
         }

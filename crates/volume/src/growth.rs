@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use timeline::Path;
-use units::{GroupId, SegmentId, Zone};
+use units::{GroupId, SegmentId, SegmentKind, Zone};
 use wire_format::Request;
 
 use crate::record::{GroupRecord, MemberRecord, VolumeRecord};
@@ -48,9 +48,11 @@ pub fn next_group(
     identities: [SegmentId; quorum::COPIES_COUNT],
 ) -> Option<GroupRecord> {
     let mut copies: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut full_copies: BTreeMap<&str, usize> = BTreeMap::new();
     for group in &record.groups {
         for member in group.members.iter().chain(group.joining.iter().flatten()) {
             *copies.entry(&member.node).or_default() += 1;
+            *full_copies.entry(&member.node).or_default() += usize::from(member.kind == SegmentKind::Full);
         }
     }
     let mut chosen = Vec::new();
@@ -68,21 +70,27 @@ pub fn next_group(
         node: place.node.clone(),
         address: place.address.clone(),
         zone: place.zone,
+        kind: units::SegmentKind::Full,
     };
+    let mut members: Vec<MemberRecord> = chosen.into_iter().zip(identities).map(member).collect();
+    let full_copies = |node: &str| full_copies.get(node).copied().unwrap_or(0);
+    record.segments.assign(&mut members, full_copies);
     Some(GroupRecord {
         group: number,
         membership_version: 1,
-        members: chosen.into_iter().zip(identities).map(member).collect(),
+        members,
         joining: None,
     })
 }
 
 /// The request that makes one of its segments, in the reign at the end of `path`.
 pub fn create_segment(record: &VolumeRecord, path: &Path, group: &GroupRecord, segment: SegmentId) -> Request {
+    let member = group.members.iter().find(|member| member.segment == segment);
     Request::CreateSegment {
         volume: record.volume,
         group: GroupId::from_raw(group.group),
         segment,
+        kind: member.map_or_else(SegmentKind::default, |member| member.kind),
         epoch: path.epoch(),
         path: path.clone(),
         members: group.members.iter().map(MemberRecord::member).collect(),
@@ -95,7 +103,7 @@ mod tests {
     use units::VolumeId;
 
     use super::*;
-    use crate::creation;
+    use crate::{SegmentKinds, creation};
 
     fn place(number: u8, zone: Zone) -> Place {
         Place {
@@ -111,17 +119,19 @@ mod tests {
             .collect()
     }
 
-    fn record() -> VolumeRecord {
+    fn record(segments: SegmentKinds) -> VolumeRecord {
         let member = |(place, number): (Place, u8)| MemberRecord {
             segment: SegmentId::from_bytes([number; 16]),
             node: place.node,
             address: place.address,
             zone: place.zone,
+            kind: units::SegmentKind::Full,
         };
-        creation::record(
+        let record = creation::record(
             VolumeId::from_bytes([1; 16]),
             six().into_iter().zip(1..).map(member).collect(),
-        )
+        );
+        creation::with_segments(record, segments)
     }
 
     fn identities(first: u8) -> [SegmentId; 6] {
@@ -131,9 +141,9 @@ mod tests {
     #[test]
     fn two_copies_stand_in_each_zone_on_the_nodes_with_the_fewest() {
         let mut places = six();
-        assert_eq!(known_places(&record()), places);
+        assert_eq!(known_places(&record(SegmentKinds::Full)), places);
         places.push(place(7, Zone::B));
-        let group = next_group(&record(), &places, identities(20)).expect("two nodes a zone");
+        let group = next_group(&record(SegmentKinds::Full), &places, identities(20)).expect("two nodes a zone");
         let nodes: Vec<&str> = group.members.iter().map(|member| member.node.as_str()).collect();
         assert_eq!(
             nodes,
@@ -147,7 +157,7 @@ mod tests {
             ]
         );
         assert_eq!(group.group, 1);
-        let mut record = record();
+        let mut record = record(SegmentKinds::Full);
         record.groups.push(group);
         let group = next_group(&record, &places, identities(40)).expect("two nodes a zone");
         let nodes: Vec<&str> = group.members.iter().map(|member| member.node.as_str()).collect();
@@ -159,6 +169,35 @@ mod tests {
     fn a_zone_with_one_node_gets_no_group() {
         let mut places = six();
         places.remove(2);
-        assert_eq!(next_group(&record(), &places, identities(20)), None);
+        assert_eq!(next_group(&record(SegmentKinds::Full), &places, identities(20)), None);
+    }
+
+    /// Each group has a full segment and a tail in each zone, and a node that has a tail of one has the full one of the next.
+    #[test]
+    fn full_segments_and_tails_are_spread() {
+        let mut record = record(SegmentKinds::FullAndTail);
+        record
+            .groups
+            .push(next_group(&record, &six(), identities(20)).expect("two nodes a zone"));
+        let full = |group: usize| -> Vec<&str> {
+            let members = record.groups[group].members.iter();
+            let full = members.filter(|member| member.kind == SegmentKind::Full);
+            full.map(|member| member.node.as_str()).collect()
+        };
+        assert_eq!(full(0), ["storage-1", "storage-3", "storage-5"]);
+        assert_eq!(full(1), ["storage-2", "storage-4", "storage-6"]);
+        let text = record.to_text();
+        assert_eq!(VolumeRecord::parse(&text), Ok(record.clone()));
+        let mut unsound = record.clone();
+        unsound.groups[1].members[0].kind = SegmentKind::Tail;
+        unsound.groups[1].members[1].kind = SegmentKind::Tail;
+        let refused = VolumeRecord::parse(&unsound.to_text());
+        assert!(
+            matches!(
+                refused,
+                Err(crate::record::RecordError::Copies { full: 2, tails: 4, .. })
+            ),
+            "{refused:?}"
+        );
     }
 }

@@ -16,12 +16,14 @@ pub mod membership;
 mod opening;
 pub mod placement;
 pub mod record;
+mod segment_kinds;
 mod shipper;
 pub mod stripes;
 
 pub use flush::{FlushParts, FlushTooLong, Share};
 pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
 pub use record::VolumeRecord;
+pub use segment_kinds::SegmentKinds;
 pub use shipper::{CopyStanding, GroupMembers, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};
 
 #[cfg(test)]

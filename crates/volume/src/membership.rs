@@ -23,7 +23,7 @@
 
 use std::time::Duration;
 
-use quorum::{Membership, WRITE_QUORUM};
+use quorum::Membership;
 use units::{GroupId, Lsn, SegmentId};
 use wire_format::Member;
 
@@ -128,7 +128,8 @@ impl Change {
     pub fn new(group: &GroupRecord, leaving: SegmentId, joining: MemberRecord, is_reversible: bool) -> Option<Change> {
         let leaving = group.members.iter().find(|member| member.segment == leaving)?.clone();
         let is_known = group.members.iter().any(|member| member.segment == joining.segment);
-        if group.joining.is_some() || is_known {
+        // Like by like: the quorums of both lists are of the same kinds.
+        if group.joining.is_some() || is_known || leaving.kind != joining.kind {
             return None;
         }
         let joint = group.joint(leaving.segment, joining.clone());
@@ -304,7 +305,8 @@ fn count(group: &GroupRecord) -> ChangeEffect {
 }
 
 /// Up to where any copy of the old list is complete, once a write quorum of it says so. Whatever was acknowledged before both
-/// lists counted lies below: four copies of the old list had it, so at least three of the new one have it besides the new copy.
+/// lists counted lies below: the copies that made it durable, with the new one in the place of its like, are a write quorum of
+/// the new list.
 /// A copy that does not vouch, or has not told yet where it stands, is complete up to nothing, and says nothing here.
 fn held_by_all(before: &GroupRecord, standing: &[CopyStanding]) -> Option<Lsn> {
     let is_old = |copy: &&CopyStanding| {
@@ -313,12 +315,12 @@ fn held_by_all(before: &GroupRecord, standing: &[CopyStanding]) -> Option<Lsn> {
             .iter()
             .any(|member| member.segment == copy.member.segment)
     };
-    let live: Vec<Lsn> = standing
-        .iter()
-        .filter(is_old)
-        .filter(|copy| copy.live && Lsn::ZERO < copy.complete)
-        .map(|copy| copy.complete)
-        .collect();
-    let highest = live.iter().max().copied();
-    highest.filter(|_| WRITE_QUORUM <= live.len())
+    let live = || {
+        let old = standing.iter().filter(is_old);
+        old.filter(|copy| copy.live && Lsn::ZERO < copy.complete)
+    };
+    let is_enough = before
+        .membership()
+        .writable(&live().map(|copy| copy.member.segment).collect());
+    live().map(|copy| copy.complete).max().filter(|_| is_enough)
 }

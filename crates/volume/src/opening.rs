@@ -172,8 +172,8 @@ impl Opening {
     /// What it is doing, in words.
     pub fn activity(&self) -> &'static str {
         match self.phase {
-            Phase::Promising => "waiting for three storage nodes",
-            Phase::Copying => "bringing four storage nodes up to the end of the log",
+            Phase::Promising => "waiting for a read quorum of storage nodes",
+            Phase::Copying => "bringing a write quorum of storage nodes up to the end of the log",
             Phase::Recording => "recording the new timeline",
             Phase::Installing { .. } => "reading the state at the end of the log",
             Phase::Done => "open",
@@ -393,9 +393,12 @@ impl Opening {
             Response::Installed { complete, .. } => self.installed(segment, complete),
             Response::FlushHeader { end, marks, .. } => self.read_marks(end, marks, effects),
             // Whatever it refuses, somebody else may not; later it may not either.
-            Response::Refused(_) => {
-                if let Some((group, _)) = self.group_of(segment) {
-                    group.fetching.remove(&segment);
+            Response::Refused(refusal) => {
+                let group = self.group_of(segment);
+                let fetch = group.and_then(|(group, _)| group.fetching.remove(&segment));
+                // Whoever lacks log that is in no journal any more takes it from layers, by itself: it tells when it has.
+                if let Some(fetch) = fetch.filter(|_| matches!(refusal, Refusal::LogCollected { .. })) {
+                    self.greet(fetch.target, effects);
                 }
                 if let Some(copy) = self.copy_mut(segment) {
                     copy.rest(now);

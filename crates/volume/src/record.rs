@@ -3,12 +3,13 @@
 //! Changed only by compare-and-swap on its revision, by the holder of the taken epoch. It is small JSON text, so that a
 //! person can read it in an emergency; ids and LSNs are strings as everywhere else.
 
-use quorum::Membership;
+use quorum::{COPIES_COUNT, FULL_COPIES_MIN, Membership};
 use serde::{Deserialize, Serialize};
 use timeline::{Branch, InvalidPath, Path};
-use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId, SegmentKind, VolumeId, Zone};
 use wire_format::Member;
 
+use crate::segment_kinds::SegmentKinds;
 use crate::stripes::Geometry;
 
 /// Version of the record.
@@ -25,6 +26,18 @@ pub enum RecordError {
     Version {
         /// The record's.
         found: u32,
+    },
+    /// A list of copies makes no quorums.
+    #[error(
+        "{group} has a list of {full} full copies and {tails} tails: a list has six copies, and all or three of them are full"
+    )]
+    Copies {
+        /// The group.
+        group: GroupId,
+        /// Copies with pages.
+        full: usize,
+        /// Copies without.
+        tails: usize,
     },
     /// Its timelines contradict each other.
     #[error("the volume's timelines are no tree: {0}")]
@@ -95,6 +108,13 @@ pub struct MemberRecord {
     /// The failure domain it stands in.
     #[serde(with = "text")]
     pub zone: Zone,
+    /// What it keeps: log and pages, or log only.
+    #[serde(with = "text", default, skip_serializing_if = "is_full")]
+    pub kind: SegmentKind,
+}
+
+fn is_full(kind: &SegmentKind) -> bool {
+    *kind == SegmentKind::Full
 }
 
 impl MemberRecord {
@@ -105,6 +125,7 @@ impl MemberRecord {
             node: self.node.clone(),
             address: self.address.clone(),
             zone: self.zone,
+            kind: self.kind,
         }
     }
 }
@@ -128,10 +149,28 @@ impl GroupRecord {
     /// Which copies count: both lists while a member is replaced.
     pub fn membership(&self) -> Membership {
         let segments = |list: &[MemberRecord]| list.iter().map(|member| member.segment).collect();
-        match &self.joining {
+        let membership = match &self.joining {
             Some(joining) => Membership::joint(segments(&self.members), segments(joining)),
             None => Membership::new(segments(&self.members)),
+        };
+        let all = self.members.iter().chain(self.joining.iter().flatten());
+        let tails = all.filter(|member| member.kind == SegmentKind::Tail);
+        membership.with_tails(tails.map(|member| member.segment))
+    }
+
+    /// Whether the sets of copies that count can be made of its lists.
+    fn check(&self) -> Result<(), RecordError> {
+        let lists = std::iter::once(&self.members).chain(&self.joining);
+        for list in lists {
+            let tails = list.iter().filter(|member| member.kind == SegmentKind::Tail).count();
+            let full = list.len() - tails;
+            let is_sound = tails == 0 || (full, tails) == (FULL_COPIES_MIN, COPIES_COUNT - FULL_COPIES_MIN);
+            if !is_sound {
+                let group = GroupId::from_raw(self.group);
+                return Err(RecordError::Copies { group, full, tails });
+            }
         }
+        Ok(())
     }
 
     /// Every copy that has a part in it, of either list, each once: those that a writer and an opener connect to.
@@ -193,6 +232,9 @@ pub struct VolumeRecord {
     /// Pages of one stripe.
     #[serde(default = "stripe_blocks")]
     pub stripe_blocks: u32,
+    /// Which kinds of segments its groups have.
+    #[serde(default, skip_serializing_if = "SegmentKinds::is_full")]
+    pub segments: SegmentKinds,
 }
 
 fn group_blocks() -> u64 {
@@ -222,6 +264,7 @@ impl VolumeRecord {
         if record.stripe_blocks == 0 {
             return Err(RecordError::Malformed("its stripes have no pages".to_owned()));
         }
+        record.groups.iter().try_for_each(GroupRecord::check)?;
         record.path()?;
         Ok(record)
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use quorum::Membership;
 use timeline::Path;
-use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId, SegmentKind, VolumeId};
 use wire_format::Member;
 use wire_format::message::{Refusal, Request, Response};
 
@@ -160,7 +160,9 @@ impl Shipper {
         durable: Lsn,
         limits: ShipperLimits,
     ) -> Shipper {
-        let membership = Membership::new(members.iter().map(|member| member.segment).collect());
+        let tails = members.iter().filter(|member| member.kind == SegmentKind::Tail);
+        let membership = Membership::new(members.iter().map(|member| member.segment).collect())
+            .with_tails(tails.map(|member| member.segment));
         let mut shipper = Shipper {
             volume,
             path,
@@ -306,6 +308,17 @@ impl Shipper {
     pub fn writable(&self) -> bool {
         let mut awake = self.others.values().filter(|group| group.awake);
         self.first.writable() && awake.all(Group::writable)
+    }
+
+    /// Whether a page of group 0 can be read, from a complete copy that has pages, and whether the volume could be opened.
+    pub fn readable(&self) -> bool {
+        let live = || self.first.copies.values().filter(|copy| copy.takes_log());
+        let is_fenced = self
+            .first
+            .membership
+            .fenced(&live().map(|copy| copy.member.segment).collect());
+        let has_pages = |copy: &&Copy| copy.member.kind == SegmentKind::Full && self.durable <= copy.complete;
+        is_fenced && live().any(|copy| has_pages(&copy))
     }
 
     /// The other groups, each with whether it is awake.

@@ -6,3 +6,4 @@ mod opening;
 mod opening_groups;
 mod placement;
 mod shipper;
+mod tails;

@@ -25,6 +25,8 @@ pub struct Member {
     pub address: String,
     /// The failure domain the node stands in.
     pub zone: Zone,
+    /// What it keeps.
+    pub kind: SegmentKind,
 }
 
 /// First message on every connection, in both directions.

@@ -57,6 +57,7 @@ impl Writer {
             self.text(&member.address);
             let zone = Zone::ALL.iter().position(|zone| *zone == member.zone);
             self.u8(zone.expect("every zone is among all zones") as u8);
+            self.kind(member.kind);
         }
     }
 }
@@ -112,7 +113,7 @@ impl Reader {
     }
 
     pub fn members(&mut self) -> Result<Vec<Member>, CodecError> {
-        (0..self.count(19, "members")?)
+        (0..self.count(20, "members")?)
             .map(|_| {
                 Ok(Member {
                     segment: self.segment()?,
@@ -121,6 +122,7 @@ impl Reader {
                     zone: *Zone::ALL
                         .get(usize::from(self.u8("zone")?))
                         .ok_or(CodecError::Malformed("zone"))?,
+                    kind: self.kind()?,
                 })
             })
             .collect()

@@ -20,6 +20,7 @@ fn requests() -> Vec<Request> {
             volume: VOLUME,
             group: GroupId::FIRST,
             segment,
+            kind: units::SegmentKind::Tail,
             epoch,
             path: path(),
             members: members(),
@@ -62,6 +63,7 @@ fn requests() -> Vec<Request> {
             durable: at(1, 500),
             floor: at(1, 400),
             all_complete: at(1, 450),
+            on_every_full: at(1, 460),
         },
         Request::FetchBatches {
             segment,
@@ -133,6 +135,7 @@ fn responses() -> Vec<Response> {
         segment: SEGMENT,
         volume: VOLUME,
         group: GroupId::FIRST,
+        kind: units::SegmentKind::Tail,
         promised: epoch,
         complete: at(3, 5000),
         durable: at(3, 4000),
@@ -168,6 +171,7 @@ fn responses() -> Vec<Response> {
             durable: at(3, 4000),
             floor: at(1, 100),
             all_complete: at(1, 100),
+            on_every_full: at(1, 200),
         }),
         Response::Promised(Promised {
             segment: SEGMENT,

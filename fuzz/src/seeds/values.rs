@@ -37,6 +37,7 @@ pub(super) fn members() -> Vec<Member> {
         node: format!("storage-{number}"),
         address: format!("127.0.0.1:700{number}"),
         zone,
+        kind: units::SegmentKind::Full,
     };
     (1..)
         .zip([Zone::A, Zone::A, Zone::B, Zone::B, Zone::C, Zone::C])
@@ -93,6 +94,7 @@ pub(super) fn segment_state() -> Vec<u8> {
         volume: VOLUME,
         group: GroupId::FIRST,
         segment: SEGMENT,
+        kind: units::SegmentKind::Tail,
         promised: Epoch::from_raw(3),
         path: path(),
         members: members(),
@@ -100,6 +102,8 @@ pub(super) fn segment_state() -> Vec<u8> {
         durable: at(3, 4000),
         floor: at(1, 100),
         all_complete: at(3, 3000),
+        on_every_full: at(3, 3500),
+        let_go: at(3, 2000),
         copying: true,
         copy_from: members(),
         reads_from: at(1, 100),
@@ -113,6 +117,7 @@ pub(super) fn volume_record() -> Vec<u8> {
         node: member.node,
         address: member.address,
         zone: member.zone,
+        kind: member.kind,
     };
     let timeline = |epoch, parent: Position| record::OpenedTimeline {
         epoch: Epoch::from_raw(epoch),
@@ -135,6 +140,7 @@ pub(super) fn volume_record() -> Vec<u8> {
         pins: vec!["0/5".to_owned()],
         group_blocks: 1280,
         stripe_blocks: 128,
+        segments: volume::SegmentKinds::Full,
     };
     record.to_text().into_bytes()
 }

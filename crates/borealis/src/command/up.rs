@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustix::process::Signal;
 use supervision::Process;
+use volume::SegmentKinds;
 
 use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
@@ -103,6 +104,7 @@ impl UpArguments {
         Ok(Division {
             group_bytes: self.group_size,
             stripe_bytes: self.stripe_size,
+            segments: SegmentKinds::default(),
         })
     }
 }

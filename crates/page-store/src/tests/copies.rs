@@ -27,10 +27,10 @@ struct Pass {
 }
 
 /// The store of a copy, and what its segment would know.
-struct Target {
-    disk: MemoryDisk,
-    store: PageStore,
-    complete: Position,
+pub(super) struct Target {
+    pub(super) disk: MemoryDisk,
+    pub(super) store: PageStore,
+    pub(super) complete: Position,
     reads_from: Lsn,
     passes: u64,
     pass: Option<Pass>,
@@ -41,7 +41,7 @@ fn key(block: u32) -> Bytes {
 }
 
 impl Target {
-    fn new() -> Target {
+    pub(super) fn new() -> Target {
         let disk = MemoryDisk::new();
         let store = open(&disk).store;
         let state = JournalEntry::State {
@@ -61,14 +61,14 @@ impl Target {
     }
 
     /// The history it goes along may have left what it is complete up to.
-    fn follow(&mut self, world: &World) {
+    pub(super) fn follow(&mut self, world: &World) {
         if !world.path.sees(self.complete) {
             self.complete = world.path.reach(self.complete);
         }
     }
 
     /// One answer for one of the parts; a new pass if there is none. Now and then the answer comes twice.
-    fn copy(&mut self, world: &World, pick: usize, bytes_max: u32, twice: bool) {
+    pub(super) fn copy(&mut self, world: &World, pick: usize, bytes_max: u32, twice: bool) {
         self.follow(world);
         let (complete, passes) = (self.complete, &mut self.passes);
         let pass = self.pass.get_or_insert_with(|| {
@@ -132,7 +132,7 @@ impl Target {
         }
     }
 
-    fn finish_pass(&mut self, world: &World) {
+    pub(super) fn finish_pass(&mut self, world: &World) {
         let passes = self.passes;
         self.copy(world, 0, 500, false);
         while self.pass.is_some() {
@@ -142,7 +142,7 @@ impl Target {
     }
 
     /// What follows, as from a peer's journal. A branch may lie within a flush, of which it sees a part.
-    fn fetch(&mut self, world: &World) {
+    pub(super) fn fetch(&mut self, world: &World) {
         self.follow(world);
         let after = self.complete.lsn;
         for (position, batch) in &world.model.batches {
@@ -160,13 +160,14 @@ impl Target {
         self.store.sync().expect("a good disk");
     }
 
-    fn upkeep(&mut self, world: &World) {
+    pub(super) fn upkeep(&mut self, world: &World) {
         self.follow(world);
         let horizon = Horizon {
             path: world.path.clone(),
             durable: world.newest_complete(),
             floor: Position::new(world.path.epoch(), world.floor),
             recycle_through: self.complete,
+            let_go: None,
         };
         self.store.set_horizon(SEGMENT, horizon);
         while self.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
@@ -182,7 +183,7 @@ impl Target {
     }
 
     /// Everything that it may be asked for is as in the model.
-    fn check(&mut self, world: &World) {
+    pub(super) fn check(&mut self, world: &World) {
         self.follow(world);
         let first = self.reads_from.max(world.floor);
         if self.complete.lsn < first {

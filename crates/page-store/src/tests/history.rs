@@ -191,6 +191,7 @@ fn reads_are_right_while_log_comes_in_and_layers_change() {
                 durable: end_of(durable),
                 floor: end_of(floor.expect("two readers")),
                 recycle_through: end_of(durable),
+                let_go: None,
             };
             store.set_horizon(SEGMENT, horizon);
             store.maintain(&|| ()).expect("a good disk");

@@ -87,6 +87,7 @@ fn a_segment_at_rest_does_not_pin_the_journal() {
         durable: first.batch().position(),
         floor: first.batch().position(),
         recycle_through: first.batch().position(),
+        let_go: None,
     };
     for _ in 0..3 {
         // Written out while the file is still growing: its later part must not count as the idle segment's.

@@ -70,6 +70,8 @@ pub(super) struct World {
     /// Batches that this copy missed, and will get later.
     pub(super) missed: Vec<EncodedBatch>,
     pub(super) recycled: Position,
+    /// It is a tail, and nobody wants what lies at or below.
+    pub(super) let_go: Option<Position>,
 }
 
 impl World {
@@ -90,6 +92,7 @@ impl World {
             unsynced: Vec::new(),
             missed: Vec::new(),
             recycled: Position::ZERO,
+            let_go: None,
         };
         let state = JournalEntry::State {
             segment: SEGMENT,
@@ -200,6 +203,7 @@ impl World {
             durable,
             floor: Position::new(self.path.epoch(), self.floor),
             recycle_through: self.recycled,
+            let_go: self.let_go,
         };
         self.store.set_horizon(SEGMENT, horizon);
     }

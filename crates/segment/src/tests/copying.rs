@@ -7,14 +7,19 @@ use crate::{PartId, Taken};
 
 /// A copy that is born to take the place of another one, while epoch 2 reigns.
 fn newborn() -> Copy {
+    born(units::SegmentKind::Full, members())
+}
+
+pub(super) fn born(kind: units::SegmentKind, copy_from: Vec<Member>) -> Copy {
     let request = Request::CreateSegment {
         volume: VOLUME,
         group: GroupId::FIRST,
         segment: id(1),
+        kind,
         epoch: Epoch::from_raw(2),
         path: path(&[(1, 0), (2, 90)]),
         members: members(),
-        copy_from: members(),
+        copy_from,
     };
     let mut effects = Vec::new();
     let segment = Segment::create(&request, &mut effects).expect("a fresh segment");
@@ -28,19 +33,19 @@ fn newborn() -> Copy {
     copy
 }
 
-fn millis(millis: u64) -> Duration {
+pub(super) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
 /// The questions for versions that it asks now.
-fn questions(copy: &mut Copy, now: u64) -> Vec<(SegmentId, PartId, VersionCursor, Bytes)> {
+pub(super) fn questions(copy: &mut Copy, now: u64) -> Vec<(SegmentId, PartId, VersionCursor, Bytes)> {
     let mut effects = Vec::new();
     copy.segment.tick(millis(now), &mut effects);
     copy.perform(effects.clone());
     asked(&effects)
 }
 
-fn asked(effects: &[Effect]) -> Vec<(SegmentId, PartId, VersionCursor, Bytes)> {
+pub(super) fn asked(effects: &[Effect]) -> Vec<(SegmentId, PartId, VersionCursor, Bytes)> {
     let question = |effect: &Effect| match effect {
         Effect::Take {
             peer,
@@ -59,7 +64,7 @@ fn cursor(key: &'static [u8]) -> VersionCursor {
     }
 }
 
-fn versions(next: Option<VersionCursor>, through: Position, floor: Position) -> Versions {
+pub(super) fn versions(next: Option<VersionCursor>, through: Position, floor: Position) -> Versions {
     Versions {
         blocks: Vec::new(),
         next,
@@ -70,7 +75,7 @@ fn versions(next: Option<VersionCursor>, through: Position, floor: Position) -> 
     }
 }
 
-fn answer(copy: &mut Copy, now: u64, part: PartId, from: VersionCursor, versions: Versions) -> Vec<Effect> {
+pub(super) fn answer(copy: &mut Copy, now: u64, part: PartId, from: VersionCursor, versions: Versions) -> Vec<Effect> {
     let taken = Taken::Written {
         from,
         versions,
@@ -461,17 +466,4 @@ fn a_copy_that_hears_nothing_asks_its_peers_how_far_they_are() {
         .fetched(millis(3010), Some(standing), &mut effects)
         .expect("it says the same history");
     assert_eq!(copy.segment.promised(), Epoch::from_raw(2));
-}
-
-#[test]
-fn a_state_of_before_copies_reads_back_as_whole() {
-    let copy = Copy::new();
-    let state = SegmentState::decode(copy.state.clone()).expect("the journaled state reads back");
-    // Not copying, nobody to copy from, no first read point.
-    let added = [0, 0, 0, 0];
-    let mut old = copy.state.to_vec();
-    assert!(old.ends_with(&added));
-    old.truncate(old.len() - added.len());
-    old[0] = 1;
-    assert_eq!(SegmentState::decode(old.into()), Ok(state));
 }

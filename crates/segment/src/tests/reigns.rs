@@ -135,6 +135,7 @@ fn a_reign_at_the_root_begins_with_nothing_and_ends_the_one_before() {
         durable: position(1, 30),
         floor: Position::ZERO,
         all_complete: position(1, 30),
+        on_every_full: position(1, 30),
     });
     let root = path(&[(3, 0)]);
     let expected = Response::Installed {

@@ -48,6 +48,7 @@ pub fn member(name: char) -> MemberRecord {
         node: name.to_string(),
         address: String::new(),
         zone: Zone::ALL[((name as usize - 'A' as usize) / 2).min(2)],
+        kind: units::SegmentKind::Full,
     }
 }
 
@@ -151,7 +152,7 @@ impl Six {
 
     /// A copy in the making: it belongs to nobody's list yet, and has nothing.
     pub fn create_copy(&mut self, store: &Store, name: char) {
-        let request = creation::create_copy(&store.record, store.group(), id(name)).expect("a record with a path");
+        let request = creation::create_copy(&store.record, store.group(), &member(name)).expect("a record with a path");
         let segment = Segment::create(&request, &mut Vec::new()).expect("a new segment");
         let copy = Copy {
             state: segment.state(),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use timeline::Branch;
-use units::{GroupId, Position, SegmentId};
+use units::{GroupId, Position, SegmentId, SegmentKind};
 use wire_format::message::Request;
 
 use super::{ANSWER_LIMIT, Opened, Opening, OpeningEffect, OpeningError, Phase};
@@ -65,7 +65,8 @@ impl Opening {
             .first
             .copies
             .values()
-            .filter(|copy| copy.connected && copy.installed);
+            // A tail has no marks to tell.
+            .filter(|copy| copy.connected && copy.installed && copy.member.kind == SegmentKind::Full);
         let next = ready.min_by_key(|copy| copy.unanswered);
         if let (None, Some(copy)) = (&asked, next) {
             let segment = copy.member.segment;

@@ -148,6 +148,7 @@ impl Shipper {
                     durable,
                     floor: Position::new(epoch, self.floor.min(durable.lsn)),
                     all_complete: Position::new(epoch, group.all_complete()),
+                    on_every_full: Position::new(epoch, group.on_every_full()),
                 },
             });
         }

@@ -68,6 +68,12 @@ impl Group {
         complete.min().unwrap_or(Lsn::ZERO)
     }
 
+    /// Every full copy is complete up to here, of both lists if there are two: nobody needs the log of a tail below.
+    pub(super) fn on_every_full(&self) -> Lsn {
+        self.membership
+            .on_every_full(|segment| self.copies.get(&segment).map_or(Lsn::ZERO, |copy| copy.complete))
+    }
+
     pub(super) fn count(&mut self) {
         let copies = &self.copies;
         let complete = |segment| copies.get(&segment).map_or(Lsn::ZERO, |copy| copy.complete);
@@ -90,7 +96,7 @@ impl Group {
             .writable(&live.map(|copy| copy.member.segment).collect::<BTreeSet<_>>())
     }
 
-    /// Three copies that vouch and know this reign (three of each list) tell the group's last batch: what any reign
+    /// A read quorum of copies that vouch and know this reign (one of each list) tells the group's last batch: what any reign
     /// acknowledged of it is complete on one of them, and what older reigns wrote above the branch is invisible to all.
     pub(super) fn find_last(&mut self) -> bool {
         if self.last.is_some() {

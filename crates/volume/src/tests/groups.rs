@@ -32,6 +32,7 @@ fn member(group: u32, copy: u8) -> Member {
         node: format!("storage-{copy}"),
         address: String::new(),
         zone: Zone::ALL[usize::from(copy - 1) / 2 % 3],
+        kind: units::SegmentKind::Full,
     }
 }
 

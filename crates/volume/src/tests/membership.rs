@@ -23,6 +23,7 @@ fn member(name: char) -> MemberRecord {
         node: format!("storage-{name}"),
         address: String::new(),
         zone: Zone::C,
+        kind: units::SegmentKind::Full,
     }
 }
 

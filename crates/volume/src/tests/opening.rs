@@ -12,32 +12,33 @@ use crate::record::MemberRecord;
 use crate::{Opening, OpeningEffect, OpeningError, VolumeRecord, creation};
 
 /// Late enough that no further answer is waited for.
-const LATER: Duration = Duration::from_secs(1);
+pub(super) const LATER: Duration = Duration::from_secs(1);
 
 fn lsn(raw: u64) -> Lsn {
     Lsn::from_raw(raw)
 }
 
-fn position(epoch: u64, raw: u64) -> Position {
+pub(super) fn position(epoch: u64, raw: u64) -> Position {
     Position::new(Epoch::from_raw(epoch), lsn(raw))
 }
 
-fn id(copy: u8) -> SegmentId {
+pub(super) fn id(copy: u8) -> SegmentId {
     SegmentId::from_bytes([copy; 16])
 }
 
-fn record() -> VolumeRecord {
+pub(super) fn record() -> VolumeRecord {
     let member = |copy: u8| MemberRecord {
         segment: id(copy),
         node: format!("storage-{copy}"),
         address: String::new(),
         zone: Zone::ALL[usize::from(copy - 1) / 2],
+        kind: units::SegmentKind::Full,
     };
     creation::record(VolumeId::from_bytes([9; 16]), (1..=6).map(member).collect())
 }
 
 /// What a copy answers that holds the import's flushes up to `complete`, each ten bytes long.
-fn promised(copy: u8, epoch: u64, complete: u64, durable: u64) -> Promised {
+pub(super) fn promised(copy: u8, epoch: u64, complete: u64, durable: u64) -> Promised {
     let previous = |end: u64| {
         if end == 10 {
             Position::ZERO
@@ -64,15 +65,19 @@ fn promised(copy: u8, epoch: u64, complete: u64, durable: u64) -> Promised {
     }
 }
 
-struct Opener {
-    opening: Opening,
-    effects: Vec<OpeningEffect>,
+pub(super) struct Opener {
+    pub(super) opening: Opening,
+    pub(super) effects: Vec<OpeningEffect>,
 }
 
 impl Opener {
-    fn new(copies: u8) -> Opener {
+    pub(super) fn new(copies: u8) -> Opener {
+        Opener::of(record(), copies)
+    }
+
+    pub(super) fn of(record: VolumeRecord, copies: u8) -> Opener {
         let mut opener = Opener {
-            opening: Opening::new(Epoch::from_raw(2), record()).expect("a record with a path"),
+            opening: Opening::new(Epoch::from_raw(2), record).expect("a record with a path"),
             effects: Vec::new(),
         };
         for copy in 1..=copies {
@@ -81,46 +86,46 @@ impl Opener {
         opener
     }
 
-    fn hear(&mut self, copy: u8, response: Response) -> Result<(), OpeningError> {
+    pub(super) fn hear(&mut self, copy: u8, response: Response) -> Result<(), OpeningError> {
         self.opening
             .response(Duration::ZERO, id(copy), response, &mut self.effects)
     }
 
-    fn hear_later(&mut self, copy: SegmentId, response: Response) {
+    pub(super) fn hear_later(&mut self, copy: SegmentId, response: Response) {
         let heard = self.opening.response(LATER, copy, response, &mut self.effects);
         heard.expect("an answer that is no error");
     }
 
-    fn later(&mut self) {
+    pub(super) fn later(&mut self) {
         self.tick(LATER);
     }
 
-    fn tick(&mut self, now: Duration) {
+    pub(super) fn tick(&mut self, now: Duration) {
         self.opening.tick(now, &mut self.effects).expect("no error");
     }
 
     /// Who was asked for the marks since the last look.
-    fn asked_for_marks(&mut self) -> Vec<SegmentId> {
+    pub(super) fn asked_for_marks(&mut self) -> Vec<SegmentId> {
         let sent = self.sent().into_iter();
         let asked = sent.filter(|(_, request)| matches!(request, Request::ReadFlushHeader { .. }));
         asked.map(|(segment, _)| segment).collect()
     }
 
     /// Who was asked for batches since the last look.
-    fn asked_for_batches(&mut self) -> Vec<SegmentId> {
+    pub(super) fn asked_for_batches(&mut self) -> Vec<SegmentId> {
         let sent = self.sent().into_iter();
         let asked = sent.filter(|(_, request)| matches!(request, Request::FetchBatches { .. }));
         asked.map(|(segment, _)| segment).collect()
     }
 
-    fn swapped(&self) -> Option<&VolumeRecord> {
+    pub(super) fn swapped(&self) -> Option<&VolumeRecord> {
         self.effects.iter().find_map(|effect| match effect {
             OpeningEffect::CompareAndSwap(record) => Some(record),
             _ => None,
         })
     }
 
-    fn sent(&mut self) -> Vec<(SegmentId, Request)> {
+    pub(super) fn sent(&mut self) -> Vec<(SegmentId, Request)> {
         let sent = self.effects.drain(..).filter_map(|effect| match effect {
             OpeningEffect::Send { segment, request } => Some((segment, request)),
             _ => None,
@@ -130,7 +135,7 @@ impl Opener {
 }
 
 /// A copy tells the opener of epoch 2 how far it is.
-fn appended(copy: u8, complete: Position) -> Response {
+pub(super) fn appended(copy: u8, complete: Position) -> Response {
     Response::Appended {
         segment: id(copy),
         epoch: Epoch::from_raw(2),

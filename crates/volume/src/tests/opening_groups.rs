@@ -27,6 +27,7 @@ fn members(group: u32) -> Vec<MemberRecord> {
         node: format!("storage-{copy}"),
         address: String::new(),
         zone: Zone::ALL[usize::from(copy - 1) / 2],
+        kind: units::SegmentKind::Full,
     };
     (1..=6).map(member).collect()
 }

@@ -36,6 +36,7 @@ fn volume() -> VolumeRecord {
         node: format!("storage-{number}"),
         address: String::new(),
         zone: zone(number),
+        kind: units::SegmentKind::Full,
     };
     creation::record(VolumeId::from_bytes([1; 16]), (1..=6).map(member).collect())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use timeline::{Branch, Path};
-use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
+use units::{Epoch, Lsn, Position, SegmentId, SegmentKind, VolumeId, Zone};
 use wire_format::Member;
 use wire_format::frame::{BATCH_BYTES_MAX, FRAME_BYTES_MAX, encode_request, encode_response};
 use wire_format::message::{Refusal, Request, Response};
@@ -34,13 +34,17 @@ fn flush(end: u64, boundary: u64) -> FlushParts {
 }
 
 /// A second reign that begins at 100, with all six copies connected and told of it.
-struct Writer {
-    shipper: Shipper,
-    effects: Vec<ShipperEffect>,
+pub(super) struct Writer {
+    pub(super) shipper: Shipper,
+    pub(super) effects: Vec<ShipperEffect>,
 }
 
 impl Writer {
-    fn new(limits: ShipperLimits) -> Writer {
+    pub(super) fn new(limits: ShipperLimits) -> Writer {
+        Writer::of(limits, |_| SegmentKind::Full)
+    }
+
+    pub(super) fn of(limits: ShipperLimits, kind: impl Fn(u8) -> SegmentKind) -> Writer {
         let branch = |epoch, parent| Branch {
             epoch: Epoch::from_raw(epoch),
             parent,
@@ -51,6 +55,7 @@ impl Writer {
             node: format!("storage-{copy}"),
             address: String::new(),
             zone: Zone::ALL[usize::from(copy - 1) / 2],
+            kind: kind(copy),
         };
         let members = (1..=6).map(member).collect();
         let volume = VolumeId::from_bytes([9; 16]);
@@ -63,11 +68,11 @@ impl Writer {
         writer
     }
 
-    fn hear(&mut self, copy: u8, response: Response) {
+    pub(super) fn hear(&mut self, copy: u8, response: Response) {
         self.shipper.response(NOW, id(copy), &response, &mut self.effects);
     }
 
-    fn connect(&mut self, copy: u8, complete: Position) {
+    pub(super) fn connect(&mut self, copy: u8, complete: Position) {
         self.shipper.connected(id(copy), &mut self.effects);
         self.hear(
             copy,
@@ -79,7 +84,7 @@ impl Writer {
         );
     }
 
-    fn appended(&mut self, copies: std::ops::RangeInclusive<u8>, complete: u64) {
+    pub(super) fn appended(&mut self, copies: std::ops::RangeInclusive<u8>, complete: u64) {
         for copy in copies {
             let epoch = Epoch::from_raw(2);
             self.hear(
@@ -93,7 +98,7 @@ impl Writer {
         }
     }
 
-    fn submit(&mut self, end: u64, boundary: u64) {
+    pub(super) fn submit(&mut self, end: u64, boundary: u64) {
         let submitted = self.shipper.submit(flush(end, boundary), &mut self.effects);
         submitted.expect("a small flush");
     }
@@ -124,7 +129,7 @@ impl Writer {
     }
 }
 
-fn limits() -> ShipperLimits {
+pub(super) fn limits() -> ShipperLimits {
     ShipperLimits {
         window_bytes_max: 100,
         small_flushes_max: usize::MAX,

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use timeline::{Branch, Path};
-use units::{ClusterId, Epoch, GroupId, Lsn, Page, Position, SegmentId, VolumeId, Zone};
+use units::{ClusterId, Epoch, GroupId, Lsn, Page, Position, SegmentId, SegmentKind, VolumeId, Zone};
 
 use super::{batch, catalog_key, lsn, page_key};
 use crate::frame::{self, FRAME_BYTES_MAX, take_frame};
@@ -44,11 +44,12 @@ fn path() -> impl Strategy<Value = Path> {
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {
-    let member = (segment(), "[a-z]{1,9}-[1-9]", 0..3usize).prop_map(|(segment, node, zone)| Member {
+    let member = (segment(), "[a-z]{1,9}-[1-9]", 0..3usize, kind()).prop_map(|(segment, node, zone, kind)| Member {
         segment,
         node,
         address: "127.0.0.1:7001".to_owned(),
         zone: Zone::ALL[zone],
+        kind,
     });
     prop::collection::vec(member, 0..6)
 }
@@ -68,8 +69,8 @@ fn request() -> impl Strategy<Value = Request> {
             members(),
             members()
         )
-            .prop_map(
-                |(segment, (volume, group), kind, epoch, path, members, copy_from)| Request::CreateSegment {
+            .prop_map(|(segment, (volume, group), kind, epoch, path, members, copy_from)| {
+                Request::CreateSegment {
                     segment,
                     volume: VolumeId::from_bytes(volume),
                     group: GroupId::from_raw(group),
@@ -79,7 +80,7 @@ fn request() -> impl Strategy<Value = Request> {
                     members,
                     copy_from,
                 }
-            ),
+            }),
         (segment(), epoch()).prop_map(|(segment, epoch)| Request::RemoveSegment { segment, epoch }),
         segment().prop_map(|segment| Request::TellStanding { segment }),
         (segment(), path(), position(), cursor(), super::bytes(9), any::<u32>()).prop_map(
@@ -197,16 +198,16 @@ fn standing() -> impl Strategy<Value = Standing> {
         position(),
     )
         .prop_map(
-        |(segment, path, complete, durable, floor, all_complete, on_every_full)| Standing {
-            segment,
-            path,
-            complete,
-            durable,
-            floor,
-            all_complete,
-            on_every_full,
-        },
-    )
+            |(segment, path, complete, durable, floor, all_complete, on_every_full)| Standing {
+                segment,
+                path,
+                complete,
+                durable,
+                floor,
+                all_complete,
+                on_every_full,
+            },
+        )
 }
 
 fn refusal() -> impl Strategy<Value = Refusal> {
@@ -270,6 +271,7 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
                     segment,
                     volume: VolumeId::from_bytes(volume),
                     group: GroupId::from_raw(group),
+                    kind: if vouches { SegmentKind::Full } else { SegmentKind::Tail },
                     promised,
                     complete,
                     durable,
@@ -401,6 +403,7 @@ fn a_segment_is_in_one_word_what_matters_most() {
         segment: SegmentId::from_bytes([1; 16]),
         volume: VolumeId::from_bytes([2; 16]),
         group: GroupId::FIRST,
+        kind: SegmentKind::Full,
         promised: Epoch::from_raw(1),
         complete: position(7),
         durable: position(7),
