@@ -14,6 +14,7 @@
 mod latency;
 mod machine;
 mod measure;
+mod opening;
 mod processor;
 mod report;
 mod soak;
@@ -28,6 +29,7 @@ use clap::{Parser, Subcommand};
 
 use crate::machine::Machine;
 use crate::measure::Plan;
+use crate::opening::Size;
 use crate::soak::Sizes;
 use crate::system::System;
 
@@ -58,6 +60,15 @@ enum Command {
         #[arg(long, default_value_t = Sizes::WHOLE.seconds)]
         seconds: u32,
     },
+    /// A volume of many groups, opened again and again after `kill -9` of everything.
+    Opening {
+        /// `pgbench` scale of what is in the volume, some 15 MB each.
+        #[arg(long, default_value_t = 200)]
+        scale: u32,
+        /// Size of a group.
+        #[arg(long, default_value = "64MiB")]
+        group_size: String,
+    },
 }
 
 /// Where `--tmpfs` puts everything.
@@ -65,8 +76,10 @@ const TMPFS: &str = "/dev/shm";
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Soak { scale, seconds }) = arguments.command {
-        return soak::run(&Sizes { scale, seconds });
+    match arguments.command {
+        Some(Command::Soak { scale, seconds }) => return soak::run(&Sizes { scale, seconds }),
+        Some(Command::Opening { scale, group_size }) => return opening::run(&Size { scale, group_size }),
+        None => {}
     }
     if arguments.tmpfs && std::env::temp_dir() != Path::new(TMPFS) {
         return again_on_tmpfs();

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -50,12 +50,33 @@ pub struct Cluster {
     url: String,
     /// Its files stay.
     kept: bool,
-    /// Dropped last: the next cluster begins when this one is gone.
-    _alone: MutexGuard<'static, ()>,
+    /// Dropped last: a cluster that waits for its turn begins when this one is gone.
+    _turn: Turn,
 }
 
-/// One cluster at a time: each has ten processes and a PostgreSQL, and some tests hold it to a time.
-static ALONE: Mutex<()> = Mutex::new(());
+/// As many clusters at a time as there are test threads, but for those that are held to a time: they run alone.
+static TURNS: RwLock<()> = RwLock::new(());
+
+/// A cluster's permission to run, which nothing reads.
+enum Turn {
+    BesideOthers { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Turn {
+    /// Waits, for minutes if need be. A test that failed says nothing about the next one.
+    fn beside_others() -> Turn {
+        Turn::BesideOthers {
+            _guard: TURNS.read().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    fn alone() -> Turn {
+        Turn::Alone {
+            _guard: TURNS.write().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
 
 /// The `borealis` program of this build.
 pub fn program() -> PathBuf {
@@ -107,19 +128,31 @@ fn checked(what: &str, output: Output) -> Result<String> {
 impl Cluster {
     /// `borealis up` with these PostgreSQL settings (`shared_buffers=1MB` …).
     pub fn up(name: &str, settings: &[&str]) -> Result<Cluster> {
-        let mut cluster = Cluster::prepare(name, settings)?;
+        Cluster::prepare(name, settings)?.started()
+    }
+
+    /// The same, with no other cluster of this program beside it: for tests that hold it to a time.
+    pub fn up_alone(name: &str, settings: &[&str]) -> Result<Cluster> {
+        Cluster::at_its_turn(Turn::alone, name, settings)?.started()
+    }
+
+    fn started(mut self) -> Result<Cluster> {
         for _ in 1..UP_ATTEMPTS_MAX {
-            match cluster.start() {
-                Err(error) if error.to_string().contains("is in use by another program") => cluster.port = free_port(),
-                ended => return ended.map(|()| cluster),
+            match self.start() {
+                Err(error) if error.to_string().contains("is in use by another program") => self.port = free_port(),
+                ended => return ended.map(|()| self),
             }
         }
-        cluster.start()?;
-        Ok(cluster)
+        self.start()?;
+        Ok(self)
     }
 
     /// Everything but `borealis up`.
     pub fn prepare(name: &str, settings: &[&str]) -> Result<Cluster> {
+        Cluster::at_its_turn(Turn::beside_others, name, settings)
+    }
+
+    fn at_its_turn(turn: fn() -> Turn, name: &str, settings: &[&str]) -> Result<Cluster> {
         let environment = settings
             .iter()
             .map(|setting| {
@@ -128,16 +161,15 @@ impl Cluster {
                 Ok((format!("BOREALIS_PG_{variable}"), value.to_owned()))
             })
             .collect::<Result<Vec<_>>>()?;
-        // Waited for first, because it may take minutes, and a port is free only just now. A test that failed says nothing
-        // about the next one.
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // Waited for first, because it may take minutes, and a port is free only just now.
+        let turn = turn();
         Ok(Cluster {
             directory: new_directory(name).join("cluster"),
             port: free_port(),
             environment,
             url: String::new(),
             kept: false,
-            _alone: alone,
+            _turn: turn,
         })
     }
 

@@ -82,7 +82,7 @@ const READS_MAX: Duration = Duration::from_secs(60);
 /// A node that hangs keeps its connections, so nothing says that it is gone.
 #[test]
 fn a_zone_that_stands_still_stops_no_read() -> Result<()> {
-    let cluster = Cluster::up("standstill", &["shared_buffers=1MB", "borealis.overlay_size=1MB"])?;
+    let cluster = Cluster::up_alone("standstill", &["shared_buffers=1MB", "borealis.overlay_size=1MB"])?;
     cluster.pgbench(&["-i", "-q", "-s", "2"])?;
     let names = ["storage-1", "storage-2"];
     for name in names {

@@ -8,7 +8,7 @@ use system_tests::exposition::{Exposition, get, scrape};
 use system_tests::{Cluster, SOON};
 
 /// The operator's page, which a test of the program holds to the declarations.
-const PAGE: &str = include_str!("../../docs/metrics.md");
+const PAGE: &str = include_str!("../../../docs/metrics.md");
 
 /// Kind of each metric in the page's chapter.
 fn promised(chapter: &str) -> BTreeMap<String, String> {

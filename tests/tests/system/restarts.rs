@@ -46,7 +46,7 @@ fn exists(guard: &(String, String)) -> Result<bool> {
 
 #[test]
 fn a_killed_postmaster_or_instance_process_is_back_without_recovery() -> Result<()> {
-    let cluster = Cluster::up("restarts", &[])?;
+    let cluster = Cluster::up_alone("restarts", &[])?;
     let ledger = Ledger::start(&cluster, 4)?;
     ledger.wait_for_more(100, SOON)?;
     for victim in ["writer", "instance-1"] {

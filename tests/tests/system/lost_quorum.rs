@@ -35,7 +35,7 @@ fn said_done(mut child: Child) -> Result<bool> {
 
 #[test]
 fn no_commit_is_reported_without_its_quorum() -> Result<()> {
-    let cluster = Cluster::up("no-way-around", &[])?;
+    let cluster = Cluster::up_alone("no-way-around", &[])?;
     cluster.sql("CREATE TABLE t (who text)")?;
     // Refused, and without effect if it stands in the file all the same.
     let set = "ALTER SYSTEM SET synchronous_standby_names = ''";
