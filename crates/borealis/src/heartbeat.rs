@@ -1,19 +1,22 @@
 //! A storage node tells the control process that it is there.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control_plane::Client;
 use control_plane::message::Heartbeat;
 use rustix::fs::statvfs;
 use storage_node::StorageConfig;
+use storage_node::load::{LOAD, SyncTimes};
 
 /// How often. The control process calls a node away that it has not heard of for four times as long.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells it for ever. A control process that is away hears the next one.
 pub async fn run(control: Client, config: StorageConfig) {
+    let mut sync_times = SyncTimes::default();
     loop {
+        let sync_time = sync_times.look(&LOAD, Instant::now());
         let (disk_used_bytes, disk_total_bytes) = disk(&config.directory);
         let heartbeat = Heartbeat {
             name: config.name.clone(),
@@ -21,6 +24,8 @@ pub async fn run(control: Client, config: StorageConfig) {
             address: config.listen.clone(),
             disk_used_bytes,
             disk_total_bytes,
+            held_bytes: LOAD.held_bytes(),
+            sync_us: sync_time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)),
         };
         if let Err(error) = control.heartbeat(heartbeat).await {
             tracing::debug!(%error, "control.heartbeat");

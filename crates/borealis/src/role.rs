@@ -80,7 +80,7 @@ fn settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Resu
 }
 
 /// Of a daemon that has defaults for everything: clusters of earlier builds have no file of it.
-fn optional_settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<Option<T>> {
+pub fn optional_settings<T: serde::de::DeserializeOwned>(layout: &Layout, name: &str) -> Result<Option<T>> {
     let path = layout.config_file(name);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,

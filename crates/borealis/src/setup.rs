@@ -242,9 +242,11 @@ fn configure_storage(layout: &Layout, cluster: &Cluster, entry: &StorageEntry) -
     store(layout, &entry.name, &config)
 }
 
-/// The control process's settings.
-pub fn configure_control(layout: &Layout, replace_after_seconds: Option<u64>) -> Result<()> {
-    store(layout, "control", &ControlConfig { replace_after_seconds })
+/// The control process's settings, changed: what nobody names stays as it is.
+pub fn configure_control(layout: &Layout, change: impl FnOnce(&mut ControlConfig)) -> Result<()> {
+    let mut config: ControlConfig = crate::role::optional_settings(layout, "control")?.unwrap_or_default();
+    change(&mut config);
+    store(layout, "control", &config)
 }
 
 /// One more storage node, of the zone with the fewest if none is named. The cluster has to be stored after that.

@@ -1,5 +1,8 @@
 //! The volume gets another group before those that it has are full (DESIGN §4.6).
 //!
+//! It goes on the least loaded nodes of the whole fleet. Where nobody can say how they are, it goes on those that have copies
+//! already: a volume that fills up is worse than one that fills unevenly.
+//!
 //! While a group is made, and if that fails, nobody waits: what is written goes to the groups that there are, beyond their
 //! size if it has to.
 
@@ -12,12 +15,14 @@ use timeline::Path;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use units::{GroupId, SegmentId};
-use volume::growth::{self, Place};
+use volume::growth;
+use volume::placement::StorageNode;
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{GroupMembers, VolumeRecord};
 use wire_format::Response;
 
 use crate::catalog::Catalog;
+use crate::fleet::Fleet;
 use crate::record::Record;
 use crate::reign::{Ended, broken};
 use crate::shipping::Shipping;
@@ -38,9 +43,16 @@ enum Outcome {
     Over(Ended),
 }
 
+/// Nodes that may get copies of a new group, and connections to them.
+struct Candidates {
+    nodes: Vec<StorageNode>,
+    links: BTreeMap<String, Rc<NodeLink>>,
+}
+
 /// One reign's growth: at most one group is being made.
 pub(crate) struct Growth {
     record: Rc<Record>,
+    fleet: Rc<Fleet>,
     making: Option<oneshot::Receiver<Outcome>>,
     /// The identities of the next group's segments: an attempt that is repeated finds those that were made.
     identities: Option<[SegmentId; quorum::COPIES_COUNT]>,
@@ -49,9 +61,10 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    pub(crate) fn new(record: Rc<Record>) -> Growth {
+    pub(crate) fn new(record: Rc<Record>, fleet: Rc<Fleet>) -> Growth {
         Growth {
             record,
+            fleet,
             making: None,
             identities: None,
             not_before: Instant::now(),
@@ -81,16 +94,34 @@ impl Growth {
             None => random_identities()?,
         };
         self.identities = Some(identities);
-        let links = shipping.copies.reads.iter().filter(|copy| copy.link.is_connected());
-        let links = links.map(|copy| (copy.node.clone(), copy.link.clone())).collect();
+        let candidates = self.candidates(shipping);
         let (record, path) = (self.record.clone(), shipping.shipper.path().clone());
         let (tell, told) = oneshot::channel();
         self.making = Some(told);
         tokio::task::spawn_local(async move {
             // Nobody listens if the reign ended meanwhile.
-            let _ = tell.send(make(&record, &path, links, identities).await);
+            let _ = tell.send(make(&record, &path, &candidates, identities).await);
         });
         Ok(())
+    }
+
+    /// Where the next group may go.
+    fn candidates(&self, shipping: &Shipping) -> Candidates {
+        if let Some(nodes) = self.fleet.nodes() {
+            let link = |node: &StorageNode| Some((node.name.clone(), self.fleet.link(&node.name)?));
+            let links = nodes.iter().filter_map(link).collect();
+            return Candidates { nodes, links };
+        }
+        tracing::warn!(
+            "volume.grow: the control process does not say how the storage nodes are; those with copies are taken"
+        );
+        let links = shipping.copies.reads.iter().filter(|copy| copy.link.is_connected());
+        let links: BTreeMap<_, _> = links
+            .map(|copy| (copy.node.clone(), Rc::new(copy.link.clone())))
+            .collect();
+        let mut nodes = growth::known_nodes(&self.record.now());
+        nodes.retain(|node| links.contains_key(&node.name));
+        Candidates { nodes, links }
     }
 
     fn made(&mut self, outcome: Outcome, catalog: &mut Catalog, shipping: &mut Shipping) -> Result<(), Ended> {
@@ -135,18 +166,15 @@ fn random_identities() -> Result<[SegmentId; quorum::COPIES_COUNT], Ended> {
 async fn make(
     record: &Record,
     path: &Path,
-    links: BTreeMap<String, NodeLink>,
+    candidates: &Candidates,
     identities: [SegmentId; quorum::COPIES_COUNT],
 ) -> Outcome {
     let known = record.current().await;
-    let places: Vec<Place> = growth::known_places(&known)
-        .into_iter()
-        .filter(|place| links.contains_key(&place.node))
-        .collect();
-    let Some(group) = growth::next_group(&known, &places, identities) else {
-        return Outcome::Failed("not every zone has two storage nodes that are connected".to_owned());
+    let Some(group) = growth::next_group(&known, &candidates.nodes, identities) else {
+        let why = "not every zone has two storage nodes that can take a copy: alive, with room, and not to be drained or replaced";
+        return Outcome::Failed(why.to_owned());
     };
-    if let Err(why) = create_segments(&known, path, &group, &links).await {
+    if let Err(why) = create_segments(&known, path, &group, &candidates.links).await {
         return Outcome::Failed(why);
     }
     let added = |record: &VolumeRecord| {
@@ -166,7 +194,7 @@ async fn create_segments(
     record: &VolumeRecord,
     path: &Path,
     group: &GroupRecord,
-    links: &BTreeMap<String, NodeLink>,
+    links: &BTreeMap<String, Rc<NodeLink>>,
 ) -> Result<(), String> {
     let mut answers = Vec::new();
     for member in &group.members {

@@ -11,6 +11,7 @@
 //! | `copies` | connections to the six copies |
 //! | `open` | the volume's opening, carried out |
 //! | `record` | the volume's record, changed by the holder of the epoch |
+//! | `fleet` | how the storage nodes are |
 //! | `membership` | copies that are replaced |
 //! | `creation`, [`import`] | a new volume |
 //! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
@@ -31,6 +32,7 @@ mod creation;
 mod data_directory;
 #[cfg(test)]
 mod fake_node;
+mod fleet;
 mod flush;
 mod groups;
 mod growth;
@@ -54,7 +56,7 @@ mod state;
 pub mod status;
 mod user_settings;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -122,11 +124,12 @@ async fn reigns(
     stop: watch::Receiver<bool>,
 ) -> Result<(), InstanceError> {
     let mut pauses = Pauses::default();
+    let fleet = OnceCell::new();
     loop {
         let began = Instant::now();
         let stage = Cell::new(Stage::Opening);
         REIGNS.increment();
-        let ended = reign::reign(config, status, &stage, stop.clone()).await;
+        let ended = reign::reign(config, status, &fleet, &stage, stop.clone()).await;
         {
             let mut status = status.borrow_mut();
             status.state = "starting".to_owned();

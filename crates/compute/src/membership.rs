@@ -7,53 +7,42 @@
 //! Whatever a node holds of this volume that the record does not name is removed: copies that have left while their node was
 //! away, and those that a reign before this one made without recording them.
 
-use std::cell::Cell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use control_plane::Client;
-use control_plane::message::{Fleet, StorageWish};
-use node_link::NodeLink;
+use control_plane::message::{self, StorageWish};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use units::{GroupId, SegmentId, SegmentKind, Zone};
+use volume::heat::{Heat, HeatLimits, HeatMove, HeatReason};
 use volume::membership::{Change, ChangeEffect, Outcome};
-use volume::placement::{self, Lost, Plan, Replacement, StorageNode, Wish};
+use volume::placement::{self, Plan, Replacement};
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{CopyStanding, VolumeRecord, creation};
-use wire_format::message::{Hello, NodeStatus, Request, Response, SegmentStatus};
+use wire_format::message::{Request, Response, SegmentStatus};
 
+use crate::fleet::Fleet;
+use crate::metrics::HEAT_MOVES;
 use crate::record::Record;
 use crate::reign::{Ended, broken};
 use crate::shipping::Shipping;
 use crate::status::ChangeStatus;
 
-/// How often the control process and the nodes are asked.
+/// How often it is looked what there is to do.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How often changes are told that time passes.
 const CHANGE_PAUSE: Duration = Duration::from_millis(50);
-/// How long a node or the control process may take for an answer.
+/// How long a node may take for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Copies that are being made at once.
 const CHANGES_MAX: usize = 4;
 
 /// What came of something that was asked for.
 enum Event {
-    Fleet(Result<Fleet, String>),
-    /// What a node of the fleet has; `None`: it does not answer.
-    Node(String, Option<NodeStatus>),
     Created(SegmentId, Result<(), String>),
     Recorded(GroupId, bool),
-}
-
-/// A connection to a node, for what is asked rarely.
-struct NodeSeen {
-    address: String,
-    link: Rc<NodeLink>,
-    is_asked: bool,
-    status: Option<NodeStatus>,
 }
 
 /// A change that is under way.
@@ -61,25 +50,22 @@ struct Running {
     change: Change,
     /// Somebody asked for it, and may call it off.
     is_wished: bool,
+    /// Why it began by itself.
+    why: Option<String>,
 }
 
 /// What is being replaced in one reign.
 pub(crate) struct Memberships {
-    control: Client,
-    hello: Hello,
+    fleet: Rc<Fleet>,
     record: Rc<Record>,
     changes: BTreeMap<GroupId, Running>,
-    nodes: BTreeMap<String, NodeSeen>,
-    fleet: Option<Fleet>,
-    /// Since when a copy has been lost.
-    lost_since: BTreeMap<SegmentId, Duration>,
     /// Copies that left in this reign: whoever still has one removes it.
     losers: BTreeSet<SegmentId>,
     without_spare: Vec<(GroupId, String, Zone)>,
+    heat: Heat,
     sender: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     began: Instant,
-    is_fleet_asked: bool,
     looked_at: Option<Duration>,
     changed_at: Option<Duration>,
     copies_changed: bool,
@@ -87,23 +73,19 @@ pub(crate) struct Memberships {
 
 impl Memberships {
     /// Of the reign that has opened the volume.
-    pub(crate) fn new(control: &Client, hello: &Hello, record: Rc<Record>) -> Memberships {
-        // Bounded: each event answers one question, of which there is at most one to each node and for each change.
+    pub(crate) fn new(fleet: Rc<Fleet>, record: Rc<Record>) -> Memberships {
+        // Bounded: each event answers one question, of which there is at most one for each change.
         let (sender, events) = mpsc::unbounded_channel();
         Memberships {
-            control: control.clone(),
-            hello: hello.clone(),
+            fleet,
             record,
             changes: BTreeMap::new(),
-            nodes: BTreeMap::new(),
-            fleet: None,
-            lost_since: BTreeMap::new(),
             losers: BTreeSet::new(),
             without_spare: Vec::new(),
+            heat: Heat::default(),
             sender,
             events,
             began: Instant::now(),
-            is_fleet_asked: false,
             looked_at: None,
             changed_at: None,
             copies_changed: false,
@@ -114,11 +96,11 @@ impl Memberships {
     pub(crate) fn tick(&mut self, shipping: &mut Shipping) -> Result<bool, Ended> {
         let now = self.began.elapsed();
         while let Ok(event) = self.events.try_recv() {
-            self.heard(now, event, shipping)?;
+            self.heard(event, shipping)?;
         }
         if self.looked_at.is_none_or(|at| at + LOOK_PAUSE <= now) {
             self.looked_at = Some(now);
-            self.look();
+            self.look(shipping)?;
         }
         if self.changed_at.is_none_or(|at| at + CHANGE_PAUSE <= now) {
             self.changed_at = Some(now);
@@ -135,7 +117,8 @@ impl Memberships {
     pub(crate) fn status(&self) -> Vec<ChangeStatus> {
         let one = |running: &Running| {
             let progress = running.change.progress();
-            let copy = self.status_of(&progress.joining, progress.segment);
+            let copy = self.fleet.segment(&progress.joining, progress.segment);
+            let copy = copy.as_ref();
             ChangeStatus {
                 group: progress.group.raw(),
                 leaving: progress.leaving,
@@ -143,6 +126,7 @@ impl Memberships {
                 activity: progress.activity.to_owned(),
                 copied_bytes: copy.map_or(0, |copy| copy.copied_bytes),
                 copied_bytes_expected: copy.map_or(0, |copy| copy.copied_bytes_expected),
+                why: running.why.clone(),
             }
         };
         self.changes.values().map(one).collect()
@@ -154,58 +138,21 @@ impl Memberships {
         nodes.into_iter().cloned().collect()
     }
 
-    fn status_of(&self, node: &str, segment: SegmentId) -> Option<&SegmentStatus> {
-        let status = self.nodes.get(node)?.status.as_ref()?;
-        status.segments.iter().find(|status| status.segment == segment)
+    /// What there is to do, as the storage nodes are now.
+    fn look(&mut self, shipping: &mut Shipping) -> Result<(), Ended> {
+        for (name, segments) in self.fleet.segments() {
+            self.sweep(&name, &segments);
+        }
+        let Some(told) = self.fleet.told() else {
+            return Ok(());
+        };
+        self.resume(&told, shipping)?;
+        self.call_off(&told);
+        self.plan(&told, shipping)
     }
 
-    /// Asks the control process and every node how they are, unless they have not answered yet.
-    fn look(&mut self) {
-        if !std::mem::replace(&mut self.is_fleet_asked, true) {
-            let (control, sender) = (self.control.clone(), self.sender.clone());
-            tokio::task::spawn_local(async move {
-                let fleet = control.storage().await.map_err(|error| error.to_string());
-                // Nobody listens any more: the reign is over. Here and below.
-                let _ = sender.send(Event::Fleet(fleet));
-            });
-        }
-        for (name, node) in &mut self.nodes {
-            if std::mem::replace(&mut node.is_asked, true) {
-                continue;
-            }
-            let (name, link, sender) = (name.clone(), node.link.clone(), self.sender.clone());
-            tokio::task::spawn_local(async move {
-                let status = match timeout(ANSWER_LIMIT, link.call(Request::Status)).await {
-                    Ok(Ok(Response::Status(status))) => Some(status),
-                    _ => None,
-                };
-                let _ = sender.send(Event::Node(name, status));
-            });
-        }
-    }
-
-    fn heard(&mut self, now: Duration, event: Event, shipping: &mut Shipping) -> Result<(), Ended> {
+    fn heard(&mut self, event: Event, shipping: &mut Shipping) -> Result<(), Ended> {
         match event {
-            Event::Fleet(fleet) => {
-                self.is_fleet_asked = false;
-                match fleet {
-                    Ok(fleet) => {
-                        self.connect(&fleet);
-                        self.fleet = Some(fleet);
-                        self.resume();
-                        self.call_off();
-                        self.plan(now, shipping)?;
-                    }
-                    Err(error) => tracing::debug!(%error, "control.storage"),
-                }
-            }
-            Event::Node(name, status) => {
-                if let Some(node) = self.nodes.get_mut(&name) {
-                    (node.is_asked, node.status) = (false, status);
-                    self.note_losses(now, &name);
-                    self.sweep(&name);
-                }
-            }
             Event::Created(segment, outcome) => {
                 let mut changes = self.changes.values().map(|running| &running.change);
                 let change = changes.find(|change| change.joining().segment == segment);
@@ -226,49 +173,8 @@ impl Memberships {
         Ok(())
     }
 
-    /// Keeps a connection to every node, wherever it listens now.
-    fn connect(&mut self, fleet: &Fleet) {
-        self.nodes.retain(|name, node| {
-            let known = fleet.nodes.iter().find(|known| known.name == *name);
-            known.is_some_and(|known| known.address == node.address)
-        });
-        for known in &fleet.nodes {
-            self.nodes.entry(known.name.clone()).or_insert_with(|| NodeSeen {
-                address: known.address.clone(),
-                link: Rc::new(NodeLink::start(
-                    known.address.clone(),
-                    self.hello.clone(),
-                    Rc::new(Cell::new(0)),
-                    |_| (),
-                )),
-                is_asked: false,
-                status: None,
-            });
-        }
-    }
-
-    /// Which of its copies a node that answers does not have, or does not vouch for.
-    fn note_losses(&mut self, now: Duration, name: &str) {
-        let Some(status) = self.nodes.get(name).and_then(|node| node.status.as_ref()) else {
-            return;
-        };
-        for group in &self.record.now().groups {
-            for member in group.all_members().iter().filter(|member| member.node == name) {
-                let found = status.segments.iter().find(|status| status.segment == member.segment);
-                if found.is_some_and(|segment| segment.vouches) {
-                    self.lost_since.remove(&member.segment);
-                } else {
-                    self.lost_since.entry(member.segment).or_insert(now);
-                }
-            }
-        }
-    }
-
     /// Has a node remove what is in no list of the record.
-    fn sweep(&mut self, name: &str) {
-        let Some(node) = self.nodes.get(name) else {
-            return;
-        };
+    fn sweep(&mut self, name: &str, segments: &[SegmentStatus]) {
         let record = self.record.now();
         let listed = |segment: SegmentId| all_members(&record).any(|member| member.segment == segment);
         let is_made = |segment| {
@@ -278,8 +184,8 @@ impl Memberships {
         // What this reign makes it knows; only what an earlier one made, or what has left in this one, may go.
         let is_over =
             |status: &SegmentStatus| status.promised < self.record.epoch() || self.losers.contains(&status.segment);
-        let segments = node.status.iter().flat_map(|status| &status.segments);
         let gone: Vec<SegmentId> = segments
+            .iter()
             .filter(|status| status.volume == record.volume && is_over(status))
             .map(|status| status.segment)
             .filter(|segment| !listed(*segment) && !is_made(*segment))
@@ -290,10 +196,10 @@ impl Memberships {
     }
 
     fn remove(&self, name: &str, segment: SegmentId) {
-        let Some(node) = self.nodes.get(name) else {
+        let Some(link) = self.fleet.link(name) else {
             return;
         };
-        let (link, epoch, name) = (node.link.clone(), self.record.epoch(), name.to_owned());
+        let (epoch, name) = (self.record.epoch(), name.to_owned());
         tokio::task::spawn_local(async move {
             match timeout(ANSWER_LIMIT, link.call(Request::RemoveSegment { segment, epoch })).await {
                 Ok(Ok(Response::SegmentRemoved)) => tracing::info!(%segment, node = %name, "segment.remove"),
@@ -304,81 +210,97 @@ impl Memberships {
     }
 
     /// Goes on with what an earlier reign recorded.
-    fn resume(&mut self) {
+    fn resume(&mut self, told: &message::Fleet, shipping: &mut Shipping) -> Result<(), Ended> {
         for entry in &self.record.now().groups {
-            let Some(change) = Change::resume(entry, !self.is_drained(entry)) else {
+            let Some(change) = Change::resume(entry, !is_drained(told, entry)) else {
                 continue;
             };
             if let Entry::Vacant(place) = self.changes.entry(change.group()) {
                 tracing::info!(group = %change.group(), leaving = %change.leaving().node, joining = %change.joining().node, "membership.resume");
-                let is_wished = false;
-                place.insert(Running { change, is_wished });
+                // Nobody may write or read it: without its copies no change of it comes to an end.
+                shipping.wake(change.group())?;
+                place.insert(Running {
+                    change,
+                    is_wished: false,
+                    why: None,
+                });
             }
         }
-    }
-
-    /// Whether the copy that is to leave stands on a node that is to be empty.
-    fn is_drained(&self, entry: &GroupRecord) -> bool {
-        let stays = |member: &MemberRecord| {
-            let mut joining = entry.joining.iter().flatten();
-            joining.any(|other| other.segment == member.segment)
-        };
-        let leaving = entry.members.iter().find(|member| !stays(member));
-        let mut nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
-        nodes.any(|node| node.wish == StorageWish::Drain && leaving.is_some_and(|leaving| leaving.node == node.name))
+        Ok(())
     }
 
     /// Takes back what was asked for and is not wanted any more.
-    fn call_off(&mut self) {
-        let Some(fleet) = &self.fleet else {
-            return;
-        };
+    fn call_off(&mut self, told: &message::Fleet) {
         for running in self.changes.values_mut().filter(|running| running.is_wished) {
-            if !is_wished(fleet, running.change.leaving()) {
+            if !is_wished(told, running.change.leaving()) {
                 running.change.abort();
             }
         }
     }
 
     /// Begins what there is to do.
-    fn plan(&mut self, now: Duration, shipping: &mut Shipping) -> Result<(), Ended> {
-        let Some(fleet) = &self.fleet else {
-            return Ok(());
-        };
+    fn plan(&mut self, told: &message::Fleet, shipping: &mut Shipping) -> Result<(), Ended> {
         let record = self.record.now();
-        let after = fleet.replace_after_ms.map(Duration::from_millis);
-        let is_overdue = |since: &Duration| after.is_some_and(|after| *since + after <= now);
-        let lost = Lost {
-            copies: self.lost_since.keys().copied().collect(),
-            overdue: self
-                .lost_since
-                .iter()
-                .filter(|(_, since)| is_overdue(since))
-                .map(|(segment, _)| *segment)
-                .collect(),
+        let lost = self.fleet.lost(&record);
+        // What was said of nodes long ago is no reason to move anything.
+        let Some(nodes) = self.fleet.nodes() else {
+            return Ok(());
         };
         let Plan {
             replacements,
             without_spare,
-        } = placement::plan(&record, &storage_nodes(fleet), &lost);
-        self.settle_wishes(&record);
-        let members: BTreeSet<SegmentId> = all_members(&record).map(|member| member.segment).collect();
-        self.lost_since.retain(|segment, _| members.contains(segment));
+        } = placement::plan(&record, &nodes, &lost);
+        self.settle_wishes(told, &record);
         if self.without_spare != without_spare {
             for (group, node, zone) in &without_spare {
                 tracing::warn!(%group, %node, %zone, "membership.wait: no other storage node of its zone can take its copy");
             }
             self.without_spare = without_spare;
         }
+        let nothing_else = replacements.is_empty() && self.changes.is_empty();
         for replacement in replacements {
             if self.changes.len() < CHANGES_MAX && !self.changes.contains_key(&replacement.group) {
-                self.begin(&record, replacement, shipping)?;
+                self.begin(told, &record, replacement, None, shipping)?;
             }
         }
-        Ok(())
+        match &told.heat {
+            Some(settings) if nothing_else => {
+                let bytes = self.fleet.copy_bytes();
+                let (now, limits) = (self.began.elapsed(), heat_limits(settings));
+                let chosen = self.heat.decide(now, &limits, &record, &nodes, &bytes, &lost.copies);
+                chosen.map_or(Ok(()), |chosen| self.leave(told, &record, chosen, shipping))
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn begin(&mut self, record: &VolumeRecord, replacement: Replacement, shipping: &mut Shipping) -> Result<(), Ended> {
+    /// A copy leaves a full or slow disk.
+    fn leave(
+        &mut self,
+        told: &message::Fleet,
+        record: &VolumeRecord,
+        chosen: HeatMove,
+        shipping: &mut Shipping,
+    ) -> Result<(), Ended> {
+        tracing::info!(group = %chosen.group, to = %chosen.to.name, why = %chosen.why, "membership.heat");
+        HEAT_MOVES.add(usize::from(chosen.reason == HeatReason::Slow), 1);
+        let replacement = Replacement {
+            group: chosen.group,
+            leaving: chosen.leaving,
+            to: chosen.to,
+            is_reversible: false,
+        };
+        self.begin(told, record, replacement, Some(chosen.why), shipping)
+    }
+
+    fn begin(
+        &mut self,
+        told: &message::Fleet,
+        record: &VolumeRecord,
+        replacement: Replacement,
+        why: Option<String>,
+        shipping: &mut Shipping,
+    ) -> Result<(), Ended> {
         let mut identity = [0; 16];
         getrandom::fill(&mut identity).map_err(|error| broken("random bytes", &error))?;
         let Replacement {
@@ -399,19 +321,17 @@ impl Memberships {
         if let Some(change) = entry.and_then(|entry| Change::new(entry, leaving, joining, is_reversible)) {
             tracing::info!(%group, leaving = %change.leaving().node, joining = %change.joining().node, "membership.begin");
             shipping.wake(group)?;
-            let is_wished = self
-                .fleet
-                .as_ref()
-                .is_some_and(|fleet| is_wished(fleet, change.leaving()));
-            self.changes.insert(group, Running { change, is_wished });
+            let is_wished = is_wished(told, change.leaving());
+            let running = Running { change, is_wished, why };
+            self.changes.insert(group, running);
         }
         Ok(())
     }
 
     /// An order to replace copies is done when none of them is a copy any more.
-    fn settle_wishes(&self, record: &VolumeRecord) {
+    fn settle_wishes(&self, told: &message::Fleet, record: &VolumeRecord) {
         let members: BTreeSet<String> = all_members(record).map(|member| member.segment.to_string()).collect();
-        for node in self.fleet.iter().flat_map(|fleet| &fleet.nodes) {
+        for node in &told.nodes {
             if let StorageWish::Replace(copies) = &node.wish
                 && !copies.iter().any(|copy| members.contains(copy))
             {
@@ -421,7 +341,7 @@ impl Memberships {
     }
 
     fn wish(&self, name: String, wish: StorageWish) {
-        let control = self.control.clone();
+        let control = self.fleet.control().clone();
         tokio::task::spawn_local(async move {
             if let Err(error) = control.wish(name, wish).await {
                 // It is found again with the next plan.
@@ -453,6 +373,7 @@ impl Memberships {
                     let (record, sender) = (self.record.clone(), self.sender.clone());
                     tokio::task::spawn_local(async move {
                         let is_changed = record.change(|record| record.with_group(entry)).await;
+                        // Nobody listens any more: the reign is over. Here and below.
                         let _ = sender.send(Event::Recorded(group, is_changed));
                     });
                 }
@@ -476,10 +397,10 @@ impl Memberships {
         let request = record
             .group(group)
             .and_then(|entry| creation::create_copy(&record, entry, member).ok());
-        let (Some(request), Some(node)) = (request, self.nodes.get(&member.node)) else {
+        let (Some(request), Some(link)) = (request, self.fleet.link(&member.node)) else {
             return;
         };
-        let (link, sender, segment) = (node.link.clone(), self.sender.clone(), member.segment);
+        let (sender, segment) = (self.sender.clone(), member.segment);
         tokio::task::spawn_local(async move {
             let outcome = match timeout(ANSWER_LIMIT, link.call(request)).await {
                 Ok(Ok(Response::SegmentCreated)) => Ok(()),
@@ -498,9 +419,11 @@ impl Memberships {
         };
         let (leaving, joining) = (change.leaving(), change.joining());
         tracing::info!(%group, leaving = %leaving.node, joining = %joining.node, ?outcome, "membership.end");
-        self.lost_since.remove(&leaving.segment);
         // It came back: whoever wanted it to be replaced has what they need.
-        let nodes = self.fleet.iter().flat_map(|fleet| &fleet.nodes);
+        let Some(told) = self.fleet.told() else {
+            return;
+        };
+        let nodes = told.nodes.iter();
         let is_back = nodes.clone().any(|node| node.name == leaving.node && node.is_alive);
         if outcome != Outcome::TakenBack || !is_back {
             return;
@@ -519,9 +442,18 @@ fn all_members(record: &VolumeRecord) -> impl Iterator<Item = MemberRecord> + '_
     record.groups.iter().flat_map(GroupRecord::all_members)
 }
 
+fn heat_limits(settings: &message::HeatSettings) -> HeatLimits {
+    HeatLimits {
+        free_percent_min: settings.free_percent_min,
+        slow_factor: settings.slow_factor,
+        slow_after: Duration::from_secs(settings.slow_seconds),
+        pause: Duration::from_secs(settings.pause_seconds),
+    }
+}
+
 /// Whether somebody wants this copy to leave.
-fn is_wished(fleet: &Fleet, copy: &MemberRecord) -> bool {
-    let mut nodes = fleet.nodes.iter().filter(|node| node.name == copy.node);
+fn is_wished(told: &message::Fleet, copy: &MemberRecord) -> bool {
+    let mut nodes = told.nodes.iter().filter(|node| node.name == copy.node);
     nodes.any(|node| match &node.wish {
         StorageWish::Keep => false,
         StorageWish::Replace(copies) => copies.contains(&copy.segment.to_string()),
@@ -529,24 +461,13 @@ fn is_wished(fleet: &Fleet, copy: &MemberRecord) -> bool {
     })
 }
 
-/// The fleet, as placement understands it. A node whose entry makes no sense is left alone.
-fn storage_nodes(fleet: &Fleet) -> Vec<StorageNode> {
-    let wish = |wish: &StorageWish| match wish {
-        StorageWish::Keep => Wish::Keep,
-        StorageWish::Replace(copies) => Wish::Replace(copies.iter().filter_map(|copy| copy.parse().ok()).collect()),
-        StorageWish::Drain => Wish::Drain,
+/// Whether the copy that is to leave a group stands on a node that is to be empty.
+fn is_drained(told: &message::Fleet, entry: &GroupRecord) -> bool {
+    let stays = |member: &MemberRecord| {
+        let mut joining = entry.joining.iter().flatten();
+        joining.any(|other| other.segment == member.segment)
     };
-    let one = |node: &control_plane::message::StorageNode| {
-        Some(StorageNode {
-            name: node.name.clone(),
-            zone: node.zone.parse().ok()?,
-            address: node.address.clone(),
-            is_alive: node.is_alive,
-            is_overdue: node.is_overdue,
-            wish: wish(&node.wish),
-            disk_used_bytes: node.disk_used_bytes,
-            disk_total_bytes: node.disk_total_bytes,
-        })
-    };
-    fleet.nodes.iter().filter_map(one).collect()
+    let leaving = entry.members.iter().find(|member| !stays(member));
+    let mut nodes = told.nodes.iter();
+    nodes.any(|node| node.wish == StorageWish::Drain && leaving.is_some_and(|leaving| leaving.node == node.name))
 }

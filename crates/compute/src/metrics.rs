@@ -75,6 +75,9 @@ telemetry::metrics! {
     pub(crate) QUESTIONS: CounterBy<3> = CounterBy::new("instance_questions_total", &["kind"], [
         "fork_size", "fork_list", "page"
     ]);
+    /// Copies that began to move away from a disk by themselves, since it is nearly full (`full`) or slower than the others for
+    /// minutes (`slow`).
+    pub(crate) HEAT_MOVES: CounterBy<2> = CounterBy::new("volume_heat_moves_total", &["reason"], ["full", "slow"]);
     /// Bytes that the spill file takes on the disk: pages that the overlay in PostgreSQL's shared memory has no room for.
     /// The rest of the overlay `SELECT borealis_counters()` tells.
     SPILL_BYTES: Sampled = Sampled::gauge("instance_overlay_spill_bytes", &[]);

@@ -1,6 +1,6 @@
 //! One reign: from its epoch to its end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::InstanceConfig;
 use crate::broker::Broker;
 use crate::catalog::Catalog;
 use crate::copies::Copies;
+use crate::fleet::Fleet;
 use crate::flush::FlushBuilder;
 use crate::growth::Growth;
 use crate::membership::Memberships;
@@ -63,12 +64,13 @@ pub(crate) fn broken(what: &str, error: &dyn std::fmt::Display) -> Ended {
 pub(crate) async fn reign(
     config: &InstanceConfig,
     status: &SharedStatus,
+    fleet: &OnceCell<Rc<Fleet>>,
     stage: &Cell<Stage>,
     stop: watch::Receiver<bool>,
 ) -> Ended {
     let mut stopping = stop.clone();
     let begun = tokio::select! {
-        begun = Reign::begin(config, status, stage) => begun,
+        begun = Reign::begin(config, status, fleet, stage) => begun,
         _ = stopping.wait_for(|stop| *stop) => return Ended::Stopped,
     };
     let mut reign = match begun {
@@ -174,11 +176,13 @@ impl<'a> Reign<'a> {
     async fn begin(
         config: &'a InstanceConfig,
         status: &'a SharedStatus,
+        fleet: &OnceCell<Rc<Fleet>>,
         stage: &'a Cell<Stage>,
     ) -> Result<Reign<'a>, Ended> {
         let began = Instant::now();
         let control = Client::new(&config.control_socket);
         let hello = hello(config)?;
+        let fleet = fleet.get_or_init(|| Fleet::watch(&control, &hello));
         let address = format!("{}:{}", config.listen_address, config.port);
         match patiently(status, async || control.writer().await).await? {
             Some(writer) if writer.name != config.name => {
@@ -255,7 +259,7 @@ impl<'a> Reign<'a> {
             retained_bytes_max: config.limits.retained_bytes_max,
         };
         let mut shipping = Shipping::new(Shipper::of(opened, limits), copies)?;
-        let memberships = Memberships::new(&control, &hello, record.clone());
+        let memberships = Memberships::new(fleet.clone(), record.clone());
         let marks = shipping.ship_checkpoint(&skeleton, marks, limit).await?;
 
         let catalog = Rc::new(RefCell::new(catalog));
@@ -304,7 +308,7 @@ impl<'a> Reign<'a> {
         }
         Ok(Reign {
             flushes: FlushBuilder::new(marks, catalog.clone(), wal_file_bytes, config.limits.flush_bytes_max),
-            growth: Growth::new(record),
+            growth: Growth::new(record, fleet.clone()),
             copies_known: 0,
             config,
             status,

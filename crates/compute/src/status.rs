@@ -83,6 +83,9 @@ pub struct ChangeStatus {
     pub copied_bytes: u64,
     /// Bytes there are to copy, about.
     pub copied_bytes_expected: u64,
+    /// Why, in words, if it began by itself for a full or slow disk.
+    #[serde(default)]
+    pub why: Option<String>,
 }
 
 /// Which quorums hold, and who is missing.

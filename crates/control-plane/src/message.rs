@@ -73,6 +73,12 @@ pub struct Heartbeat {
     pub disk_used_bytes: u64,
     /// All bytes of its disk.
     pub disk_total_bytes: u64,
+    /// Bytes of its journal and its layers.
+    #[serde(default)]
+    pub held_bytes: u64,
+    /// How long its journal's syncs took lately, in microseconds; `None`: there were none.
+    #[serde(default)]
+    pub sync_us: Option<u64>,
 }
 
 /// What somebody wants of a storage node.
@@ -108,6 +114,12 @@ pub struct StorageNode {
     pub disk_used_bytes: u64,
     /// All bytes of its disk; 0: not known.
     pub disk_total_bytes: u64,
+    /// Bytes of its journal and its layers.
+    #[serde(default)]
+    pub held_bytes: u64,
+    /// How long its journal's syncs took lately, in microseconds; `None`: there were none, or it is not known.
+    #[serde(default)]
+    pub sync_us: Option<u64>,
 }
 
 /// All storage nodes.
@@ -117,6 +129,35 @@ pub struct Fleet {
     pub nodes: Vec<StorageNode>,
     /// After how long a silence copies are replaced by themselves; `None`: never.
     pub replace_after_ms: Option<u64>,
+    /// When copies move away from full and slow disks by themselves; `None`: never.
+    #[serde(default)]
+    pub heat: Option<HeatSettings>,
+}
+
+/// When copies move away from full and slow disks by themselves: one at a time, and only where another disk is clearly better.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeatSettings {
+    /// A disk with less free, in percent of its size, is full. Low enough that merging layers, which needs room for a while,
+    /// is no reason to move; so is one with less than 2 GiB.
+    pub free_percent_min: u8,
+    /// A disk whose syncs take so many times the median of the others', and at least 10 ms, is slow…
+    pub slow_factor: u32,
+    /// … if it is for so many seconds. Disks in clouds pause for a while now and then.
+    pub slow_seconds: u64,
+    /// Seconds from the beginning of one move to that of the next.
+    pub pause_seconds: u64,
+}
+
+impl Default for HeatSettings {
+    fn default() -> HeatSettings {
+        HeatSettings {
+            free_percent_min: 10,
+            slow_factor: 5,
+            slow_seconds: 180,
+            pause_seconds: 60,
+        }
+    }
 }
 
 /// The volume in the store.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ControlConfig;
 use crate::message::{Fleet, Heartbeat, StorageNode, StorageWish};
 use crate::store::{Store, StoreError};
 
@@ -32,19 +33,27 @@ struct Node {
     /// It was heard of since the start of this process.
     is_heard: bool,
     silent: Duration,
+    load: Load,
+}
+
+/// What a node said of its load with its last heartbeat.
+#[derive(Clone, Copy, Default)]
+struct Load {
     disk_used_bytes: u64,
     disk_total_bytes: u64,
+    held_bytes: u64,
+    sync_us: Option<u64>,
 }
 
 /// All storage nodes.
 pub(crate) struct Registry {
     nodes: BTreeMap<String, Node>,
-    replace_after: Option<Duration>,
+    config: ControlConfig,
 }
 
 impl Registry {
     /// The nodes that the store has. None was heard of yet.
-    pub(crate) fn load(store: &Store, replace_after: Option<Duration>) -> Result<Registry, StoreError> {
+    pub(crate) fn load(store: &Store, config: ControlConfig) -> Result<Registry, StoreError> {
         let mut nodes = BTreeMap::new();
         for (name, text) in store.storage()? {
             let kept = serde_json::from_str(&text).map_err(|error| StoreError::StorageNode {
@@ -53,7 +62,7 @@ impl Registry {
             })?;
             nodes.insert(name, Node::new(kept));
         }
-        Ok(Registry { nodes, replace_after })
+        Ok(Registry { nodes, config })
     }
 
     /// Time passes.
@@ -68,6 +77,12 @@ impl Registry {
         if !self.nodes.contains_key(&heartbeat.name) && NODES_MAX <= self.nodes.len() {
             return Ok(false);
         }
+        let load = Load {
+            disk_used_bytes: heartbeat.disk_used_bytes,
+            disk_total_bytes: heartbeat.disk_total_bytes,
+            held_bytes: heartbeat.held_bytes,
+            sync_us: heartbeat.sync_us,
+        };
         let known = self.nodes.get(&heartbeat.name).map(|node| &node.kept);
         let kept = Kept {
             zone: heartbeat.zone,
@@ -82,8 +97,7 @@ impl Registry {
             .entry(heartbeat.name)
             .or_insert_with(|| Node::new(kept.clone()));
         node.kept = kept;
-        (node.is_heard, node.silent) = (true, Duration::ZERO);
-        (node.disk_used_bytes, node.disk_total_bytes) = (heartbeat.disk_used_bytes, heartbeat.disk_total_bytes);
+        (node.is_heard, node.silent, node.load) = (true, Duration::ZERO, load);
         Ok(true)
     }
 
@@ -113,20 +127,24 @@ impl Registry {
     /// How all of them are.
     pub(crate) fn fleet(&self) -> Fleet {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let replace_after = self.config.replace_after();
         let one = |(name, node): (&String, &Node)| StorageNode {
             name: name.clone(),
             zone: node.kept.zone.clone(),
             address: node.kept.address.clone(),
             wish: node.kept.wish.clone(),
             is_alive: node.is_heard && node.silent < ALIVE_LIMIT,
-            is_overdue: self.replace_after.is_some_and(|after| after <= node.silent),
+            is_overdue: replace_after.is_some_and(|after| after <= node.silent),
             silent_ms: millis(node.silent),
-            disk_used_bytes: node.disk_used_bytes,
-            disk_total_bytes: node.disk_total_bytes,
+            disk_used_bytes: node.load.disk_used_bytes,
+            disk_total_bytes: node.load.disk_total_bytes,
+            held_bytes: node.load.held_bytes,
+            sync_us: node.load.sync_us,
         };
         Fleet {
             nodes: self.nodes.iter().map(one).collect(),
-            replace_after_ms: self.replace_after.map(millis),
+            replace_after_ms: replace_after.map(millis),
+            heat: self.config.heat.clone(),
         }
     }
 }
@@ -137,8 +155,7 @@ impl Node {
             kept,
             is_heard: false,
             silent: Duration::ZERO,
-            disk_used_bytes: 0,
-            disk_total_bytes: 0,
+            load: Load::default(),
         }
     }
 }

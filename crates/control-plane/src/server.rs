@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     limits: Limits,
 ) -> Result<(), ServeError> {
     let store = Store::open(file)?;
-    let registry = RefCell::new(Registry::load(&store, config.replace_after())?);
+    let registry = RefCell::new(Registry::load(&store, config)?);
     let state = Rc::new(State { store, registry });
     let failed = |error| ServeError::Socket {
         socket: socket.display().to_string(),

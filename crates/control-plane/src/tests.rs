@@ -182,6 +182,8 @@ fn heartbeat(number: u32) -> Heartbeat {
         address: format!("127.0.0.1:{number}"),
         disk_used_bytes: 1,
         disk_total_bytes: 2,
+        held_bytes: 1,
+        sync_us: Some(u64::from(number)),
     }
 }
 
@@ -201,6 +203,8 @@ async fn storage_nodes_and_what_is_wanted_of_them_outlive_the_process() {
         let fleet = client.storage().await.expect("an answer");
         assert!(fleet.nodes.iter().all(|node| node.is_alive && !node.is_overdue));
         assert_eq!(fleet.replace_after_ms, Some(600_000));
+        let loads: Vec<_> = fleet.nodes.iter().map(|node| (node.held_bytes, node.sync_us)).collect();
+        assert_eq!(loads, [(1, Some(1)), (1, Some(2))]);
     })
     .await;
     with_server(&folder, async |client: Client| {
@@ -217,11 +221,18 @@ async fn storage_nodes_and_what_is_wanted_of_them_outlive_the_process() {
     .await;
 }
 
+fn replaces_after(seconds: Option<u64>) -> ControlConfig {
+    ControlConfig {
+        replace_after_seconds: seconds,
+        ..ControlConfig::default()
+    }
+}
+
 #[test]
 fn a_silent_node_is_overdue_in_time_that_was_lived_through() {
     let folder = folder("silence");
     let store = crate::store::Store::open(&folder.0.join("metadata.redb")).expect("a new store");
-    let mut registry = Registry::load(&store, Some(Duration::from_secs(10))).expect("an empty store");
+    let mut registry = Registry::load(&store, replaces_after(Some(10))).expect("an empty store");
     for number in [1, 2] {
         assert!(registry.heard(&store, heartbeat(number)).expect("kept"));
     }
@@ -243,7 +254,7 @@ fn a_silent_node_is_overdue_in_time_that_was_lived_through() {
     assert_eq!(states(&registry), [(true, false), (false, true)]);
     registry.heard(&store, heartbeat(2)).expect("kept");
     assert_eq!(states(&registry), [(true, false); 2], "it is back");
-    let mut never = Registry::load(&store, None).expect("two nodes");
+    let mut never = Registry::load(&store, replaces_after(None)).expect("two nodes");
     (0..1000).for_each(|_| never.pass(Duration::from_secs(1)));
     assert_eq!(states(&never), [(false, false); 2]);
 }

@@ -94,7 +94,9 @@ impl Segment {
             members: members.clone(),
             // A copy has nothing of the history before its birth.
             complete: if copies { Position::ZERO } else { path.start() },
-            durable: path.start(),
+            // Where the reign began may lie far above the last batch of a group that nobody has written since: a copy of that
+            // would wait for ever. The writer tells how far its group is durable.
+            durable: if copies { Position::ZERO } else { path.start() },
             floor: Position::ZERO,
             all_complete: Position::ZERO,
             on_every_full: Position::ZERO,

@@ -10,6 +10,7 @@
 //! | [`config`] | what the node is told when it starts |
 //! | `contained` | the engine, whose panics are errors |
 //! | `identity` | whose files these are |
+//! | [`load`] | how loaded the node is |
 //! | `node` | the segments and the store, shared by all threads |
 //! | `turns` | the journal thread |
 //! | `reads` | the reading threads |
@@ -24,6 +25,7 @@ pub mod config;
 mod contained;
 mod copies;
 mod identity;
+pub mod load;
 pub mod metrics;
 mod network;
 mod node;

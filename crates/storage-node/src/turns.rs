@@ -13,6 +13,7 @@ use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
 use crate::copies;
+use crate::load::LOAD;
 use crate::metrics::{APPEND_BYTES, CATCH_UP_BYTES, SYNC_SECONDS, SYNCS_FAILED};
 use crate::network::{Connection, ReplyTo, Served};
 use crate::node::{LINKS_MAX, Node};
@@ -277,9 +278,12 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
         Ok(())
     } else {
         let began = Instant::now();
+        LOAD.sync_begins(began);
         let synced = node.store.append(&turn.entries).and_then(|()| node.store.sync());
+        let took = began.elapsed();
+        LOAD.sync_ended(took);
         match &synced {
-            Ok(()) => SYNC_SECONDS.observe_duration(began.elapsed()),
+            Ok(()) => SYNC_SECONDS.observe_duration(took),
             Err(_) => SYNCS_FAILED.increment(),
         }
         synced

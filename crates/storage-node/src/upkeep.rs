@@ -6,6 +6,7 @@ use std::time::Duration;
 use page_store::Progress;
 use tokio::sync::watch;
 
+use crate::load::LOAD;
 use crate::metrics::UPKEEP_FAILED;
 use crate::node::Node;
 
@@ -40,6 +41,8 @@ pub(crate) fn run(node: &Node, stop: &watch::Receiver<bool>) {
         }
     };
     while !*stop.borrow() {
+        let status = node.store.status();
+        LOAD.hold(status.journal_bytes + status.layer_bytes.values().sum::<u64>());
         let step = node.store.maintain(&pace);
         node.note_damage();
         match step {

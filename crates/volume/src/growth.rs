@@ -6,71 +6,89 @@
 use std::collections::BTreeMap;
 
 use timeline::Path;
-use units::{GroupId, SegmentId, SegmentKind, Zone};
+use units::{GroupId, PAGE_BYTES, SegmentId, SegmentKind, Zone};
 use wire_format::Request;
 
+use crate::placement::{StorageNode, Wish, copies_of_nodes};
 use crate::record::{GroupRecord, MemberRecord, VolumeRecord};
 
 /// Copies of a group in each zone.
 const COPIES_PER_ZONE: usize = 2;
 
-/// A node that may get a copy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// Its name.
-    pub node: String,
-    /// Where it listens.
-    pub address: String,
-    /// Where it stands.
-    pub zone: Zone,
-}
-
-/// Every node that the record knows.
-pub fn known_places(record: &VolumeRecord) -> Vec<Place> {
+/// Every node that the record knows, as if all were well: for who cannot ask anybody how they are.
+pub fn known_nodes(record: &VolumeRecord) -> Vec<StorageNode> {
     let members = record.groups.iter().flat_map(GroupRecord::all_members);
-    let places: BTreeMap<String, Place> = members
+    let nodes: BTreeMap<String, StorageNode> = members
         .map(|member| {
-            let place = Place {
-                node: member.node.clone(),
-                address: member.address,
+            let node = StorageNode {
+                name: member.node.clone(),
                 zone: member.zone,
+                address: member.address,
+                is_alive: true,
+                is_overdue: false,
+                wish: Wish::Keep,
+                disk_used_bytes: 0,
+                disk_total_bytes: 0,
+                held_bytes: 0,
+                sync_time: None,
             };
-            (member.node, place)
+            (member.node, node)
         })
         .collect();
-    places.into_values().collect()
+    nodes.into_values().collect()
 }
 
-/// The next group: on the two nodes of each zone that have the fewest copies. `None` if a zone has fewer than two.
+/// How much a node has, or will have: the one with the least gets the next copy. What it holds counts, and so does what its
+/// copies may grow to, so that groups that are made one after the other do not all go to whoever is empty now. A disk without
+/// room for one more group comes last.
+fn load(node: &StorageNode, copies: usize, group_bytes: u64) -> (bool, u64, u64) {
+    let expected_bytes = (copies as u64).saturating_mul(group_bytes);
+    let lacks_room = node.free_bytes().is_some_and(|free| free < group_bytes);
+    (
+        lacks_room,
+        node.held_bytes.max(expected_bytes),
+        // Among equals whoever has most free.
+        u64::MAX - node.free_bytes().unwrap_or(0),
+    )
+}
+
+/// The next group: on the two least loaded nodes of each zone, among those that may get copies. `None` if a zone has fewer
+/// than two.
 pub fn next_group(
     record: &VolumeRecord,
-    places: &[Place],
+    nodes: &[StorageNode],
     identities: [SegmentId; quorum::COPIES_COUNT],
 ) -> Option<GroupRecord> {
-    let mut copies: BTreeMap<&str, usize> = BTreeMap::new();
+    let copies = copies_of_nodes(record);
     let mut full_copies: BTreeMap<&str, usize> = BTreeMap::new();
-    for group in &record.groups {
-        for member in group.members.iter().chain(group.joining.iter().flatten()) {
-            *copies.entry(&member.node).or_default() += 1;
-            *full_copies.entry(&member.node).or_default() += usize::from(member.kind == SegmentKind::Full);
-        }
+    let members = record
+        .groups
+        .iter()
+        .flat_map(|group| group.members.iter().chain(group.joining.iter().flatten()));
+    for member in members.filter(|member| member.kind == SegmentKind::Full) {
+        *full_copies.entry(&member.node).or_default() += 1;
     }
+    let group_bytes = record.group_blocks.saturating_mul(PAGE_BYTES as u64);
     let mut chosen = Vec::new();
     for zone in Zone::ALL {
-        let mut here: Vec<&Place> = places.iter().filter(|place| place.zone == zone).collect();
-        here.sort_by_key(|place| (copies.get(place.node.as_str()).copied().unwrap_or(0), &place.node));
+        let here = nodes.iter().filter(|node| node.zone == zone && node.takes_copies());
+        let mut here: Vec<&StorageNode> = here.collect();
+        here.sort_by_key(|node| {
+            let copies = copies.get(node.name.as_str()).copied().unwrap_or(0);
+            (load(node, copies, group_bytes), &node.name)
+        });
         if here.len() < COPIES_PER_ZONE {
             return None;
         }
         chosen.extend(here.into_iter().take(COPIES_PER_ZONE));
     }
     let number = record.groups.iter().map(|group| group.group).max()? + 1;
-    let member = |(place, segment): (&Place, SegmentId)| MemberRecord {
+    let member = |(node, segment): (&StorageNode, SegmentId)| MemberRecord {
         segment,
-        node: place.node.clone(),
-        address: place.address.clone(),
-        zone: place.zone,
-        kind: units::SegmentKind::Full,
+        node: node.name.clone(),
+        address: node.address.clone(),
+        zone: node.zone,
+        kind: SegmentKind::Full,
     };
     let mut members: Vec<MemberRecord> = chosen.into_iter().zip(identities).map(member).collect();
     let full_copies = |node: &str| full_copies.get(node).copied().unwrap_or(0);
@@ -105,27 +123,34 @@ mod tests {
     use super::*;
     use crate::{SegmentKinds, creation};
 
-    fn place(number: u8, zone: Zone) -> Place {
-        Place {
-            node: format!("storage-{number}"),
-            address: String::new(),
+    fn node(number: u8, zone: Zone) -> StorageNode {
+        StorageNode {
+            name: format!("storage-{number}"),
             zone,
+            address: String::new(),
+            is_alive: true,
+            is_overdue: false,
+            wish: Wish::Keep,
+            disk_used_bytes: 0,
+            disk_total_bytes: 0,
+            held_bytes: 0,
+            sync_time: None,
         }
     }
 
-    fn six() -> Vec<Place> {
+    fn six() -> Vec<StorageNode> {
         (1..=6_u8)
-            .map(|number| place(number, Zone::ALL[usize::from(number - 1) / 2]))
+            .map(|number| node(number, Zone::ALL[usize::from(number - 1) / 2]))
             .collect()
     }
 
     fn record(segments: SegmentKinds) -> VolumeRecord {
-        let member = |(place, number): (Place, u8)| MemberRecord {
+        let member = |(node, number): (StorageNode, u8)| MemberRecord {
             segment: SegmentId::from_bytes([number; 16]),
-            node: place.node,
-            address: place.address,
-            zone: place.zone,
-            kind: units::SegmentKind::Full,
+            node: node.name,
+            address: node.address,
+            zone: node.zone,
+            kind: SegmentKind::Full,
         };
         let record = creation::record(
             VolumeId::from_bytes([1; 16]),
@@ -138,38 +163,81 @@ mod tests {
         std::array::from_fn(|at| SegmentId::from_bytes([first + at as u8; 16]))
     }
 
+    /// The numbers of the nodes that a new group goes to.
+    fn chosen(record: &VolumeRecord, nodes: &[StorageNode]) -> Option<Vec<u8>> {
+        let group = next_group(record, nodes, identities(20))?;
+        let number = |member: &MemberRecord| member.node.strip_prefix("storage-")?.parse().ok();
+        group.members.iter().map(number).collect()
+    }
+
     #[test]
     fn two_copies_stand_in_each_zone_on_the_nodes_with_the_fewest() {
-        let mut places = six();
-        assert_eq!(known_places(&record(SegmentKinds::Full)), places);
-        places.push(place(7, Zone::B));
-        let group = next_group(&record(SegmentKinds::Full), &places, identities(20)).expect("two nodes a zone");
-        let nodes: Vec<&str> = group.members.iter().map(|member| member.node.as_str()).collect();
+        let mut nodes = six();
+        assert_eq!(known_nodes(&record(SegmentKinds::Full)), nodes);
+        nodes.push(node(7, Zone::B));
         assert_eq!(
-            nodes,
-            [
-                "storage-1",
-                "storage-2",
-                "storage-7",
-                "storage-3",
-                "storage-5",
-                "storage-6"
-            ]
+            chosen(&record(SegmentKinds::Full), &nodes),
+            Some(vec![1, 2, 7, 3, 5, 6])
         );
-        assert_eq!(group.group, 1);
         let mut record = record(SegmentKinds::Full);
-        record.groups.push(group);
-        let group = next_group(&record, &places, identities(40)).expect("two nodes a zone");
-        let nodes: Vec<&str> = group.members.iter().map(|member| member.node.as_str()).collect();
-        assert_eq!(group.group, 2);
-        assert!(nodes.contains(&"storage-4"), "{nodes:?}");
+        record
+            .groups
+            .push(next_group(&record, &nodes, identities(20)).expect("two nodes a zone"));
+        assert_eq!(record.groups[1].group, 1);
+        let next = next_group(&record, &nodes, identities(40)).expect("two nodes a zone");
+        assert_eq!(next.group, 2);
+        let next = chosen(&record, &nodes).expect("two nodes a zone");
+        assert!(next.contains(&4), "{next:?}");
     }
 
     #[test]
     fn a_zone_with_one_node_gets_no_group() {
-        let mut places = six();
-        places.remove(2);
-        assert_eq!(next_group(&record(SegmentKinds::Full), &places, identities(20)), None);
+        let mut nodes = six();
+        nodes.remove(2);
+        assert_eq!(next_group(&record(SegmentKinds::Full), &nodes, identities(20)), None);
+    }
+
+    #[test]
+    fn no_copy_goes_to_who_is_away_or_is_to_be_empty_or_is_full() {
+        let spoilt: [fn(&mut StorageNode); 4] = [
+            |node| node.is_alive = false,
+            |node| node.wish = Wish::Drain,
+            |node| node.wish = Wish::Replace([SegmentId::from_bytes([1; 16])].into()),
+            |node| (node.disk_used_bytes, node.disk_total_bytes) = (99 << 30, 100 << 30),
+        ];
+        for spoil in spoilt {
+            let mut nodes = six();
+            spoil(&mut nodes[0]);
+            assert_eq!(chosen(&record(SegmentKinds::Full), &nodes), None, "{:?}", nodes[0]);
+            nodes.push(node(7, Zone::A));
+            assert_eq!(
+                chosen(&record(SegmentKinds::Full), &nodes),
+                Some(vec![7, 2, 3, 4, 5, 6])
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_node_holds_and_has_room_for_decides() {
+        let group_bytes = record(SegmentKinds::Full).group_blocks * PAGE_BYTES as u64;
+        let mut nodes = six();
+        nodes.extend([node(7, Zone::A), node(8, Zone::A), node(9, Zone::A)]);
+        let mut hold = |number: usize, held_bytes: u64, free_bytes: u64| {
+            let node: &mut StorageNode = &mut nodes[number - 1];
+            (node.held_bytes, node.disk_total_bytes) = (held_bytes, 1000 << 30);
+            node.disk_used_bytes = node.disk_total_bytes - free_bytes;
+        };
+        // 1 and 2 have a copy that may grow to a whole group; 7 has more than that, of groups that were dropped; 8 and 9 have
+        // less, and 8 has no room for what it may become.
+        hold(1, 0, 500 << 30);
+        hold(2, 0, 600 << 30);
+        hold(7, 2 * group_bytes, 900 << 30);
+        hold(8, 0, group_bytes - 1);
+        hold(9, 0, 100 << 30);
+        assert_eq!(
+            chosen(&record(SegmentKinds::Full), &nodes),
+            Some(vec![9, 2, 3, 4, 5, 6])
+        );
     }
 
     /// Each group has a full segment and a tail in each zone, and a node that has a tail of one has the full one of the next.

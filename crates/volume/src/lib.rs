@@ -12,6 +12,7 @@
 pub mod creation;
 mod flush;
 pub mod growth;
+pub mod heat;
 pub mod membership;
 mod opening;
 pub mod placement;

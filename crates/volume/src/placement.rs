@@ -5,13 +5,14 @@
 //! - No node ever holds two copies of one group that count.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use units::{GroupId, SegmentId, Zone};
 
 use crate::record::{GroupRecord, MemberRecord, VolumeRecord};
 
 /// A disk with less free gets no further copy: what it has needs room to be folded.
-const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
+pub(crate) const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 
 /// What somebody wants of a storage node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -43,9 +44,18 @@ pub struct StorageNode {
     pub disk_used_bytes: u64,
     /// All bytes of its disk; 0: not known.
     pub disk_total_bytes: u64,
+    /// Bytes of its journal and its layers.
+    pub held_bytes: u64,
+    /// How long its journal's syncs took lately, if there were any.
+    pub sync_time: Option<Duration>,
 }
 
 impl StorageNode {
+    /// Bytes of its disk that nobody uses; `None`: not known.
+    pub fn free_bytes(&self) -> Option<u64> {
+        (0 < self.disk_total_bytes).then(|| self.disk_total_bytes.saturating_sub(self.disk_used_bytes))
+    }
+
     /// Whether it may get another copy.
     pub fn takes_copies(&self) -> bool {
         self.takes_its_own() && self.wish == Wish::Keep
@@ -53,8 +63,7 @@ impl StorageNode {
 
     /// Whether it may get a copy in the place of one that it has lost.
     fn takes_its_own(&self) -> bool {
-        let free_bytes = self.disk_total_bytes.saturating_sub(self.disk_used_bytes);
-        let is_full = 0 < self.disk_total_bytes && free_bytes < DISK_FREE_BYTES_MIN;
+        let is_full = self.free_bytes().is_some_and(|free| free < DISK_FREE_BYTES_MIN);
         self.is_alive && self.wish != Wish::Drain && !is_full
     }
 }
@@ -90,14 +99,20 @@ pub struct Plan {
     pub without_spare: Vec<(GroupId, String, Zone)>,
 }
 
-/// Copies that move, given how the nodes are and which copies are lost. Groups with a change under way are left alone.
-pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
-    let mut loads: BTreeMap<&str, usize> = BTreeMap::new();
+/// How many copies each node has, of every list.
+pub(crate) fn copies_of_nodes(record: &VolumeRecord) -> BTreeMap<&str, usize> {
+    let mut copies = BTreeMap::new();
     for group in &record.groups {
         for member in group.members.iter().chain(group.joining.iter().flatten()) {
-            *loads.entry(&member.node).or_default() += 1;
+            *copies.entry(member.node.as_str()).or_default() += 1;
         }
     }
+    copies
+}
+
+/// Copies that move, given how the nodes are and which copies are lost. Groups with a change under way are left alone.
+pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
+    let mut loads = copies_of_nodes(record);
     let mut plan = Plan::default();
     for group in record.groups.iter().filter(|group| group.joining.is_none()) {
         let id = GroupId::from_raw(group.group);

@@ -7,11 +7,17 @@
 //! Invariants:
 //! - Every stripe within a fork's size has exactly one group; entries lie within the size.
 //! - The blocks of all groups together are the blocks of all forks.
+//! - A group that is given stripes has room for them, and its stripes, were all of them full, take no more than
+//!   [`STRIPES_BEYOND_SIZE`] times its size: many relations that grow later do not make it much larger than it is meant to be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use units::{ForkKey, GroupId, PAGE_BYTES, PageKey};
+
+/// How many times its size a group's stripes take at most, were all of them full. Most relations are small and stay so: if
+/// each counted as a whole stripe, groups would be nearly empty.
+pub const STRIPES_BEYOND_SIZE: u64 = 4;
 
 /// How a volume is divided. Chosen when it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +54,8 @@ pub struct Stripes {
     entries: BTreeMap<(ForkKey, u32), GroupId>,
     /// Blocks of each group, by its number.
     blocks: Vec<u64>,
+    /// Stripes of each group that have blocks, by its number.
+    begun: Vec<u64>,
     /// The group that gets the next stripe, as long as it has room.
     filling: usize,
 }
@@ -65,6 +73,7 @@ impl Stripes {
             geometry,
             entries: BTreeMap::new(),
             blocks: vec![0; groups_count.max(1)],
+            begun: vec![0; groups_count.max(1)],
             filling: 0,
         }
     }
@@ -119,24 +128,24 @@ impl Stripes {
     /// Takes over an entry: from this stripe on the fork, which has `blocks`, is in `group`; `None`: in that of the stripe
     /// before.
     pub fn set(&mut self, fork: ForkKey, first: u32, group: Option<GroupId>, blocks: u32) {
-        self.count(fork, 0, blocks, |held, blocks| *held -= blocks);
+        self.count(fork, 0, blocks, |held, count| *held -= count);
         match group {
             Some(group) => drop(self.entries.insert((fork, first), group)),
             None => drop(self.entries.remove(&(fork, first))),
         }
-        self.count(fork, 0, blocks, |held, blocks| *held += blocks);
+        self.count(fork, 0, blocks, |held, count| *held += count);
     }
 
     /// Takes over that the size of a fork changes.
     pub fn resize(&mut self, fork: ForkKey, before: u32, after: u32) {
         if before < after {
-            self.count(fork, before, after, |held, blocks| *held += blocks);
+            self.count(fork, before, after, |held, count| *held += count);
         } else {
-            self.count(fork, after, before, |held, blocks| *held -= blocks);
+            self.count(fork, after, before, |held, count| *held -= count);
         }
     }
 
-    /// Changes what the groups of the blocks `from..until` hold.
+    /// Changes what the groups of the blocks `from..until` hold: blocks, and stripes that begin there.
     fn count(&mut self, fork: ForkKey, from: u32, until: u32, change: impl Fn(&mut u64, u64)) {
         let mut at = from;
         while at < until {
@@ -144,7 +153,10 @@ impl Stripes {
             let group = self.group_of(fork.page(at)).raw() as usize;
             if self.blocks.len() <= group {
                 self.blocks.resize(group + 1, 0);
+                self.begun.resize(group + 1, 0);
             }
+            let begun = |block: u32| u64::from(block.div_ceil(self.geometry.stripe_blocks));
+            change(&mut self.begun[group], begun(at + run) - begun(at));
             change(&mut self.blocks[group], u64::from(run));
             at += run;
         }
@@ -177,16 +189,23 @@ impl Stripes {
         entries.map(|((_, first), _)| *first).collect()
     }
 
-    fn room(&self, blocks: u64) -> u64 {
-        self.geometry.group_blocks.saturating_sub(blocks)
+    /// Blocks that further stripes of a group may have.
+    fn room(&self, group: usize) -> u64 {
+        let Geometry {
+            group_blocks,
+            stripe_blocks,
+        } = self.geometry;
+        let if_full = self.begun[group].saturating_mul(u64::from(stripe_blocks));
+        let beyond = group_blocks.saturating_mul(STRIPES_BEYOND_SIZE).saturating_sub(if_full);
+        group_blocks.saturating_sub(self.blocks[group]).min(beyond)
     }
 
     /// The group of the next stripe: the one that is being filled, or else the first with room. Where none has room the one
     /// with the least in it grows beyond its size: nothing ever waits for a new group.
     fn choose(&mut self) -> GroupId {
         let stripe = u64::from(self.geometry.stripe_blocks);
-        if self.room(self.blocks[self.filling]) < stripe {
-            let with_room = self.blocks.iter().position(|blocks| stripe <= self.room(*blocks));
+        if self.room(self.filling) < stripe {
+            let with_room = (0..self.blocks.len()).find(|group| stripe <= self.room(*group));
             let least = (0..self.blocks.len()).min_by_key(|at| self.blocks[*at]);
             self.filling = with_room.or(least).unwrap_or(0);
         }
@@ -202,6 +221,7 @@ impl Stripes {
     /// A group was made; its number is the next.
     pub fn add_group(&mut self) {
         self.blocks.push(0);
+        self.begun.push(0);
     }
 
     /// How many groups there are.
@@ -211,7 +231,7 @@ impl Stripes {
 
     /// Blocks that the groups there are have room for.
     pub fn free_blocks(&self) -> u64 {
-        self.blocks.iter().map(|blocks| self.room(*blocks)).sum()
+        (0..self.blocks.len()).map(|group| self.room(group)).sum()
     }
 
     /// Blocks of each group, group 0 first.
@@ -322,6 +342,35 @@ mod tests {
         stripes.add_group();
         grow(&mut stripes, fork(2), 0, 2);
         assert_eq!(groups(&stripes, fork(2), 2), [2, 2]);
+    }
+
+    /// Ten groups' worth of relations of one page each, which then all grow by one more.
+    #[test]
+    fn small_relations_that_grow_later_do_not_make_a_group_much_larger() {
+        let geometry = Geometry {
+            group_blocks: 100,
+            stripe_blocks: 20,
+        };
+        let mut stripes = Stripes::new(geometry, 2);
+        let relations = 1..=200_u32;
+        for relation in relations.clone() {
+            if stripes.wants_group() {
+                stripes.add_group();
+            }
+            grow(&mut stripes, fork(relation), 0, 1);
+        }
+        // 20 stripes are 4 times a group: one page each, where 100 would have room.
+        assert_eq!(stripes.blocks()[..2], [20, 20]);
+        assert_eq!(stripes.begun[..2], [20, 20]);
+        for relation in relations.clone() {
+            grow(&mut stripes, fork(relation), 1, 20);
+        }
+        let largest = stripes.blocks().iter().max().copied();
+        assert_eq!(largest, Some(STRIPES_BEYOND_SIZE * geometry.group_blocks));
+        for relation in relations {
+            cut(&mut stripes, fork(relation), 20, 0);
+        }
+        assert!(stripes.blocks().iter().chain(&stripes.begun).all(|count| *count == 0));
     }
 
     /// The catalog is read key by key: all sizes first.

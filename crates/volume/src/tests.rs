@@ -1,6 +1,7 @@
 //! Each state machine against answers written by hand. Whole histories run in `sim`.
 
 mod groups;
+mod heat;
 mod membership;
 mod opening;
 mod opening_groups;

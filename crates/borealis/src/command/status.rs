@@ -316,6 +316,23 @@ fn trouble(node: &Value) -> String {
     }
 }
 
+/// Copies that are on their way from one node to another, a line each.
+fn moves(volume: &Value) -> String {
+    let changes = volume["changes"].as_array().into_iter().flatten();
+    let line = |change: &Value| {
+        let why = change["why"].as_str().map_or(String::new(), |why| format!(" ({why})"));
+        let of = |name: &str| text(&change[name]);
+        format!(
+            "move: group {}, {} to {}: {}{why}\n",
+            of("group"),
+            of("leaving"),
+            of("joining"),
+            of("activity")
+        )
+    };
+    changes.map(line).collect()
+}
+
 fn table(status: &Value) -> String {
     let volume = &status["volume"];
     let mut out = format!(
@@ -333,10 +350,12 @@ fn table(status: &Value) -> String {
         missing.join(", ")
     };
     out += &format!(
-        "quorum: write {}, read {}; missing: {missing}\n\n",
+        "quorum: write {}, read {}; missing: {missing}\n",
         text(&quorum["write"]),
         text(&quorum["read"])
     );
+    out += &moves(volume);
+    out.push('\n');
     out += &format!(
         "{:<12} {:<5} {:<12} {:>8}  {:<18} {:>12}\n",
         "storage", "zone", "state", "pid", "complete LSN", "lag bytes"

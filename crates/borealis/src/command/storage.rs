@@ -171,9 +171,15 @@ async fn list(cluster: &Cluster, control: &Client, as_json: bool) -> Result<Exit
             "wish": of(&|node| json!(wish_word(&node.wish))),
             "disk_used_bytes": of(&|node| json!(node.disk_used_bytes)),
             "disk_total_bytes": of(&|node| json!(node.disk_total_bytes)),
+            "held_bytes": of(&|node| json!(node.held_bytes)),
+            "sync_us": of(&|node| json!(node.sync_us)),
         }));
     }
-    let all = json!({ "storage": nodes, "replace_after_ms": fleet.replace_after_ms });
+    let all = json!({
+        "storage": nodes,
+        "replace_after_ms": fleet.replace_after_ms,
+        "heat": fleet.heat,
+    });
     if as_json {
         println!("{}", serde_json::to_string_pretty(&all)?);
     } else {
@@ -184,8 +190,8 @@ async fn list(cluster: &Cluster, control: &Client, as_json: bool) -> Result<Exit
 
 fn table(all: &Value) -> String {
     let mut out = format!(
-        "{:<12} {:<5} {:<16} {:>7}  {:<8} {}\n",
-        "storage", "zone", "state", "copies", "wish", "disk"
+        "{:<12} {:<5} {:<16} {:>7}  {:<8} {:>10} {:>9}  {}\n",
+        "storage", "zone", "state", "copies", "wish", "holds MiB", "sync ms", "disk"
     );
     for node in all["storage"].as_array().into_iter().flatten() {
         let number = |name: &str| node[name].as_u64().unwrap_or(0);
@@ -202,19 +208,30 @@ fn table(all: &Value) -> String {
                 total >> 30
             ),
         };
+        let sync = match node["sync_us"].as_u64() {
+            Some(micros) => format!("{:.1}", micros as f64 / 1000.0),
+            None => "-".to_owned(),
+        };
         let copies = match number("copies") {
             0 => "spare".to_owned(),
             copies => copies.to_string(),
         };
         out += &format!(
-            "{:<12} {:<5} {:<16} {:>7}  {:<8} {disk}\n",
+            "{:<12} {:<5} {:<16} {:>7}  {:<8} {:>10} {sync:>9}  {disk}\n",
             node["name"].as_str().unwrap_or("-"),
             node["zone"].as_str().unwrap_or("-"),
             state,
             copies,
             node["wish"].as_str().unwrap_or("-"),
+            number("held_bytes") >> 20,
         );
     }
+    out += match all["heat"].is_null() {
+        true => "\ncopies stay on full and slow disks until somebody asks",
+        false => {
+            "\ncopies leave full and slow disks by themselves, one after the other, for those that are clearly better"
+        }
+    };
     out + &match all["replace_after_ms"].as_u64() {
         Some(millis) => format!(
             "\ncopies of a node that is silent for {} s are replaced by themselves\n",
@@ -329,8 +346,9 @@ fn progress(status: &Value, name: &str) -> Vec<String> {
             None => String::new(),
         };
         let text = |name: &str| change[name].as_str().unwrap_or_default().to_owned();
+        let why = change["why"].as_str().map_or(String::new(), |why| format!(" ({why})"));
         format!(
-            "group {}, from {name} to {}: {}{share}",
+            "group {}, from {name} to {}: {}{share}{why}",
             number("group"),
             text("joining"),
             text("activity")
@@ -366,7 +384,8 @@ mod tests {
         let all = json!({
             "storage": [
                 { "name": "storage-3", "zone": "b", "alive": false, "silent_ms": 61_000, "copies": 2, "wish": "keep",
-                  "disk_used_bytes": 50u64 << 30, "disk_total_bytes": 100u64 << 30 },
+                  "disk_used_bytes": 50u64 << 30, "disk_total_bytes": 100u64 << 30, "held_bytes": 7u64 << 20,
+                  "sync_us": 12_340 },
                 { "name": "storage-7", "zone": "b", "alive": true, "silent_ms": 100, "copies": 0, "wish": "keep",
                   "disk_used_bytes": 0, "disk_total_bytes": 0 },
             ],
@@ -375,6 +394,10 @@ mod tests {
         let table = table(&all);
         assert!(
             table.contains("silent for 61 s") && table.contains("50 % of 100 GiB"),
+            "{table}"
+        );
+        assert!(
+            table.contains(" 7      12.3  50 %") && table.contains("until somebody asks"),
             "{table}"
         );
         assert!(

@@ -53,6 +53,9 @@ pub struct UpArguments {
     /// Silence after which a storage node's copies are made anew: 90s, 10m, 2h, never [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = replace_after)]
     replace_after: Option<ReplaceAfter>,
+    /// Whether copies move away from full and slow disks by themselves: on, off [default: on]
+    #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
+    heat: Option<bool>,
     /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
     #[arg(long)]
     foreground: bool,
@@ -128,6 +131,14 @@ fn replace_after(text: &str) -> Result<ReplaceAfter, String> {
     }
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
 /// Makes what is missing, starts everything, and returns when a query is answered.
 pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     if arguments.readers != 0 {
@@ -183,8 +194,17 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     if proxy.is_none() {
         check_port(cluster.port)?;
     }
-    if let Some(ReplaceAfter { seconds }) = arguments.replace_after {
-        setup::configure_control(layout, seconds)?;
+    if arguments.replace_after.is_some() || arguments.heat.is_some() {
+        setup::configure_control(layout, |config| {
+            if let Some(ReplaceAfter { seconds }) = arguments.replace_after {
+                config.replace_after_seconds = seconds;
+            }
+            match arguments.heat {
+                Some(true) => config.heat = Some(config.heat.take().unwrap_or_default()),
+                Some(false) => config.heat = None,
+                None => {}
+            }
+        })?;
         if let Some((_, process)) = living(layout)?.into_iter().find(|(name, _)| name == "control") {
             // It was left behind with the old setting.
             end_at_once(process)?;

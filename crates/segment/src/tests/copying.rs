@@ -142,6 +142,17 @@ fn a_copy_of_others_counts_for_nothing_until_it_is_whole() {
     );
 }
 
+/// The reign began at 90, long after the last batch of its group: nothing more is to come.
+#[test]
+fn a_copy_of_a_group_that_nobody_writes_is_whole_with_its_last_batch() {
+    let mut copy = newborn();
+    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
+    let all = versions(None, position(1, 40), position(1, 30));
+    answer(&mut copy, 10, part, from, all);
+    assert!(!copy.segment.is_copying());
+    assert_eq!(copy.segment.acknowledged(), position(1, 40));
+}
+
 #[test]
 fn the_rest_is_divided_among_several_peers() {
     let mut copy = newborn();

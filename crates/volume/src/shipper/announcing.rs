@@ -121,7 +121,8 @@ impl Shipper {
         }
     }
 
-    /// Tells another group how far it is durable; a group that was told everything falls silent until it has news.
+    /// Tells another group how far it is durable; a group that was told everything, and whose copies have it, falls silent until
+    /// it has news. Its answers are how a new copy of a group that nobody writes says that it is complete.
     fn announce_to(&mut self, id: GroupId, effects: &mut Vec<ShipperEffect>) {
         let floor = self.floor.min(self.durable);
         let Some(group) = self.others.get(&id) else {
@@ -132,7 +133,11 @@ impl Shipper {
         let told_all = group
             .last
             .is_none_or(|last| last.lsn <= group.durable.lsn && last.lsn <= floor);
-        if told_all {
+        let copies = group.copies.values();
+        let all_there = copies
+            .filter(|copy| copy.takes_log())
+            .all(|copy| group.durable.lsn <= copy.complete);
+        if told_all && all_there {
             self.loud.remove(&id);
         }
     }

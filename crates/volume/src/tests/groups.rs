@@ -269,6 +269,38 @@ fn an_idle_group_hears_of_its_own_last_batch_and_then_nothing() {
     assert_eq!(writer.announced(2, 7000), [], "group 2 sleeps");
 }
 
+/// Nobody writes the group, so that nothing but an announcement asks a new copy how far it is.
+#[test]
+fn a_group_is_announced_to_until_its_new_copy_is_complete() {
+    let mut writer = Writer::with_group(limits());
+    writer.shipper.raise_floor(lsn(100));
+    writer.announced(1, 1000);
+    assert_eq!(writer.announced(1, 2000), []);
+    let (group, old) = (GroupId::from_raw(1), six(1));
+    let all: Vec<Member> = old.iter().cloned().chain([member(1, 7)]).collect();
+    let membership = Membership::joint(ids(&old), ids(&all[1..]));
+    writer
+        .shipper
+        .change_members(group, membership, all, &mut writer.effects);
+    writer.install(1, 7, Position::ZERO, false);
+    for at in 3..10 {
+        assert_eq!(writer.announced(1, 1000 * at).len(), 6, "the new one has nothing yet");
+    }
+    let announced = Response::Announced {
+        segment: id(1, 7),
+        complete: position(1, 40),
+    };
+    writer.hear(1, 7, &announced);
+    assert_eq!(writer.announced(1, 10_000).len(), 6, "that is news");
+    assert_eq!(writer.announced(1, 11_000), []);
+    let new = writer
+        .shipper
+        .standing_of(group)
+        .into_iter()
+        .find(|copy| copy.member.segment == id(1, 7));
+    assert_eq!(new.map(|copy| copy.complete), Some(lsn(40)));
+}
+
 #[test]
 fn kept_batches_of_all_groups_share_one_limit() {
     let kept = ShipperLimits {

@@ -26,6 +26,8 @@ fn node(number: u8) -> StorageNode {
         wish: Wish::Keep,
         disk_used_bytes: 50 << 30,
         disk_total_bytes: 100 << 30,
+        held_bytes: 0,
+        sync_time: None,
     }
 }
 
