@@ -17,6 +17,7 @@ mod measure;
 mod opening;
 mod processor;
 mod report;
+mod segments;
 mod soak;
 mod stock;
 mod system;
@@ -51,6 +52,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Six full segments a group against three full ones and three tails.
+    Segments {
+        /// Rounds of both, each on a fresh cluster.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// `pgbench` scale.
+        #[arg(long, default_value_t = 50)]
+        scale: u32,
+        /// Clients.
+        #[arg(long, default_value_t = 8)]
+        clients: u32,
+        /// Seconds of load in each round.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// A long load on one cluster: do memory and disk of the storage nodes stay within their bounds?
     Soak {
         /// `pgbench` scale of the load.
@@ -79,6 +95,19 @@ fn main() -> Result<()> {
     match arguments.command {
         Some(Command::Soak { scale, seconds }) => return soak::run(&Sizes { scale, seconds }),
         Some(Command::Opening { scale, group_size }) => return opening::run(&Size { scale, group_size }),
+        Some(Command::Segments {
+            rounds,
+            scale,
+            clients,
+            seconds,
+        }) => {
+            return segments::run(&segments::Sizes {
+                rounds,
+                scale,
+                clients,
+                seconds,
+            });
+        }
         None => {}
     }
     if arguments.tmpfs && std::env::temp_dir() != Path::new(TMPFS) {

@@ -256,7 +256,7 @@ fn warm(system: &System) -> Result<()> {
 }
 
 /// The number after `label` in what `pgbench` prints.
-fn number(text: &str, label: &str) -> Result<f64> {
+pub fn number(text: &str, label: &str) -> Result<f64> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(label))

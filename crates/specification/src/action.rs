@@ -42,6 +42,8 @@ pub enum Action {
     Wipe { seat: Seat },
     /// A writer acknowledges its next flush.
     Acknowledge { epoch: Epoch },
+    /// A tail lets go what a writer says to be on every full copy.
+    LetGo { epoch: Epoch, seat: Seat },
     /// A writer makes the new member and counts by both lists.
     CountJointly { epoch: Epoch },
     /// A writer records both lists.
@@ -97,6 +99,12 @@ impl fmt::Display for Action {
             Action::Restart { seat } => write!(f, "{seat:?} restarts"),
             Action::Wipe { seat } => write!(f, "{seat:?} comes back with an empty disk"),
             Action::Acknowledge { epoch } => write!(f, "writer {epoch:?} acknowledges its next flush"),
+            Action::LetGo { epoch, seat } => {
+                write!(
+                    f,
+                    "{seat:?} lets go what writer {epoch:?} says that every full copy has"
+                )
+            }
             Action::CountJointly { epoch } => {
                 write!(f, "writer {epoch:?} makes the new member and counts by both lists")
             }

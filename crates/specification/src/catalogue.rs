@@ -66,6 +66,13 @@ impl Configuration {
         }
     }
 
+    const fn with_tails(self) -> Configuration {
+        Configuration {
+            tails: self.copies / 2,
+            ..self
+        }
+    }
+
     const fn with_replacements(self) -> Configuration {
         Configuration {
             replacements: true,
@@ -75,7 +82,7 @@ impl Configuration {
 }
 
 /// What every test run explores to the end.
-pub const EVERYDAY: [Configuration; 12] = [
+pub const EVERYDAY: [Configuration; 14] = [
     THREE.named("3/2/2: 2+1+1", &[2, 1, 1]),
     THREE.named("3/2/2: 1+1+1+1", &[1, 1, 1, 1]),
     FOUR.named("4/3/2: 2+1+1", &[2, 1, 1]),
@@ -89,6 +96,8 @@ pub const EVERYDAY: [Configuration; 12] = [
     FOUR.with_replacements()
         .named("4/3/2: 1+0+1, replacement at opening", &[1, 0, 1]),
     FOUR.with_backtrack().named("4/3/2: 1+1+1, backtrack", &[1, 1, 1]),
+    FOUR.with_tails().named("4/3/2: 1+1+1, half are tails", &[1, 1, 1]),
+    SIX.with_tails().named("6/4/3: 1+1, half are tails", &[1, 1]),
 ];
 
 /// What is explored by hand, for minutes.

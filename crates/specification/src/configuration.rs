@@ -33,6 +33,8 @@ pub struct Configuration {
     pub joint: bool,
     /// Openers may replace lost members outright.
     pub replacements: bool,
+    /// So many of the copies keep log only, and let go what every full copy has. In group 0 alone, without changes of its list.
+    pub tails: u8,
 }
 
 /// One group, no extras: what the others differ from.
@@ -50,6 +52,7 @@ pub const PLAIN: Configuration = Configuration {
     repair: false,
     joint: false,
     replacements: false,
+    tails: 0,
 };
 
 impl Configuration {
@@ -61,6 +64,23 @@ impl Configuration {
     /// The first members of group 0.
     pub fn group_0(&self) -> Seats {
         Seats::range(0, self.copies)
+    }
+
+    /// Those members of group 0 that keep log only: the last ones.
+    pub fn tails(&self) -> Seats {
+        Seats::range(self.copies - self.tails, self.copies)
+    }
+
+    /// Whether what these members have is durable by this list: enough of them, or all that have pages.
+    pub fn is_durable(&self, list: Seats, complete: Seats) -> bool {
+        let full = list.without(self.tails());
+        self.write <= list.count_among(complete) || full.without(complete).is_empty()
+    }
+
+    /// Whether so many of these members promised, of whom one has pages.
+    pub fn is_fence(&self, list: Seats, promised: Seats, fence: u8) -> bool {
+        let full = list.without(self.tails());
+        fence <= list.count_among(promised) && 0 < full.count_among(promised)
     }
 
     /// Everybody who is or may become a member of group 0.
@@ -124,6 +144,8 @@ impl Configuration {
         let alike = self.copies - self.spares().min(self.copies);
         let group_1 = usize::from(self.copies + self.spares());
         let others = group_1..group_1 + usize::from((self.groups - 1) * self.copies);
-        [0..usize::from(alike), others].into_iter()
+        let tails = self.tails.min(alike);
+        let (full, alike) = (usize::from(alike - tails), usize::from(alike));
+        [0..full, full..alike, others].into_iter()
     }
 }

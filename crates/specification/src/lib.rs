@@ -27,6 +27,7 @@ pub mod properties;
 pub mod record;
 pub mod segment;
 pub mod sights;
+mod tails;
 pub mod writer;
 
 pub use action::Action;

@@ -1,7 +1,9 @@
 //! Rules of DESIGN §4 that a model breaks on purpose, to show that the properties notice.
 
 use crate::configuration::{Configuration, PLAIN};
-use crate::properties::{ACKNOWLEDGED_STAYS, HISTORY_IS_WHOLE, LATE_FENCE_SEES_THE_LAST_BATCH, Property};
+use crate::properties::{
+    ACKNOWLEDGED_STAYS, EVERY_FENCE_CAN_GIVE, HISTORY_IS_WHOLE, LATE_FENCE_SEES_THE_LAST_BATCH, Property,
+};
 
 /// One broken rule. The numbers are those of the holes in the notes on the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,11 +42,13 @@ pub enum Mistake {
     CompletenessKeptOverUndo,
     /// A group that no recovered flush names is used without being fenced first: nobody knows its last batch (step 6).
     NoLateFence,
+    /// A tail lets go what is durable, whoever has it (hole 29).
+    LetGoTooEarly,
 }
 
 impl Mistake {
     /// All of them.
-    pub const ALL: [Mistake; 17] = [
+    pub const ALL: [Mistake; 18] = [
         Mistake::NoCheckOfRecord,
         Mistake::OnePromiseFewer,
         Mistake::LinksByLsnAlone,
@@ -62,6 +66,7 @@ impl Mistake {
         Mistake::LastStepTooEarly,
         Mistake::CompletenessKeptOverUndo,
         Mistake::NoLateFence,
+        Mistake::LetGoTooEarly,
     ];
 
     /// As it is called on the command line: `NoCheckOfRecord` is `no-check-of-record`.
@@ -120,6 +125,11 @@ impl Mistake {
                 flushes: [2, 1, 0, 0],
                 ..PLAIN
             },
+            Mistake::LetGoTooEarly => Configuration {
+                tails: 2,
+                flushes: [1, 0, 0, 0],
+                ..PLAIN
+            },
             Mistake::ForgottenPromise | Mistake::AcknowledgeBeforeSync => Configuration {
                 restarts: true,
                 flushes: [1, 0, 0, 0],
@@ -150,6 +160,7 @@ impl Mistake {
             | Mistake::NoListOfParts
             | Mistake::SkippedCopying => HISTORY_IS_WHOLE,
             Mistake::NoLateFence => LATE_FENCE_SEES_THE_LAST_BATCH,
+            Mistake::LetGoTooEarly => EVERY_FENCE_CAN_GIVE,
             _ => ACKNOWLEDGED_STAYS,
         }
     }

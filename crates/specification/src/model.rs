@@ -1,7 +1,7 @@
 //! The whole: one state of the volume with everybody who works on it, and every step that can come next.
 //!
 //! The steps themselves stand with the nouns that take them: [`crate::opener`], [`crate::writer`], [`crate::membership`],
-//! [`crate::segment`].
+//! [`crate::segment`], `tails`.
 
 use std::hash::Hash;
 
@@ -142,6 +142,7 @@ impl Model {
         self.opener_actions(state, actions);
         self.writer_actions(state, actions);
         self.membership_actions(state, actions);
+        self.tail_actions(state, actions);
         self.segment_actions(state, actions);
     }
 
@@ -180,6 +181,7 @@ impl Model {
                 state.wipes_left -= 1;
             }
             Action::Acknowledge { epoch } => self.acknowledge(state, epoch),
+            Action::LetGo { epoch, seat } => self.let_go(state, epoch, seat),
             Action::CountJointly { epoch } => self.count_jointly(state, epoch),
             Action::RecordJoint { epoch } => self.record_membership(state, epoch, self.joint()),
             Action::FindComplete { epoch } => state.writer_mut(epoch).new_member_complete = true,

@@ -222,6 +222,16 @@ impl Seats {
         Seats(self.0 | other.0)
     }
 
+    /// What is in this one only.
+    pub fn without(self, other: Seats) -> Seats {
+        Seats(self.0 & !other.0)
+    }
+
+    /// Whether nobody is in the set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
     /// How many are in both.
     pub fn count_among(self, other: Seats) -> u8 {
         (self.0 & other.0).count_ones() as u8

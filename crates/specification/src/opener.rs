@@ -114,7 +114,7 @@ impl Model {
         };
         match self.mistake {
             Some(Mistake::OrFence) => membership.has_of_either(fence, promised),
-            _ => membership.has_of_each(fence, promised),
+            _ => membership.each(|list| self.configuration.is_fence(list, promised, fence)),
         }
     }
 
@@ -259,7 +259,8 @@ impl Model {
                 continue;
             }
             newest = Some(flush);
-            if !state.segment(seat).has(flush) {
+            let given = || state.segments.iter().any(|segment| segment.gives(flush));
+            if !state.segment(seat).has(flush) && (self.configuration.tails == 0 || given()) {
                 actions.push(Action::Copy { epoch, seat, flush });
             }
         }
@@ -281,7 +282,8 @@ impl Model {
         }
         let complete = |through: Lsn| state.seats_where(|segment| through <= segment.told(epoch).complete);
         let write = self.configuration.write;
-        if !state.opener_membership(epoch).has_of_each(write, complete(candidate)) {
+        let is_durable = |list| self.configuration.is_durable(list, complete(candidate));
+        if !state.opener_membership(epoch).each(is_durable) {
             return false;
         }
         match state.opener(epoch).phase {

@@ -53,14 +53,22 @@ pub const LATE_FENCE_SEES_THE_LAST_BATCH: Property = Property {
     holds: late_fence_sees_the_last_batch,
 };
 
+/// Whatever set of members may open the volume, what was acknowledged can be had from one of them: not merely known to one
+/// that let it go.
+pub const EVERY_FENCE_CAN_GIVE: Property = Property {
+    name: "whoever opens the volume can have what was acknowledged",
+    holds: every_fence_can_give,
+};
+
 /// All of them.
-pub const PROPERTIES: [Property; 6] = [
+pub const PROPERTIES: [Property; 7] = [
     ACKNOWLEDGED_STAYS,
     HISTORY_IS_WHOLE,
     SEAL_COVERS_ACKNOWLEDGED,
     ONE_WRITER_AN_LSN,
     PROMISES_STAY,
     LATE_FENCE_SEES_THE_LAST_BATCH,
+    EVERY_FENCE_CAN_GIVE,
 ];
 
 fn acknowledged_stays(_: &Model, state: &State) -> bool {
@@ -94,7 +102,7 @@ fn history_is_whole(model: &Model, state: &State) -> bool {
         let group_1 = state.seats_where(|segment| segment.held.includes(parts));
         let members = state.record.membership.current;
         written
-            && configuration.write <= members.count_among(group_0)
+            && configuration.is_durable(members, group_0)
             && (configuration.groups == 1 || configuration.write <= configuration.group_1().count_among(group_1))
     })
 }
@@ -124,4 +132,16 @@ fn promises_stay(_: &Model, state: &State) -> bool {
 
 fn late_fence_sees_the_last_batch(_: &Model, state: &State) -> bool {
     state.record.opened().all(|(epoch, _)| !state.writer(epoch).misled)
+}
+
+fn every_fence_can_give(model: &Model, state: &State) -> bool {
+    let configuration = &model.configuration;
+    let last = state.record.last_opened();
+    let acknowledged = state.record.history(last, state.writer(last).acknowledged);
+    let everybody = configuration.every_seat();
+    acknowledged.iter().all(|flush| {
+        let without = everybody.without(state.seats_where(|segment| segment.gives(flush)));
+        let opens = |list| configuration.is_fence(list, without, configuration.fence);
+        !state.record.membership.each(opens)
+    })
 }

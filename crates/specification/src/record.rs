@@ -26,10 +26,9 @@ impl Membership {
         self.current.union(self.joining.unwrap_or_default())
     }
 
-    /// Whether at least `count` of **each** list are among these seats (DESIGN §4.5).
-    pub fn has_of_each(self, count: u8, among: Seats) -> bool {
-        let enough = |list: Seats| count <= list.count_among(among);
-        enough(self.current) && self.joining.is_none_or(enough)
+    /// Whether this is true of **each** list (DESIGN §4.5).
+    pub fn each(self, is_enough: impl Fn(Seats) -> bool) -> bool {
+        is_enough(self.current) && self.joining.is_none_or(is_enough)
     }
 
     /// Whether at least `count` of **some** list are among these seats: the Aurora paper's rule for reading, and a mistake.
@@ -160,8 +159,9 @@ mod tests {
             joining: Some(old.with_replaced(Seat(5), Seat(6))),
         };
         let with_the_new_one: Seats = [Seat(3), Seat(4), Seat(6)].into_iter().collect();
-        assert!(!joint.has_of_each(3, with_the_new_one));
+        let has_three = |of: Seats| move |list: Seats| 3 <= list.count_among(of);
+        assert!(!joint.each(has_three(with_the_new_one)));
         assert!(joint.has_of_either(3, with_the_new_one));
-        assert!(joint.has_of_each(3, Seats::range(2, 5)));
+        assert!(joint.each(has_three(Seats::range(2, 5))));
     }
 }

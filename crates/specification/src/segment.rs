@@ -36,6 +36,8 @@ pub struct Segment {
     pub held: FlushSet,
     /// The batches that a restart takes away.
     pub unsynced: FlushSet,
+    /// Of what it holds, what a tail has let go: it still knows that it had it, and cannot give it any more.
+    pub gone: FlushSet,
     /// What it has told each epoch.
     pub replies: [Reply; EPOCHS_MAX],
 }
@@ -59,6 +61,11 @@ impl Segment {
     /// Whether it has received the batch since its last restart, or synced it before that.
     pub fn has(&self, flush: Flush) -> bool {
         self.held.union(self.unsynced).contains(flush)
+    }
+
+    /// Whether it can give the batch to others.
+    pub fn gives(&self, flush: Flush) -> bool {
+        self.held.contains(flush) && !self.gone.contains(flush)
     }
 
     /// What the opener or writer of this epoch has heard.

@@ -18,7 +18,21 @@ pub struct Sight {
 }
 
 /// All of them.
-pub const SIGHTS: [Sight; 10] = [
+pub const SIGHTS: [Sight; 12] = [
+    Sight {
+        name: "a tail lets log go",
+        expected: |configuration| 0 < configuration.tails,
+        shows: |_, state| state.segments.iter().any(|segment| !segment.gone.is_empty()),
+    },
+    Sight {
+        name: "log that no tail has is acknowledged",
+        expected: |configuration| 0 < configuration.tails,
+        shows: |model, state| {
+            let mut tails = model.configuration.tails().iter();
+            let is_acknowledged = Lsn::ZERO < state.writer(Epoch::FIRST).acknowledged;
+            is_acknowledged && tails.all(|seat| state.segment(seat).held.is_empty())
+        },
+    },
     Sight {
         name: "the last epoch acknowledges a flush of its own",
         expected: |_| true,

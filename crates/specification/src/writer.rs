@@ -137,7 +137,7 @@ impl Model {
         let write = self.configuration.write;
         let complete = |through: Lsn| state.seats_where(|segment| through <= segment.told(epoch).complete);
         let counts = writer.counts.expect("an open reign counts by some list");
-        if !counts.has_of_each(write, complete(lsn)) {
+        if !counts.each(|list| self.configuration.is_durable(list, complete(lsn))) {
             return false;
         }
         let last = state.last_wide(epoch, lsn);

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use specification::properties::{
-    ACKNOWLEDGED_STAYS, HISTORY_IS_WHOLE, LATE_FENCE_SEES_THE_LAST_BATCH, ONE_WRITER_AN_LSN, PROMISES_STAY, PROPERTIES,
-    SEAL_COVERS_ACKNOWLEDGED,
+    ACKNOWLEDGED_STAYS, EVERY_FENCE_CAN_GIVE, HISTORY_IS_WHOLE, LATE_FENCE_SEES_THE_LAST_BATCH, ONE_WRITER_AN_LSN,
+    PROMISES_STAY, PROPERTIES, SEAL_COVERS_ACKNOWLEDGED,
 };
 use specification::{Configuration, Limits, Mistake, Model, explore};
 
@@ -57,6 +57,7 @@ fn every_property_is_violated_by_some_mistake() {
         (ONE_WRITER_AN_LSN, Mistake::OnePromiseFewer),
         (PROMISES_STAY, Mistake::ForgottenPromise),
         (LATE_FENCE_SEES_THE_LAST_BATCH, Mistake::NoLateFence),
+        (EVERY_FENCE_CAN_GIVE, Mistake::LetGoTooEarly),
     ];
     assert_eq!(
         violated.map(|(property, _)| property.name),

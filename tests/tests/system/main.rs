@@ -30,3 +30,4 @@ mod settings;
 mod storage_nodes;
 mod subscriptions;
 mod tablespaces;
+mod tail_segments;

@@ -13,7 +13,7 @@ use quorum::Membership;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use units::{Lsn, SegmentId};
+use units::{Lsn, SegmentId, SegmentKind};
 use volume::VolumeRecord;
 use volume::record::GroupRecord;
 use wire_format::frame::PROTOCOL_VERSION;
@@ -175,6 +175,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
         // Group 0 takes part in everything; a copy of another group ends where that was last written.
         let segment = whole.max_by_key(|segment| (segment.group == units::GroupId::FIRST, segment.complete));
         let layer_bytes: u64 = held.clone().map(|segment| segment.layer_bytes).sum();
+        let tails = held.clone().filter(|segment| segment.kind == SegmentKind::Tail).count();
         let copying: Vec<_> = held.clone().filter(|segment| segment.copying).collect();
         let lost = members
             .iter()
@@ -190,6 +191,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "pid": one.and_then(|one| one.pid),
             "state": state_of(one, status.is_some(), if behind { "catching-up" } else { "available" }),
             "segments": status.as_ref().map(|status| status.segments.len()),
+            "tails": status.as_ref().map(|_| tails),
             "complete_lsn": complete.map(|lsn| lsn.to_string()),
             "lag_bytes": lag,
             "address": format!("127.0.0.1:{}", node.port),
@@ -235,6 +237,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "durable_lsn": of_writer["durable_lsn"],
             "size_bytes": of_writer["size_bytes"],
             "groups": memberships.len(),
+            "segments": record.as_ref().map(|record| record.segments),
             "free_bytes": of_writer["free_bytes"],
             "quorum": { "write": word(write), "read": word(read), "missing": missing },
             "changes": of_writer["changes"],
@@ -333,6 +336,40 @@ fn moves(volume: &Value) -> String {
     changes.map(line).collect()
 }
 
+/// Which of a storage node's segments keep log only, if any does.
+fn tails(node: &Value) -> String {
+    let number = |what: &str| node[what].as_u64().unwrap_or(0);
+    match (number("segments"), number("tails")) {
+        (_, 0) => String::new(),
+        (1, 1) => "  tail".to_owned(),
+        (all, tails) => format!("  {tails} of {all} segments are tails"),
+    }
+}
+
+/// Which copies a quorum that is lost waits for.
+fn lost_quorums(volume: &Value) -> String {
+    let lost = |which: &str| volume["quorum"][which] == "lost";
+    let is_mixed = volume["segments"] == "full-and-tail";
+    let mut out = String::new();
+    if lost("write") {
+        let rule = if is_mixed {
+            "four of its six, or all three full ones"
+        } else {
+            "four of its six"
+        };
+        out += &format!("  commits wait: of each group's segments they need {rule}\n");
+    }
+    if lost("read") {
+        let rule = if is_mixed {
+            "three of its six, one of them full"
+        } else {
+            "three of its six"
+        };
+        out += &format!("  the volume cannot be opened: of each group's segments that needs {rule}\n");
+    }
+    out
+}
+
 fn table(status: &Value) -> String {
     let volume = &status["volume"];
     let mut out = format!(
@@ -350,9 +387,10 @@ fn table(status: &Value) -> String {
         missing.join(", ")
     };
     out += &format!(
-        "quorum: write {}, read {}; missing: {missing}\n",
+        "quorum: write {}, read {}; missing: {missing}\n{}",
         text(&quorum["write"]),
-        text(&quorum["read"])
+        text(&quorum["read"]),
+        lost_quorums(volume)
     );
     out += &moves(volume);
     out.push('\n');
@@ -362,13 +400,14 @@ fn table(status: &Value) -> String {
     );
     for node in status["storage"].as_array().into_iter().flatten() {
         out += &format!(
-            "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}{}\n",
+            "{:<12} {:<5} {:<12} {:>8}  {:<16} {:>12}{}{}\n",
             text(&node["name"]),
             text(&node["zone"]),
             text(&node["state"]),
             text(&node["pid"]),
             text(&node["complete_lsn"]),
             text(&node["lag_bytes"]),
+            tails(node),
             trouble(node),
         );
     }

@@ -68,6 +68,10 @@ pub struct UpArguments {
     /// Size of its stripes, runs of a file that stay in one group, such as 8MiB, used then as well.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     stripe_size: Option<u64>,
+    /// Which segments each group has: `full`, six with log and pages, or `full-and-tail`, three of them and three with log only.
+    /// Used then as well; it cannot be changed later.
+    #[arg(long, value_name = "KINDS", default_value = "full")]
+    segments: SegmentKinds,
 }
 
 /// What a new volume is divided into, in bytes. Smaller groups are possible, and are of use for tests.
@@ -107,7 +111,7 @@ impl UpArguments {
         Ok(Division {
             group_bytes: self.group_size,
             stripe_bytes: self.stripe_size,
-            segments: SegmentKinds::default(),
+            segments: self.segments,
         })
     }
 }
