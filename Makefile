@@ -1,5 +1,5 @@
 # One line a target; what they do is in xtask/ (Rust) and printed while it runs.
-.PHONY: build up down test sim mistakes oracle check bench bench-redo bench-full soak chaos fuzz regression extensions metrics dependencies
+.PHONY: build up down test sim mistakes oracle check bench bench-redo bench-repair bench-full soak chaos fuzz regression extensions metrics dependencies
 
 dependencies: ; @cargo xtask dependencies
 build: dependencies ; @cargo xtask build
@@ -12,6 +12,7 @@ mistakes: ; @cargo xtask sim mistakes $(ARGUMENTS)
 oracle: dependencies ; @cargo xtask oracle $(ARGUMENTS)
 bench: dependencies ; @cargo xtask bench $(ARGUMENTS)
 bench-redo: dependencies ; @cargo xtask bench-redo
+bench-repair: dependencies ; @cargo xtask bench-repair $(ARGUMENTS)
 bench-full: dependencies ; @cargo xtask bench-full
 soak: dependencies ; @cargo xtask soak $(ARGUMENTS)
 chaos: dependencies ; @cargo xtask chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) $(ARGUMENTS)

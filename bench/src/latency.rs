@@ -65,6 +65,20 @@ fn measure_in(directory: &std::path::Path, system: &System, seconds: u32) -> Res
         arguments.extend(["-f", file]);
     }
     system.pgbench(&arguments)?;
+    let log = logs(directory)?;
+    let mut latencies = [None; SCRIPTS.len()];
+    for (script, latency) in latencies.iter_mut().enumerate() {
+        *latency = Some(of(&log, script)?);
+    }
+    Ok(latencies.map(|latency| latency.expect("each was set just now")))
+}
+
+/// The latencies of one script, numbered as `pgbench` numbers them, in the logs that it left in a directory.
+pub fn of_directory(directory: &std::path::Path, script: usize) -> Result<Latency> {
+    of(&logs(directory)?, script)
+}
+
+fn logs(directory: &std::path::Path) -> Result<String> {
     let mut log = String::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -72,11 +86,7 @@ fn measure_in(directory: &std::path::Path, system: &System, seconds: u32) -> Res
             log += &std::fs::read_to_string(path)?;
         }
     }
-    let mut latencies = [None; SCRIPTS.len()];
-    for (script, latency) in latencies.iter_mut().enumerate() {
-        *latency = Some(of(&log, script)?);
-    }
-    Ok(latencies.map(|latency| latency.expect("each was set just now")))
+    Ok(log)
 }
 
 /// The latencies of one script in pgbench's log: client, transaction, microseconds, script, and the time of day.

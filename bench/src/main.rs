@@ -16,6 +16,7 @@ mod machine;
 mod measure;
 mod opening;
 mod processor;
+mod repair;
 mod report;
 mod segments;
 mod soak;
@@ -85,6 +86,18 @@ enum Command {
         #[arg(long, default_value = "64MiB")]
         group_size: String,
     },
+    /// A storage node with an empty disk becomes whole: how fast, and what commits feel of it.
+    Repair {
+        /// `pgbench` scale of the data.
+        #[arg(long, default_value_t = 200)]
+        scale: u32,
+        /// Seconds of each stretch of load.
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        /// Times that each is measured.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
 }
 
 /// Where `--tmpfs` puts everything.
@@ -107,6 +120,9 @@ fn main() -> Result<()> {
                 clients,
                 seconds,
             });
+        }
+        Some(Command::Repair { scale, seconds, rounds }) => {
+            return repair::run(&repair::Sizes { scale, seconds, rounds });
         }
         None => {}
     }

@@ -21,7 +21,7 @@ const BEGINNING: u8 = 3;
 const JOURNAL: &str = "journal/00000000000000000000";
 const LAYER: &str = "layers/0000000000000001";
 /// Version of the store's files, as in the manifest.
-const STORE_VERSION: u64 = 3;
+const STORE_VERSION: u64 = 4;
 /// The page that is read.
 const KEY: PageKey = RelationKey {
     tablespace: 1663,
@@ -213,8 +213,10 @@ pub(crate) fn layer_gives_page(data: &[u8]) -> bool {
         varint(&mut index, file.len() as u64);
         varint(&mut index, u64::from(crc32c::crc32c(&file)));
         page_key(&mut index);
-        varint(&mut index, 1);
-        varint(&mut index, newest);
+        // The oldest version, and the newest of the one reign.
+        for number in [1, 0, 1, 1, newest] {
+            varint(&mut index, number);
+        }
     }
     let index_at = file.len() as u64;
     file.extend_from_slice(&index);

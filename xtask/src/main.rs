@@ -26,6 +26,8 @@ usage: cargo xtask COMMAND
                  (--full: more data and long rounds, in hours; --tmpfs: everything in memory; --smoke: does it work?)
   bench-redo     how fast log is decoded and redone, on log that a stock server writes first
   bench-full     bench --full
+  bench-repair   build, then a storage node whose disk is emptied, again and again: how fast it becomes whole, beside a plain copy
+                 of the same bytes, and the latency of commits meanwhile (--scale N, --seconds N, --rounds N)
   soak           build, then load one cluster for a quarter of an hour: memory and disk must stay bounded
                  (--seconds N of updates, --scale N of the load, for a shorter run)
   chaos          build, then a bank on a cluster whose nodes, zones, disks and writers fail and return in random order
@@ -58,6 +60,10 @@ fn main() -> Result<()> {
         ["bench-full"] => steps::build().and_then(|()| steps::built("bench", &["--full"])),
         ["soak", options @ ..] => {
             let arguments: Vec<&str> = ["soak"].iter().chain(options).copied().collect();
+            steps::build().and_then(|()| steps::built("bench", &arguments))
+        }
+        ["bench-repair", options @ ..] => {
+            let arguments: Vec<&str> = ["repair"].iter().chain(options).copied().collect();
             steps::build().and_then(|()| steps::built("bench", &arguments))
         }
         ["chaos", options @ ..] => steps::build().and_then(|()| steps::built("chaos", options)),

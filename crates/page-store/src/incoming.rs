@@ -1,9 +1,12 @@
-//! What comes from the layers of peers: written straight into layers.
+//! What comes from the layers of peers: written into layers as it comes, unread but for its checksums.
+//!
+//! A pass makes as many layers as peers give runs at once: the first run of every answer goes into the first, and so on. Parts of a
+//! pass are of different keys, so that the runs of one layer are, too.
 //!
 //! Invariants:
-//! - After an error a part takes nothing more: only another pass can.
+//! - After an error the pass takes nothing more: only another one can.
 //! - A part is taken in its order: an answer that comes twice, or late, changes nothing.
-//! - Layers are in the manifest when [`PageStore::take_versions`] answers for the last answer of a part. What no manifest names
+//! - Layers are in the manifest when [`PageStore::take_versions`] answers for the last answer of a pass. What no manifest names
 //!   is gone at the next start.
 
 use std::collections::BTreeMap;
@@ -11,88 +14,112 @@ use std::collections::BTreeMap;
 use units::SegmentId;
 use wire_format::message::{VersionCursor, Versions};
 
-use crate::layer::LayerWriter;
+use crate::layer_writer::{CheckedRun, LayerWriter};
 use crate::locked;
 use crate::read::ReadError;
 use crate::segment_store::SegmentStore;
 use crate::store::PageStore;
 
-/// Bytes of a part in one layer, about: a layer of a long part is finished, and another begun.
-const LAYER_BYTES: u64 = 256 << 20;
-/// Bytes written before they are made durable: whoever syncs the journal meanwhile does not wait for more.
+/// Bytes in one layer, about: a layer of a long pass is finished, and another begun.
+const LAYER_BYTES: u64 = 1 << 30;
+/// Bytes written to a layer before they are made durable: whoever syncs the journal meanwhile does not wait for more.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// Runs in one answer, at most: each has a layer being written. Merging keeps them far fewer.
+const RUNS_MAX: usize = 1024;
 
-/// The parts of one pass over the versions of a peer.
+/// A part of a pass over the versions of peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PassPart {
+    /// Number of the pass: a later one ends an earlier one.
+    pub pass: u64,
+    /// Number of the part in it.
+    pub part: u32,
+    /// How many parts it has, as far as that is known.
+    pub parts: u32,
+}
+
+/// A pass, as far as it has come.
 #[derive(Default)]
 pub(crate) struct Incoming {
     pass: u64,
-    parts: BTreeMap<u32, Part>,
-}
-
-struct Part {
-    /// What comes next; `None`: it is done.
-    expects: Option<VersionCursor>,
-    writer: Option<LayerWriter>,
-    synced: u64,
+    /// Something of it is lost.
+    failed: bool,
+    /// What comes next of each part; `None`: it is done.
+    parts: BTreeMap<u32, Option<VersionCursor>>,
+    writers: Vec<Option<LayerWriter>>,
 }
 
 impl PageStore {
-    /// Takes versions that a peer gave for a part of a pass, `from` on. A later pass ends an earlier one. `false`: they are not
-    /// what comes next, and nothing has changed.
+    /// Takes versions that a peer gave for a part of a pass, `from` on. `false`: they are not what comes next, and nothing has
+    /// changed. Once the last part is done, everything that the pass brought is durable, and there for readers.
     pub fn take_versions(
         &self,
         segment: SegmentId,
-        (pass, number): (u64, u32),
+        part: PassPart,
         from: &VersionCursor,
         versions: &Versions,
     ) -> Result<bool, ReadError> {
         let segment = self.segment(segment)?;
         let mut incoming = locked(&segment.incoming);
-        if pass < incoming.pass {
-            return Ok(false);
-        }
-        if incoming.pass < pass {
+        if incoming.pass < part.pass {
             *incoming = Incoming {
-                pass,
-                parts: BTreeMap::new(),
+                pass: part.pass,
+                ..Incoming::default()
             };
         }
-        let part = incoming.parts.entry(number).or_insert_with(|| Part {
-            expects: Some(from.clone()),
-            writer: None,
-            synced: 0,
-        });
-        if part.expects.as_ref() != Some(from) {
+        if part.pass < incoming.pass || incoming.failed {
             return Ok(false);
         }
-        let taken = self.take_part(&segment, part, versions);
+        let expected = incoming.parts.entry(part.part).or_insert_with(|| Some(from.clone()));
+        if expected.as_ref() != Some(from) {
+            return Ok(false);
+        }
+        let taken = self.take_runs(&segment, &mut incoming, part, versions);
         if taken.is_err() {
-            // What of it was written is in no layer: only another pass brings it again.
-            part.writer = None;
-            part.expects = None;
+            incoming.failed = true;
+            incoming.writers.clear();
         }
         taken.map(|()| true)
     }
 
-    fn take_part(&self, segment: &SegmentStore, part: &mut Part, versions: &Versions) -> Result<(), ReadError> {
-        let ends = versions.next.is_none();
-        if !versions.blocks.is_empty() {
+    fn take_runs(
+        &self,
+        segment: &SegmentStore,
+        incoming: &mut Incoming,
+        part: PassPart,
+        versions: &Versions,
+    ) -> Result<(), ReadError> {
+        if RUNS_MAX < versions.runs.len() {
+            return Err(ReadError::Malformed("too many runs at once".to_owned()));
+        }
+        let mut rest = &versions.content[..];
+        for (at, run) in versions.runs.iter().enumerate() {
+            let bytes: u64 = run.blocks.iter().map(|block| u64::from(block.bytes)).sum();
+            let split = usize::try_from(bytes)
+                .ok()
+                .and_then(|bytes| rest.split_at_checked(bytes));
+            let (content, behind) = split.ok_or_else(|| ReadError::Malformed("a run is cut".to_owned()))?;
+            rest = behind;
+            let run = CheckedRun::of(run, content)?;
+            if incoming.writers.len() <= at {
+                incoming.writers.push(None);
+            }
             let new = || LayerWriter::new(self.disk.clone(), self.next_layer());
-            let writer = part.writer.get_or_insert_with(new);
-            versions.blocks.iter().try_for_each(|block| writer.push_block(block))?;
-            if UNSYNCED_BYTES_MAX <= writer.written() - part.synced {
-                writer.sync()?;
-                part.synced = writer.written();
+            let writer = incoming.writers[at].get_or_insert_with(new);
+            writer.push_run(run, content)?;
+            writer.sync_beyond(UNSYNCED_BYTES_MAX)?;
+        }
+        incoming.parts.insert(part.part, versions.next.clone());
+        let done = incoming.parts.values().filter(|expected| expected.is_none()).count();
+        let ends = part.parts as usize <= done;
+        for place in &mut incoming.writers {
+            if let Some(writer) = place.take_if(|writer| ends || LAYER_BYTES <= writer.written()) {
+                let layer = writer.finish()?;
+                let taken = self.change_layers(segment, &[], layer, 0)?;
+                self.counters.repaired(taken.as_deref());
+                segment.note_late();
             }
         }
-        if let Some(writer) = part.writer.take_if(|writer| ends || LAYER_BYTES <= writer.written()) {
-            part.synced = 0;
-            let layer = writer.finish()?;
-            let taken = self.change_layers(segment, &[], layer, 0)?;
-            self.counters.repaired(taken.as_deref());
-            segment.note_late();
-        }
-        part.expects = versions.next.clone();
         Ok(())
     }
 }

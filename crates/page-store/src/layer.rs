@@ -1,13 +1,15 @@
 //! A layer: an immutable file of versions, sorted by key and position. Layout: `docs/formats/layers.md`.
 
 use std::io as std_io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use io::Disk;
 use units::Position;
-use wire_format::codec::{Reader, Writer};
+use wire_format::codec::Reader;
+use wire_format::versions::Extent;
 
 use crate::block::{Block, Entries, entries};
 use crate::cache::Cache;
@@ -15,7 +17,7 @@ use crate::key::{Key, Version};
 use crate::read::ReadError;
 
 pub(crate) const FOLDER: &str = "layers";
-const MAGIC: &[u8; 8] = b"BORLAYR1";
+pub(crate) const MAGIC: &[u8; 8] = b"BORLAYR1";
 /// Bytes of versions in a block before it is closed.
 pub(crate) const BLOCK_BYTES: usize = 16 << 10;
 /// Bytes that are read at once where everything is read.
@@ -34,22 +36,32 @@ pub(crate) fn file_name(layer: u64) -> String {
 /// Decoded blocks by layer and number.
 pub(crate) type BlockCache = Cache<(u64, u32), Block>;
 
-struct BlockEntry {
-    first_key: Key,
-    offset: u64,
-    bytes: u32,
-    checksum: u32,
+/// A block, as the index names it.
+pub(crate) struct BlockEntry {
+    pub(crate) first_key: Key,
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+    pub(crate) checksum: u32,
+}
+
+impl BlockEntry {
+    /// Whether these are its bytes.
+    pub(crate) fn is_of(&self, packed: &[u8]) -> bool {
+        crc32c::crc32c(packed) == self.checksum
+    }
 }
 
 /// An open layer. Its index is in memory, its blocks are read when needed.
 pub(crate) struct Layer {
     pub(crate) number: u64,
     pub(crate) file_bytes: u64,
-    /// The highest position of its versions.
-    pub(crate) newest: Position,
+    /// The positions of its versions.
+    pub(crate) extent: Extent,
     disk: Arc<dyn Disk>,
-    blocks: Vec<BlockEntry>,
-    last_key: Key,
+    /// In the order of keys, which need not be the order in the file.
+    pub(crate) blocks: Vec<BlockEntry>,
+    /// No key lies behind this one.
+    pub(crate) last_key: Key,
     footer: [u8; FOOTER_BYTES],
     obsolete: AtomicBool,
     rotten: AtomicBool,
@@ -90,7 +102,7 @@ impl Layer {
         if crc32c::crc32c(&index) != checksum {
             return Err(corrupt("its index has another checksum"));
         }
-        let (blocks, last_key, newest) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        let (blocks, last_key, extent) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
         let is_inside = |block: &BlockEntry| {
             let end = block.offset.checked_add(u64::from(block.bytes));
             end.is_some_and(|end| end <= index_at)
@@ -101,7 +113,7 @@ impl Layer {
         Ok(Layer {
             number,
             file_bytes,
-            newest,
+            extent,
             disk,
             blocks,
             last_key,
@@ -126,14 +138,14 @@ impl Layer {
     }
 
     /// The first block that can hold `key`.
-    fn block_of(&self, key: &Key) -> usize {
+    pub(crate) fn block_of(&self, key: &Key) -> usize {
         // A key's versions may begin in the block before the first one that starts with it.
         self.blocks
             .partition_point(|block| block.first_key < *key)
             .saturating_sub(1)
     }
 
-    fn corrupt(&self, what: &str) -> ReadError {
+    pub(crate) fn corrupt(&self, what: &str) -> ReadError {
         ReadError::corrupt(&file_name(self.number), what)
     }
 
@@ -142,10 +154,40 @@ impl Layer {
         let entry = &self.blocks[at];
         let mut packed = vec![0; entry.bytes as usize];
         read_at(&*self.disk, &file_name(self.number), entry.offset, &mut packed)?;
-        if crc32c::crc32c(&packed) != entry.checksum {
+        if !entry.is_of(&packed) {
             return Err(self.corrupt("a block has another checksum"));
         }
         unpack(&packed).map_err(|what| self.corrupt(&what))
+    }
+
+    /// The versions of a block, read without the cache.
+    pub(crate) fn entries(&self, at: usize) -> Result<Entries, ReadError> {
+        Ok(entries(self.unpack(at)?))
+    }
+
+    /// Appends blocks to `into` as they lie in the file, one after the other.
+    pub(crate) fn read_packed(&self, blocks: Range<usize>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+        let name = file_name(self.number);
+        let mut blocks = self.blocks[blocks].iter().peekable();
+        while let Some(first) = blocks.next() {
+            // Blocks that follow each other are read at once.
+            let mut end = first.offset + u64::from(first.bytes);
+            let mut stretch = vec![first];
+            while let Some(next) = blocks.next_if(|next| next.offset == end) {
+                end += u64::from(next.bytes);
+                stretch.push(next);
+            }
+            let begin = into.len();
+            into.resize(begin + (end - first.offset) as usize, 0);
+            read_at(&*self.disk, &name, first.offset, &mut into[begin..])?;
+            for block in stretch {
+                let at = begin + (block.offset - first.offset) as usize;
+                if !block.is_of(&into[at..at + block.bytes as usize]) {
+                    return Err(self.corrupt("a block has another checksum"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Keys that divide it into parts of about the same size, at most so many.
@@ -172,7 +214,7 @@ impl Layer {
         cache: &BlockCache,
         into: &mut Vec<Version>,
     ) -> Result<(), ReadError> {
-        if self.last_key < *key || self.newest <= after {
+        if self.last_key < *key || self.extent.newest() <= after {
             return Ok(());
         }
         for at in self.block_of(key)..self.blocks.len() {
@@ -190,7 +232,9 @@ impl Layer {
         let name = file_name(self.number);
         let mut checked = 0;
         let mut run = Vec::new();
-        let mut blocks = self.blocks.iter().peekable();
+        let mut blocks: Vec<&BlockEntry> = self.blocks.iter().collect();
+        blocks.sort_unstable_by_key(|block| block.offset);
+        let mut blocks = blocks.into_iter().peekable();
         while let Some(first) = blocks.next() {
             // Blocks that follow each other are read at once.
             let mut end = first.offset + u64::from(first.bytes);
@@ -203,7 +247,7 @@ impl Layer {
             read_at_rest(&*self.disk, &name, first.offset, &mut run)?;
             for block in last {
                 let at = (block.offset - first.offset) as usize;
-                if crc32c::crc32c(&run[at..at + block.bytes as usize]) != block.checksum {
+                if !block.is_of(&run[at..at + block.bytes as usize]) {
                     return Err(self.corrupt("a block has another checksum"));
                 }
             }
@@ -246,7 +290,7 @@ impl Layer {
 }
 
 /// The bytes that were packed.
-fn unpack(packed: &[u8]) -> Result<Bytes, String> {
+pub(crate) fn unpack(packed: &[u8]) -> Result<Bytes, String> {
     let unpacked = packed
         .first_chunk::<4>()
         .map(|length| u32::from_le_bytes(*length) as usize);
@@ -277,7 +321,7 @@ fn read_at_rest(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Resu
     }
 }
 
-fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Position), wire_format::CodecError> {
+fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Extent), wire_format::CodecError> {
     let mut input = Reader::new(bytes);
     let count = input.count(4, "blocks")?;
     let mut blocks = Vec::with_capacity(count);
@@ -290,9 +334,9 @@ fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Position), wire_for
         });
     }
     let last_key = Key::read(&mut input)?;
-    let newest = input.position("newest position")?;
+    let extent = Extent::read(&mut input)?;
     input.finish()?;
-    Ok((blocks, last_key, newest))
+    Ok((blocks, last_key, extent))
 }
 
 /// Walks a layer from the first to the last version.
@@ -319,148 +363,5 @@ impl Scan {
             self.entries = Some(entries(self.layer.unpack(self.next_block)?));
             self.next_block += 1;
         }
-    }
-}
-
-/// Writes a layer. Versions must come sorted by key, then position.
-pub(crate) struct LayerWriter {
-    disk: Arc<dyn Disk>,
-    number: u64,
-    block: Writer,
-    block_first_key: Option<Key>,
-    last_key: Option<Key>,
-    newest: Position,
-    blocks: Vec<BlockEntry>,
-    written: u64,
-    finished: bool,
-}
-
-impl Drop for LayerWriter {
-    /// A file that nobody will finish goes at once: a full disk must not be filled with them.
-    fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = self.disk.remove(&file_name(self.number))
-        {
-            tracing::warn!(layer = self.number, %error, "layer.remove: the unfinished file stays until the next start");
-        }
-    }
-}
-
-impl LayerWriter {
-    pub(crate) fn new(disk: Arc<dyn Disk>, number: u64) -> LayerWriter {
-        LayerWriter {
-            disk,
-            number,
-            block: Writer::with_capacity(2 * BLOCK_BYTES),
-            block_first_key: None,
-            last_key: None,
-            newest: Position::ZERO,
-            blocks: Vec::new(),
-            written: 0,
-            finished: false,
-        }
-    }
-
-    pub(crate) fn push(&mut self, key: &Key, version: &Version) -> std_io::Result<()> {
-        assert!(
-            self.last_key.as_ref().is_none_or(|last| last <= key),
-            "keys of a layer rise"
-        );
-        if self.block_first_key.is_none() {
-            self.block_first_key = Some(key.clone());
-        }
-        key.write(&mut self.block);
-        version.write(&mut self.block);
-        self.last_key = Some(key.clone());
-        self.newest = self.newest.max(version.position);
-        if BLOCK_BYTES <= self.block.written().len() {
-            self.close_block()?;
-        }
-        Ok(())
-    }
-
-    fn close_block(&mut self) -> std_io::Result<()> {
-        let Some(first_key) = self.block_first_key.take() else {
-            return Ok(());
-        };
-        let block = std::mem::replace(&mut self.block, Writer::with_capacity(2 * BLOCK_BYTES)).finish();
-        self.write_block(first_key, &pack(&block))
-    }
-
-    /// A block that a peer packed; an error if it does not hold versions in their order, behind all that were pushed.
-    pub(crate) fn push_block(&mut self, packed: &[u8]) -> Result<(), ReadError> {
-        let malformed = |what: String| ReadError::Malformed(what);
-        let mut entries = entries(unpack(packed).map_err(malformed)?);
-        let mut first_key = None;
-        while let Some((key, version)) = entries.next().map_err(|error| malformed(error.to_string()))? {
-            if self.last_key.as_ref().is_some_and(|last| key < *last) {
-                return Err(malformed("keys do not rise".to_owned()));
-            }
-            if self.last_key.as_ref() != Some(&key) {
-                self.last_key = Some(key.clone());
-            }
-            first_key.get_or_insert(key);
-            self.newest = self.newest.max(version.position);
-        }
-        let Some(first_key) = first_key else {
-            return Err(malformed("an empty block".to_owned()));
-        };
-        let written = self.write_block(first_key, packed);
-        written.map_err(|error| ReadError::io(&file_name(self.number), &error))
-    }
-
-    /// Bytes written so far.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Makes what is written so far durable, so that the end does not have to make everything durable at once.
-    pub(crate) fn sync(&self) -> Result<(), ReadError> {
-        let name = file_name(self.number);
-        self.disk.sync(&name).map_err(|error| ReadError::io(&name, &error))
-    }
-
-    fn write_block(&mut self, first_key: Key, packed: &[u8]) -> std_io::Result<()> {
-        self.disk.write_at(&file_name(self.number), self.written, packed)?;
-        self.blocks.push(BlockEntry {
-            first_key,
-            offset: self.written,
-            bytes: packed.len() as u32,
-            checksum: crc32c::crc32c(packed),
-        });
-        self.written += packed.len() as u64;
-        Ok(())
-    }
-
-    /// Writes the index, makes the file durable and opens it; `None`: nothing was pushed.
-    pub(crate) fn finish(mut self) -> Result<Option<Layer>, ReadError> {
-        let name = file_name(self.number);
-        let io = |error: std_io::Error| ReadError::io(&name, &error);
-        self.close_block().map_err(io)?;
-        let Some(last_key) = &self.last_key else {
-            return Ok(None);
-        };
-        let mut index = Writer::with_capacity(64 * self.blocks.len());
-        index.count(self.blocks.len());
-        for block in &self.blocks {
-            block.first_key.write(&mut index);
-            index.varint(block.offset);
-            index.varint(u64::from(block.bytes));
-            index.varint(u64::from(block.checksum));
-        }
-        last_key.write(&mut index);
-        index.position(self.newest);
-        let index = index.finish();
-        let mut tail = index.to_vec();
-        tail.extend_from_slice(&self.written.to_le_bytes());
-        tail.extend_from_slice(&(index.len() as u64).to_le_bytes());
-        tail.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
-        tail.extend_from_slice(MAGIC);
-        self.disk.write_at(&name, self.written, &tail).map_err(io)?;
-        self.disk.sync(&name).map_err(io)?;
-        self.disk.sync_names(FOLDER).map_err(io)?;
-        let layer = Layer::open(self.disk.clone(), self.number)?;
-        self.finished = true;
-        Ok(Some(layer))
     }
 }

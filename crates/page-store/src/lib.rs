@@ -29,6 +29,7 @@ mod journal_files;
 mod journal_scan;
 mod key;
 mod layer;
+mod layer_writer;
 mod manifest;
 mod merge;
 mod opening;
@@ -45,6 +46,7 @@ mod versions;
 
 pub use activity::{Activity, CacheUse};
 pub use config::StoreConfig;
+pub use incoming::PassPart;
 pub use journal::AppendError;
 pub use journal_entry::JournalEntry;
 pub use journal_scan::RecoveredBatch;

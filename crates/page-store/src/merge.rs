@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::fold::Folder;
 use crate::key::{Key, Version};
-use crate::layer::{Layer, LayerWriter, Scan};
+use crate::layer::{Layer, Scan};
+use crate::layer_writer::LayerWriter;
 use crate::read::ReadError;
 use crate::segment_store::order;
 use crate::table::Table;

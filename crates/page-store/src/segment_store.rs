@@ -80,6 +80,8 @@ pub(crate) struct SegmentStore {
     pub(crate) tables: RwLock<Tables>,
     layers: RwLock<Arc<Vec<Arc<Layer>>>>,
     horizon: Mutex<Option<Horizon>>,
+    /// Batches up to here need not stay in the journal, although the horizon does not cover them.
+    unneeded_lsn: AtomicU64,
     generation: AtomicU64,
 }
 
@@ -94,7 +96,11 @@ impl SegmentStore {
         let indexed = Indexed {
             fragments: Fragments::new(config.fragment_bytes_max),
             through_offset,
-            newest: layers.iter().map(|layer| layer.newest).max().unwrap_or_default(),
+            newest: layers
+                .iter()
+                .map(|layer| layer.extent.newest())
+                .max()
+                .unwrap_or_default(),
         };
         SegmentStore {
             id,
@@ -107,6 +113,7 @@ impl SegmentStore {
             tables: RwLock::default(),
             layers: RwLock::new(Arc::new(layers)),
             horizon: Mutex::default(),
+            unneeded_lsn: AtomicU64::new(0),
             generation: AtomicU64::new(0),
         }
     }
@@ -220,6 +227,16 @@ impl SegmentStore {
 
     pub(crate) fn set_horizon(&self, horizon: Horizon) {
         *locked(&self.horizon) = Some(horizon);
+    }
+
+    pub(crate) fn set_unneeded(&self, through: Lsn) {
+        self.unneeded_lsn.store(through.raw(), Ordering::Relaxed);
+    }
+
+    /// Up to where nobody wants batches from the journal, once they are in layers; `None`: that is not known yet.
+    pub(crate) fn unneeded_through(&self) -> Option<Lsn> {
+        let recycled = self.horizon()?.recycle_through.lsn;
+        Some(recycled.max(Lsn::from_raw(self.unneeded_lsn.load(Ordering::Relaxed))))
     }
 
     pub(crate) fn table_bytes(&self) -> usize {

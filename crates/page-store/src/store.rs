@@ -323,6 +323,14 @@ impl PageStore {
         }
     }
 
+    /// Batches up to here need not stay in the journal, although the horizon does not cover them: the segment will take them from
+    /// peers again.
+    pub fn let_journal_go(&self, segment: SegmentId, through: Position) {
+        if let Ok(segment) = self.segment(segment) {
+            segment.set_unneeded(through.lsn);
+        }
+    }
+
     /// What it has done since it was opened.
     pub fn activity(&self) -> Activity {
         self.counters.so_far(self.blocks.so_far(), self.pages.so_far())

@@ -39,7 +39,7 @@ impl Horizon {
     /// Whether nothing of a layer is wanted.
     fn needs_no_layer(&self, layer: &Layer) -> bool {
         // Along one path positions rise with their LSNs, and what the path does not see of these reigns is over.
-        self.let_go.is_some_and(|through| layer.newest <= through)
+        self.let_go.is_some_and(|through| layer.extent.newest() <= through)
     }
 }
 

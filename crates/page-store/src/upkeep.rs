@@ -11,11 +11,12 @@ use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use units::SegmentId;
+use units::{Lsn, SegmentId};
 
 use crate::fold::Folder;
 use crate::journal_files::{self, Held};
-use crate::layer::{self, Layer, LayerWriter};
+use crate::layer::{self, Layer};
+use crate::layer_writer::LayerWriter;
 use crate::locked;
 use crate::manifest::Manifest;
 use crate::merge;
@@ -345,9 +346,9 @@ impl PageStore {
 
     /// The oldest file of the journal, if it could go and nobody needs it.
     fn unneeded_file(&self, segments: &[Arc<SegmentStore>]) -> Option<u64> {
-        let horizons: BTreeMap<SegmentId, Horizon> = segments
+        let horizons: BTreeMap<SegmentId, (Horizon, Lsn)> = segments
             .iter()
-            .filter_map(|store| Some((store.id, store.horizon()?)))
+            .filter_map(|store| Some((store.id, (store.horizon()?, store.unneeded_through()?))))
             .collect();
         let manifest = locked(&self.manifest);
         let files = locked(&self.journal_files);
@@ -357,8 +358,8 @@ impl PageStore {
                 // It was removed.
                 return true;
             }
-            horizons.get(segment).is_some_and(|horizon| {
-                let recycled = held.highest_lsn <= horizon.recycle_through.lsn;
+            horizons.get(segment).is_some_and(|(horizon, unneeded)| {
+                let recycled = held.highest_lsn <= *unneeded;
                 recycled && (manifest.holds(*segment, held.last_offset) || horizon.needs_no_journal(held))
             })
         };

@@ -154,6 +154,14 @@ impl Chain {
         self.forgotten = through;
     }
 
+    /// Forgets visible batches above `complete`, up to `through`: there is a hole before them, and nothing says that the segment has
+    /// what they bring.
+    pub(crate) fn forget_above(&mut self, complete: Position, through: Position, path: &Path) {
+        let is_between = |end: &&Position| complete.lsn < end.lsn && end.lsn <= through.lsn && path.sees(**end);
+        let gone: Vec<Position> = self.links.keys().filter(is_between).copied().collect();
+        gone.into_iter().for_each(|end| self.remove(end));
+    }
+
     /// The last batch at or before `from` on its chain that ends at or below `bound`, if it is known by name.
     pub(crate) fn back_to(&self, mut from: Position, bound: units::Lsn) -> Option<Position> {
         while bound < from.lsn {

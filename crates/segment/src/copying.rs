@@ -1,13 +1,12 @@
 //! Taking from the layers of peers what no journal has any more.
 //!
 //! One *pass* takes every version above the position up to which the segment is complete. The first part that a peer gives
-//! tells how to divide the rest, and several peers give their parts at once. When all parts are written, durably, the segment
+//! tells how to divide the rest, and several peers give their parts at once. When all of it is written, durably, the segment
 //! is complete up to the lowest position that any of the answers named. What was written meanwhile comes from journals, or,
 //! if they do not reach back far enough, from another pass, which has less to take.
 //!
 //! Invariants:
-//! - A pass counts once all of its parts are durable; until then the versions it brought are there, but nobody relies on them.
-//!   After a restart it begins anew.
+//! - A pass counts once everything it brought is durable; until then nobody relies on any of it. After a restart it begins anew.
 //! - A copy that was born to take another's place has no vote before it holds everything that is durable as far as it was told.
 //! - What peers folded may lie above what the segment is complete up to: it reads nothing before it is complete up to the
 //!   highest floor of those who gave.
@@ -20,7 +19,7 @@ use wire_format::message::{Member, Refusal, Request, VersionCursor, Versions};
 
 use crate::{Effect, Segment};
 
-/// Bytes of versions asked of a peer at once, before they are packed.
+/// Bytes of versions asked of a peer at once, as layers have them.
 const PART_BYTES_MAX: u32 = 4 << 20;
 /// Questions under way at once, each for another part, to another peer.
 const QUESTIONS_MAX: usize = 3;
@@ -42,12 +41,14 @@ pub struct PartId {
     pub pass: u64,
     /// Number of the part in it.
     pub part: u32,
+    /// How many parts it has; one until the first answer has divided it.
+    pub parts: u32,
 }
 
 /// What became of a question for versions.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Taken {
-    /// They are written. If nothing follows them, all of the part is durable.
+    /// They are written. If nothing follows those of any part, all of the pass is durable.
     Written {
         /// Where the part that was asked for began.
         from: VersionCursor,
@@ -185,6 +186,7 @@ impl Segment {
                 *turn = turn.wrapping_add(1);
             }
         }
+        let parts = running.parts.len() as u32;
         let mut under_way = running.parts.iter().filter(|part| part.asked.is_some()).count();
         for (number, part) in running.parts.iter_mut().enumerate() {
             if part.done || part.asked.is_some() || now < part.not_before || QUESTIONS_MAX <= under_way {
@@ -204,6 +206,7 @@ impl Segment {
             let part = PartId {
                 pass: *pass,
                 part: number as u32,
+                parts,
             };
             effects.push(Effect::Take { peer, request, part });
         }

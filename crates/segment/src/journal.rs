@@ -68,6 +68,18 @@ impl Segment {
         self.recyclable
     }
 
+    /// How far the journal may go without what this segment has in it. Of a copy that only the layers of peers can bring further that
+    /// is everything durable, once there is no room: a pass brings that again, and others share the journal. What is not known to be
+    /// durable stays: an opener may look for it here. No link is kept of what may go.
+    pub fn journal_unneeded_through(&mut self) -> Position {
+        let durable = self.durable_here();
+        if !self.crowded || !self.wants_layers() || durable.lsn <= self.recyclable.lsn {
+            return self.recyclable;
+        }
+        self.chain.forget_above(self.complete, durable, &self.state.path);
+        durable
+    }
+
     /// The journal did not take what the last steps asked for: back to `state`, the last one it has, and without these
     /// batches. None of the answers of those steps may leave.
     pub fn roll_back(&mut self, state: SegmentState, batches: &[Position]) {

@@ -319,6 +319,8 @@ impl World {
                     (horizon.floor, horizon.recycle_through) = (horizon.durable, horizon.durable);
                 }
                 node.disk.store().set_horizon(segment_id(at), horizon);
+                let unneeded = segment.journal_unneeded_through();
+                node.disk.store().let_journal_go(segment_id(at), unneeded);
             }
         }
         self.ticks += u64::from(ticks && !effects.is_empty());

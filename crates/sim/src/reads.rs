@@ -1,6 +1,6 @@
 //! What a simulated node reads from its store: as the reading threads of the real one do.
 
-use page_store::{PageStore, ReadError};
+use page_store::{PageStore, PassPart, ReadError};
 use segment::{Effect, PartId, Read, Segment, Taken};
 use timeline::Path;
 use units::{Position, SegmentId};
@@ -96,12 +96,17 @@ pub(crate) fn take(
         _ => return Some(Taken::Nothing),
     };
     if broken == Some(Broken::CopyLeavesOut) {
-        versions.blocks.clear();
+        versions = versions.without_content();
     }
-    let bytes = versions.blocks.iter().map(|block| block.len() as u64).sum();
-    match store.take_versions(id, (part.pass, part.part), &from, &versions) {
+    let bytes = versions.content.len() as u64;
+    let name = PassPart {
+        pass: part.pass,
+        part: part.part,
+        parts: part.parts,
+    };
+    match store.take_versions(id, name, &from, &versions) {
         Ok(true) => {
-            versions.blocks.clear();
+            let versions = versions.without_content();
             Some(Taken::Written { from, versions, bytes })
         }
         Ok(false) => None,

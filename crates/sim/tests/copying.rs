@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::{Engine, EngineError, Touch};
 use io::MemoryDisk;
-use page_store::{Horizon, JournalEntry, PageStore, ReadError, StoreConfig};
+use page_store::{Horizon, JournalEntry, PageStore, PassPart, ReadError, StoreConfig};
 use segment::{Effect, Link, PartId, Read, Segment, SegmentState, Taken};
 use timeline::{Branch, Path};
 use units::{Epoch, ForkKey, GroupId, Lsn, Page, PageKey, Position, RelationKey, SegmentId, VolumeId, Zone};
@@ -402,7 +402,9 @@ impl World {
             recycle_through,
             let_go: horizon.let_go,
         };
-        node.store.as_ref().expect("it runs").set_horizon(id(at), horizon);
+        let store = node.store.as_ref().expect("it runs");
+        store.set_horizon(id(at), horizon);
+        store.let_journal_go(id(at), segment.journal_unneeded_through());
         self.perform(at, effects);
     }
 
@@ -440,7 +442,12 @@ impl World {
         let told = match (message.part, message.request, message.answer) {
             (Some(part), Request::FetchVersions { from, .. }, Some(Response::Versions(versions))) => {
                 let store = node.store.as_ref().expect("it runs");
-                let taken = store.take_versions(id(message.asker), (part.pass, part.part), &from, &versions);
+                let name = PassPart {
+                    pass: part.pass,
+                    part: part.part,
+                    parts: part.parts,
+                };
+                let taken = store.take_versions(id(message.asker), name, &from, &versions);
                 if !taken.expect("a good disk") {
                     return;
                 }

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use page_store::PassPart;
 use segment::{PartId, Taken};
 use tokio::sync::mpsc;
 use units::SegmentId;
@@ -31,10 +32,6 @@ pub(crate) struct Arrived {
     pub(crate) versions: Versions,
 }
 
-fn bytes_of(versions: &Versions) -> u64 {
-    versions.blocks.iter().map(|block| block.len() as u64).sum()
-}
-
 /// Rests as long as the configured pace asks for after so many bytes, while log comes in.
 fn rest(node: &Node, bytes: u64) {
     let began = Instant::now();
@@ -51,7 +48,7 @@ pub(crate) fn give(node: &Node, mut queue: mpsc::Receiver<ReadWork>) {
     while let Some(work) = queue.blocking_recv() {
         let response = reads::answer(node, &work.request).unwrap_or_else(Response::Refused);
         let bytes = match &response {
-            Response::Versions(versions) => bytes_of(versions),
+            Response::Versions(versions) => versions.content.len() as u64,
             _ => 0,
         };
         REPAIR_SERVED_BYTES.add(bytes);
@@ -68,16 +65,19 @@ pub(crate) fn take(node: &Node, mut queue: mpsc::Receiver<Arrived>, work: &mpsc:
             segment,
             part,
             from,
-            mut versions,
+            versions,
         } = arrived;
-        let bytes = bytes_of(&versions);
-        let written = node
-            .store
-            .take_versions(segment, (part.pass, part.part), &from, &versions);
+        let bytes = versions.content.len() as u64;
+        let name = PassPart {
+            pass: part.pass,
+            part: part.part,
+            parts: part.parts,
+        };
+        let written = node.store.take_versions(segment, name, &from, &versions);
         let taken = match written {
             Ok(true) => {
                 REPAIR_BYTES.add(bytes);
-                versions.blocks.clear();
+                let versions = versions.without_content();
                 Taken::Written { from, versions, bytes }
             }
             // It came twice.

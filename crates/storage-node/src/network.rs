@@ -241,24 +241,32 @@ async fn answer_all(
     }
 }
 
-/// Writes what is queued, several answers at once where there are several.
+/// Writes what is queued, several answers at once where there are several, and what is long as it is.
 async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<[Bytes; 2]>) {
     let mut out = Vec::with_capacity(WRITE_BYTES);
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
+        let mut written = Ok(());
         while let Some(parts) = next {
-            parts.iter().for_each(|part| out.extend_from_slice(part));
-            next = if out.len() < WRITE_BYTES {
+            for part in parts {
+                if part.len() < WRITE_BYTES {
+                    out.extend_from_slice(&part);
+                    continue;
+                }
+                written = written.and(writer.write_all(&out).await);
+                out.clear();
+                written = written.and(writer.write_all(&part).await);
+            }
+            next = if written.is_ok() && out.len() < WRITE_BYTES {
                 queue.try_recv().ok()
             } else {
                 None
             };
         }
-        if writer.write_all(&out).await.is_err() {
+        if written.and(writer.write_all(&out).await).is_err() {
             // The reading side sees the same end and reports it.
             return;
         }
         out.clear();
-        out.shrink_to(4 * WRITE_BYTES);
     }
 }

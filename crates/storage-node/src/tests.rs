@@ -529,10 +529,17 @@ async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
             assert!(!status.copying || status.complete == Position::ZERO, "{status:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let Response::Pages(pages) = caller.ask(read(copy, end)).await else {
-            panic!("no page");
+        // What it is complete up to is told before that is synced; no page is given before.
+        let page = loop {
+            match caller.ask(read(copy, end)).await {
+                Response::Pages(mut pages) => break pages.remove(0),
+                Response::Refused(Refusal::NotComplete { .. }) if began.elapsed() < SOON => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                other => panic!("{other:?}"),
+            }
         };
-        assert_eq!(pages[0].bytes()[0], (end % 251) as u8);
+        assert_eq!(page.bytes()[0], (end % 251) as u8);
     }
     // The copy whose place was taken goes.
     let remove = Request::RemoveSegment {

@@ -266,6 +266,7 @@ fn tick_segments(node: &Node, turn: &mut Turn, copying: &mut BTreeSet<SegmentId>
                 let_go: horizon.let_go,
             };
             node.store.set_horizon(*id, horizon);
+            node.store.let_journal_go(*id, segment.journal_unneeded_through());
         }
         turn.take(*id, effects, None);
     }

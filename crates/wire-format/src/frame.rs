@@ -1,7 +1,8 @@
 //! How messages follow each other on a connection.
 //!
-//! A frame is a head with its own checksum, and an attachment: the bytes of a batch, which carry theirs. So one encoded
-//! batch is shared by six sends, and its checksum is computed once. The layout is in `docs/formats/wire.md`.
+//! A frame is a head with its own checksum, and an attachment: the bytes of a batch, or of blocks of layers, which carry
+//! theirs. So one encoded batch is shared by six sends, its checksum is computed once, and what comes from a layer is sent as
+//! it was read. The layout is in `docs/formats/wire.md`.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -9,7 +10,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::message::{Hello, HelloAnswer, Request, Response};
 
 /// Version of the protocol between instances, nodes and peers.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 /// The longest frame that is taken, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The longest batch that is sent: it fits a frame, also as the only one in a peer's answer.
@@ -87,14 +88,18 @@ pub fn encode_response(number: u64, response: &Response) -> [Bytes; 2] {
     let mut head = Writer::with_capacity(64);
     head.varint(number);
     response.write(&mut head);
-    frame(head, Bytes::new())
+    let attachment = match response {
+        Response::Versions(versions) => versions.content.clone(),
+        _ => Bytes::new(),
+    };
+    frame(head, attachment)
 }
 
 /// The answer in a frame, with the number of its request.
 pub fn decode_response(frame: Frame) -> Result<(u64, Response), CodecError> {
     let mut input = Reader::new(frame.head);
     let number = input.varint("request number")?;
-    let response = Response::read(&mut input)?;
+    let response = Response::read(&mut input, frame.attachment)?;
     input.finish()?;
     Ok((number, response))
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use timeline::Path;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, SegmentKind, VolumeId, Zone};
 
+pub use crate::versions::{VersionCursor, Versions, VersionsAsked};
 use crate::{CatalogEntry, CatalogKey, EncodedBatch};
 
 /// One of the six: a segment and where it lives.
@@ -49,51 +50,6 @@ pub enum HelloAnswer {
     Welcome { name: String },
     /// The connection is closed after this.
     Refused { reason: String },
-}
-
-/// Where a walk through all versions of a segment goes on.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct VersionCursor {
-    /// The next key, as the page store names it; empty: the first of all.
-    pub key: Bytes,
-    /// Of this key only versions above this position.
-    pub above: Position,
-}
-
-/// Which versions of a segment are given.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VersionsAsked {
-    /// The history that the asker goes along: only what it sees.
-    pub path: Path,
-    /// Only versions above this position.
-    pub after: Position,
-    /// Where to begin.
-    pub from: VersionCursor,
-    /// The first key that is not asked for; empty: none.
-    pub until: Bytes,
-    /// About how many bytes, before they are packed.
-    pub bytes_max: u32,
-    /// Up to this batch the segment holds everything, and it is durable.
-    pub through: Position,
-    /// Below this it may lack versions.
-    pub floor: Position,
-}
-
-/// A part of a segment's versions.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Versions {
-    /// Packed blocks of versions, as layers have them.
-    pub blocks: Vec<Bytes>,
-    /// Where the next part begins; `None`: this was the last one.
-    pub next: Option<VersionCursor>,
-    /// A batch's name: every key asked for has all its versions up to here.
-    pub through: Position,
-    /// Versions that only reads below this position need may be missing.
-    pub floor: Position,
-    /// Keys that divide all versions into parts of about the same size, for several askers. Only in the first part.
-    pub splits: Vec<Bytes>,
-    /// Bytes of all layers with versions above what was asked, about. Only in the first part.
-    pub bytes_expected: u64,
 }
 
 /// How far a segment is, and what it was told by the holder of the epoch.
@@ -180,8 +136,8 @@ pub enum Request {
         bytes_max: u32,
     },
     /// Give versions of the path's history above `after`, of the keys from `from` on and below `until` (empty: to the last
-    /// key), in their order, up to about `bytes_max` bytes, at least one. This is how a copy catches up when no journal has
-    /// the batches any more.
+    /// key), up to about `bytes_max` bytes as layers have them, at least one. This is how a copy catches up when no journal
+    /// has the batches any more.
     FetchVersions {
         segment: SegmentId,
         path: Path,

@@ -6,7 +6,8 @@ use units::{ClusterId, GroupId, Position, SegmentId, SegmentKind, VolumeId, Zone
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::frame::PROTOCOL_VERSION;
-use crate::message::{Hello, HelloAnswer, Member, Request, VersionCursor};
+use crate::message::{Hello, HelloAnswer, Member, Request};
+use crate::versions::VersionCursor;
 use crate::{CatalogKey, EncodedBatch};
 
 const CREATE_SEGMENT: u8 = 1;
@@ -59,20 +60,6 @@ impl Writer {
             self.u8(zone.expect("every zone is among all zones") as u8);
             self.kind(member.kind);
         }
-    }
-}
-
-impl VersionCursor {
-    pub(crate) fn write(&self, out: &mut Writer) {
-        out.bytes(&self.key);
-        out.position(self.above);
-    }
-
-    pub(crate) fn read(input: &mut Reader) -> Result<VersionCursor, CodecError> {
-        Ok(VersionCursor {
-            key: input.bytes("cursor")?,
-            above: input.position("cursor")?,
-        })
     }
 }
 

@@ -1,13 +1,13 @@
 //! Answers as bytes. The layout is in `docs/formats/wire.md`.
 
+use bytes::Bytes;
 use units::{GroupId, VolumeId};
 
 use crate::EncodedBatch;
 use crate::batch_codec::{decode_entry, encode_entry};
 use crate::codec::{CodecError, Reader, Writer};
-use crate::message::{
-    HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus, Standing, VersionCursor, Versions,
-};
+use crate::message::{HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus, Standing};
+use crate::versions::Versions;
 
 const SEGMENT_CREATED: u8 = 1;
 const PROMISED: u8 = 2;
@@ -106,11 +106,11 @@ impl Response {
         }
     }
 
-    pub(crate) fn read(input: &mut Reader) -> Result<Response, CodecError> {
+    pub(crate) fn read(input: &mut Reader, attachment: Bytes) -> Result<Response, CodecError> {
         Ok(match input.u8("response")? {
             SEGMENT_CREATED => Response::SegmentCreated,
             SEGMENT_REMOVED => Response::SegmentRemoved,
-            VERSIONS => Response::Versions(Versions::read(input)?),
+            VERSIONS => Response::Versions(Versions::read(input, attachment)?),
             STANDING => Response::Standing(Standing::read(input)?),
             PROMISED => Response::Promised(Promised::read(input)?),
             INSTALLED => Response::Installed {
@@ -196,41 +196,6 @@ impl Promised {
                     })
                 })
                 .collect::<Result<_, CodecError>>()?,
-        })
-    }
-}
-
-impl Versions {
-    fn write(&self, out: &mut Writer) {
-        out.count(self.blocks.len());
-        self.blocks.iter().for_each(|block| out.bytes(block));
-        out.bool(self.next.is_some());
-        if let Some(next) = &self.next {
-            next.write(out);
-        }
-        out.position(self.through);
-        out.position(self.floor);
-        out.count(self.splits.len());
-        self.splits.iter().for_each(|key| out.bytes(key));
-        out.varint(self.bytes_expected);
-    }
-
-    fn read(input: &mut Reader) -> Result<Versions, CodecError> {
-        Ok(Versions {
-            blocks: (0..input.count(1, "blocks")?)
-                .map(|_| input.bytes("block"))
-                .collect::<Result<_, CodecError>>()?,
-            next: if input.bool("cursor")? {
-                Some(VersionCursor::read(input)?)
-            } else {
-                None
-            },
-            through: input.position("complete position")?,
-            floor: input.position("floor")?,
-            splits: (0..input.count(1, "splits")?)
-                .map(|_| input.bytes("split"))
-                .collect::<Result<_, CodecError>>()?,
-            bytes_expected: input.varint("bytes expected")?,
         })
     }
 }

@@ -7,6 +7,7 @@ use wire_format::message::{
     HeldFlush, Hello, HelloAnswer, NodeStatus, Promised, Refusal, Request, Response, SegmentStatus, Standing,
     VersionCursor, Versions,
 };
+use wire_format::versions::{BlockName, Extent, Run};
 use wire_format::{CatalogEntry, CatalogKey, frame};
 
 use super::log::marks;
@@ -157,7 +158,20 @@ fn responses() -> Vec<Response> {
         Response::SegmentCreated,
         Response::SegmentRemoved,
         Response::Versions(Versions {
-            blocks: vec![Bytes::from_static(b"block")],
+            runs: vec![Run {
+                blocks: vec![BlockName {
+                    first_key: Bytes::from_static(&[5]),
+                    bytes: 5,
+                    checksum: 7,
+                }],
+                last_key: Bytes::from_static(&[6]),
+                extent: {
+                    let mut extent = Extent::default();
+                    extent.add(at(1, 1500));
+                    extent
+                },
+            }],
+            content: Bytes::from_static(b"block"),
             next: Some(VersionCursor::default()),
             through: at(3, 4000),
             floor: at(1, 100),

@@ -28,6 +28,7 @@ mod replayed;
 mod restarts;
 mod settings;
 mod storage_nodes;
+mod stranded_node;
 mod subscriptions;
 mod tablespaces;
 mod tail_segments;

@@ -5,12 +5,13 @@ use io::{Disk, MemoryDisk};
 use proptest::prelude::*;
 use units::{Epoch, Lsn, Position};
 use wire_format::message::{VersionCursor, Versions, VersionsAsked};
+use wire_format::versions::{BlockName, Extent, Run};
 use wire_format::{EncodedBatch, Item};
 
 use super::toy::*;
 use super::world::*;
 use crate::key::Key;
-use crate::{Horizon, JournalEntry, PageStore, Progress, ReadError};
+use crate::{Horizon, JournalEntry, PageStore, PassPart, Progress, ReadError};
 
 struct Part {
     from: VersionCursor,
@@ -96,6 +97,7 @@ impl Target {
         });
         let open: Vec<usize> = (0..pass.parts.len()).filter(|at| !pass.parts[*at].done).collect();
         let at = open[pick / 3 % open.len()];
+        let count = pass.parts.len();
         let part = &mut pass.parts[at];
         let asked = VersionsAsked {
             path: world.path.clone(),
@@ -107,10 +109,13 @@ impl Target {
             floor: Position::ZERO,
         };
         let versions = world.store.versions(SEGMENT, &asked).expect("a good disk");
+        let name = PassPart {
+            pass: self.passes,
+            part: at as u32,
+            parts: count as u32,
+        };
         for time in 0..1 + usize::from(twice) {
-            let taken = self
-                .store
-                .take_versions(SEGMENT, (self.passes, at as u32), &part.from, &versions);
+            let taken = self.store.take_versions(SEGMENT, name, &part.from, &versions);
             assert_eq!(taken.expect("a good disk"), time == 0);
         }
         let lowest = pass
@@ -306,6 +311,15 @@ proptest! {
     }
 }
 
+/// The only part of a pass.
+pub(super) fn only(pass: u64) -> PassPart {
+    PassPart {
+        pass,
+        part: 0,
+        parts: 1,
+    }
+}
+
 fn all(through: Position, world: &World) -> VersionsAsked {
     VersionsAsked {
         path: world.path.clone(),
@@ -352,7 +366,7 @@ fn what_is_given_ends_before_a_record_that_is_still_coming_in() {
     let target = Target::new();
     let taken = target
         .store
-        .take_versions(SEGMENT, (1, 0), &VersionCursor::default(), &given);
+        .take_versions(SEGMENT, only(1), &VersionCursor::default(), &given);
     assert_eq!(taken, Ok(true));
     let read = |store: &PageStore| store.read_pages(SEGMENT, &world.path, Lsn::from_raw(30), FORK.page(0), BLOCKS);
     assert!(read(&target.store).expect("pages") == read(&world.store).expect("pages"));
@@ -375,28 +389,61 @@ fn what_a_peer_cannot_mean_is_refused_and_leaves_nothing() {
         .store
         .versions(SEGMENT, &all(through, &world))
         .expect("a good disk");
-    let with = |blocks: Vec<Bytes>| Versions {
-        blocks,
-        ..given.clone()
-    };
     let start = VersionCursor::default();
-    let twice = [&given.blocks[..], &given.blocks[..]].concat();
-    let cut = given.blocks[0].slice(..given.blocks[0].len() - 1);
-    for (pass, wrong) in [twice, vec![cut], vec![Bytes::new()], vec![Bytes::from_static(&[0; 4])]]
-        .into_iter()
-        .enumerate()
-    {
+    let changed = |change: &dyn Fn(&mut Run)| {
+        let mut wrong = given.clone();
+        change(&mut wrong.runs[0]);
+        wrong
+    };
+    let mut rotten = given.content.to_vec();
+    rotten[10] ^= 1;
+    let block = |first_key: u32| BlockName {
+        first_key: key(first_key),
+        ..given.runs[0].blocks[0].clone()
+    };
+    let falling = Versions {
+        content: [&given.content[..], &given.content[..]].concat().into(),
+        ..changed(&|run| run.blocks = vec![block(3), block(1)])
+    };
+    let wrong = [
+        Versions {
+            content: rotten.into(),
+            ..given.clone()
+        },
+        Versions {
+            content: given.content.slice(..given.content.len() - 1),
+            ..given.clone()
+        },
+        falling,
+        changed(&|run| {
+            run.blocks = vec![block(3)];
+            run.last_key = key(2);
+        }),
+        changed(&|run| run.last_key = Bytes::new()),
+        changed(&|run| run.blocks[0].first_key = Bytes::from_static(&[99])),
+    ];
+    for (pass, wrong) in wrong.into_iter().enumerate() {
         let pass = pass as u64 + 1;
-        let taken = target.store.take_versions(SEGMENT, (pass, 0), &start, &with(wrong));
-        assert!(matches!(taken, Err(ReadError::Malformed(_))), "{taken:?}");
-        let taken = target.store.take_versions(SEGMENT, (pass, 0), &start, &given);
+        let taken = target.store.take_versions(SEGMENT, only(pass), &start, &wrong);
+        assert!(matches!(taken, Err(ReadError::Malformed(_))), "{pass}: {taken:?}");
+        let taken = target.store.take_versions(SEGMENT, only(pass), &start, &given);
         assert_eq!(taken, Ok(false), "the rest of a pass that lost something");
         assert_eq!(layers(), 0);
     }
-    let of_an_earlier_pass = target.store.take_versions(SEGMENT, (1, 0), &start, &given);
+    // The same keys in two parts: no layer can hold them.
+    let part = |part| PassPart {
+        part,
+        parts: 2,
+        ..only(8)
+    };
+    assert_eq!(target.store.take_versions(SEGMENT, part(0), &start, &given), Ok(true));
+    let again = target.store.take_versions(SEGMENT, part(1), &start, &given);
+    assert!(matches!(again, Err(ReadError::Malformed(_))), "{again:?}");
+    assert_eq!(layers(), 0);
+    let of_an_earlier_pass = target.store.take_versions(SEGMENT, only(1), &start, &given);
     assert_eq!(of_an_earlier_pass, Ok(false));
-    assert_eq!(target.store.take_versions(SEGMENT, (9, 0), &start, &given), Ok(true));
-    assert_eq!(layers(), 1);
+    assert_eq!(target.store.take_versions(SEGMENT, only(9), &start, &given), Ok(true));
+    assert_eq!(layers(), given.runs.len());
     let unknown = VersionsAsked {
         from: VersionCursor {
             key: Bytes::from_static(&[99]),
@@ -412,10 +459,24 @@ fn what_a_peer_cannot_mean_is_refused_and_leaves_nothing() {
 
 proptest! {
     #[test]
-    fn arbitrary_blocks_are_taken_or_refused(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..3)) {
+    fn arbitrary_blocks_are_taken_or_refused(
+        blocks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..9), prop::collection::vec(any::<u8>(), 0..99)), 0..3),
+        last_key in prop::collection::vec(any::<u8>(), 0..9),
+        has_checksums in any::<bool>(),
+    ) {
         let target = Target::new();
+        let name = |(first_key, block): &(Vec<u8>, Vec<u8>)| BlockName {
+            first_key: first_key.clone().into(),
+            bytes: block.len() as u32,
+            checksum: if has_checksums { crc32c::crc32c(block) } else { 0 },
+        };
         let versions = Versions {
-            blocks: blocks.into_iter().map(Bytes::from).collect(),
+            runs: vec![Run {
+                blocks: blocks.iter().map(name).collect(),
+                last_key: last_key.into(),
+                extent: Extent::default(),
+            }],
+            content: blocks.into_iter().flat_map(|(_, block)| block).collect(),
             next: None,
             through: Position::ZERO,
             floor: Position::ZERO,
@@ -423,7 +484,8 @@ proptest! {
             bytes_expected: 0,
         };
         // An error is as good as a value here: only a panic would fail.
-        let _ = target.store.take_versions(SEGMENT, (1, 0), &VersionCursor::default(), &versions);
+        let _ = target.store.take_versions(SEGMENT, only(1), &VersionCursor::default(), &versions);
+        while target.store.maintain(&|| ()).is_ok_and(|progress| progress != Progress::Idle) {}
     }
 }
 

@@ -12,7 +12,7 @@ use super::world::*;
 use crate::journal_files::{FOLDER, file_name, spare_name};
 use crate::journal_scan::scan;
 use crate::reserve::SPARES_MAX;
-use crate::{AppendError, Horizon, JournalEntry, PageStore};
+use crate::{AppendError, Horizon, JournalEntry, PageStore, Progress};
 
 #[test]
 fn a_failed_sync_closes_the_journal_until_the_next_start() {
@@ -342,4 +342,34 @@ fn a_file_stays_until_the_one_after_it_is_durable() {
     world.announce(0, true);
     world.upkeep();
     assert!(world.disk.length(&file).is_err(), "now it could go");
+}
+
+/// A copy with a hole waits for the layers of peers: what it holds beyond the hole must not keep the journal that others share.
+#[test]
+fn what_a_waiting_copy_does_not_need_leaves_the_journal() {
+    let mut world = World::new();
+    appended(&mut world, 2000);
+    let horizon = Horizon {
+        path: world.path.clone(),
+        durable: world.newest_complete(),
+        floor: Position::ZERO,
+        recycle_through: Position::ZERO,
+        let_go: None,
+    };
+    world.store.set_horizon(SEGMENT, horizon);
+    while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    let pinned = world.store.status().journal_bytes;
+    assert!(config().journal_retained_bytes_max < pinned, "{pinned} bytes");
+    let pages = |world: &World| {
+        let pages = world
+            .store
+            .read_pages(SEGMENT, &world.path, world.last.lsn, FORK.page(0), BLOCKS);
+        pages.expect("pages")
+    };
+    let before = pages(&world);
+    world.store.let_journal_go(SEGMENT, world.newest_complete());
+    while world.store.maintain(&|| ()).expect("a good disk") != Progress::Idle {}
+    let left = world.store.status().journal_bytes;
+    assert!(left <= config().journal_retained_bytes_max, "{left} of {pinned} bytes");
+    assert!(pages(&world) == before, "the versions are in layers");
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use units::{Lsn, Position};
 
-use super::copies::Target;
+use super::copies::{Target, only};
 use super::toy::*;
 use super::world::*;
 
@@ -118,7 +118,7 @@ fn a_record_in_pieces_is_kept_until_all_of_it_is_let_go() {
         floor: Position::ZERO,
     };
     let given = world.store.versions(SEGMENT, &asked).expect("a good disk");
-    let taken = full.store.take_versions(SEGMENT, (1, 0), &Default::default(), &given);
+    let taken = full.store.take_versions(SEGMENT, only(1), &Default::default(), &given);
     assert_eq!(taken, Ok(true));
     let read = full
         .store

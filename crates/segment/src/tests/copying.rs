@@ -66,7 +66,8 @@ fn cursor(key: &'static [u8]) -> VersionCursor {
 
 pub(super) fn versions(next: Option<VersionCursor>, through: Position, floor: Position) -> Versions {
     Versions {
-        blocks: Vec::new(),
+        runs: Vec::new(),
+        content: Bytes::new(),
         next,
         through,
         floor,
@@ -477,4 +478,42 @@ fn a_copy_that_hears_nothing_asks_its_peers_how_far_they_are() {
         .fetched(millis(3010), Some(standing), &mut effects)
         .expect("it says the same history");
     assert_eq!(copy.segment.promised(), Epoch::from_raw(2));
+}
+
+/// Others share the journal, and a pass brings again what peers hold durably.
+#[test]
+fn a_stranded_copy_lets_the_journal_go_once_it_is_full() {
+    let mut copy = Copy::new();
+    copy.flushes(1, Position::ZERO, &[10, 20]);
+    copy.flushes(1, position(1, 50), &[60, 70, 80]);
+    copy.announce_apart(1, 70, 0, 0);
+    assert_eq!(copy.segment.complete(), position(1, 20));
+    copy.segment.set_crowded(true);
+    assert!(
+        copy.segment.journal_unneeded_through().lsn.raw() <= 20,
+        "a hole that a journal may fill pins it"
+    );
+    let mut now = 0;
+    while !copy.segment.is_stranded() {
+        now += 25;
+        assert!(now < 5000, "it is stranded");
+        let mut effects = Vec::new();
+        copy.segment.tick(millis(now), &mut effects);
+        let collected = Response::Refused(Refusal::LogCollected {
+            oldest: position(1, 50),
+        });
+        if effects.iter().any(|effect| matches!(effect, Effect::Fetch { .. })) {
+            // A refusal is what is expected here.
+            let _ = copy.segment.fetched(millis(now), Some(collected), &mut Vec::new());
+        }
+    }
+    copy.segment.set_crowded(false);
+    assert!(copy.segment.journal_unneeded_through().lsn.raw() <= 20, "there is room");
+    copy.segment.set_crowded(true);
+    assert_eq!(copy.segment.journal_unneeded_through(), position(1, 70));
+    assert_eq!(copy.segment.acknowledged(), position(1, 20), "of that nothing goes");
+    let held = copy.promised(2, path(&[(1, 0)]), Position::ZERO).held;
+    let ends: Vec<Position> = held.iter().map(|flush| flush.end).collect();
+    let expected = [10, 20, 80].map(|lsn| position(1, lsn));
+    assert_eq!(ends, expected, "an opener may look for what is not known to be durable");
 }

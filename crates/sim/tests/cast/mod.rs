@@ -179,7 +179,8 @@ impl Six {
         let written = Taken::Written {
             from: VersionCursor::default(),
             versions: Versions {
-                blocks: Vec::new(),
+                runs: Vec::new(),
+                content: Bytes::new(),
                 next: None,
                 through,
                 floor: Position::ZERO,

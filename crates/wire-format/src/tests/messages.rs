@@ -11,6 +11,7 @@ use crate::message::{
     HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentHealth, SegmentStatus, Standing, VersionCursor,
     Versions,
 };
+use crate::versions::{BlockName, Extent, Run};
 use crate::{CatalogEntry, CodecError, EncodedBatch, Refusal, Request, Response};
 
 fn position() -> impl Strategy<Value = Position> {
@@ -167,23 +168,47 @@ fn cursor() -> impl Strategy<Value = VersionCursor> {
     (super::bytes(9), position()).prop_map(|(key, above)| VersionCursor { key, above })
 }
 
+fn extent() -> impl Strategy<Value = Extent> {
+    prop::collection::vec(position(), 0..3).prop_map(|positions| {
+        let mut extent = Extent::default();
+        positions.iter().for_each(|position| extent.add(*position));
+        extent
+    })
+}
+
+fn run() -> impl Strategy<Value = Run> {
+    let block = (super::bytes(9), 0..50u32, any::<u32>()).prop_map(|(first_key, bytes, checksum)| BlockName {
+        first_key,
+        bytes,
+        checksum,
+    });
+    (prop::collection::vec(block, 0..3), super::bytes(9), extent()).prop_map(|(blocks, last_key, extent)| Run {
+        blocks,
+        last_key,
+        extent,
+    })
+}
+
 fn versions() -> impl Strategy<Value = Versions> {
-    let some_bytes = || prop::collection::vec(super::bytes(20), 0..3);
     (
-        some_bytes(),
+        prop::collection::vec(run(), 0..3),
         prop::option::of(cursor()),
         position(),
         position(),
-        some_bytes(),
+        prop::collection::vec(super::bytes(20), 0..3),
         any::<u64>(),
     )
-        .prop_map(|(blocks, next, through, floor, splits, bytes_expected)| Versions {
-            blocks,
-            next,
-            through,
-            floor,
-            splits,
-            bytes_expected,
+        .prop_map(|(runs, next, through, floor, splits, bytes_expected)| {
+            let bytes: u32 = runs.iter().flat_map(|run| &run.blocks).map(|block| block.bytes).sum();
+            Versions {
+                runs,
+                content: vec![7; bytes as usize].into(),
+                next,
+                through,
+                floor,
+                splits,
+                bytes_expected,
+            }
         })
 }
 
