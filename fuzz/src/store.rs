@@ -223,7 +223,7 @@ pub(crate) fn layer_gives_page(data: &[u8]) -> bool {
     file.extend_from_slice(&index_at.to_le_bytes());
     file.extend_from_slice(&(index.len() as u64).to_le_bytes());
     file.extend_from_slice(&crc32c::crc32c(&index).to_le_bytes());
-    file.extend_from_slice(b"BORLAYR1");
+    file.extend_from_slice(b"BORLAYR2");
     let disk = disk_with(&manifest_bytes(true));
     put(&disk, LAYER, &file);
     let Some(opened) = open(&disk) else {

@@ -123,6 +123,32 @@ A copy that is whole by then has taken its place already, and stays; one that is
 pub const STORAGE_REMOVE: &str = "\
 Refused while it holds a copy, even one that is lost: `borealis storage drain NAME` moves them first.";
 
+/// Of `retention`.
+pub const RETENTION: &str = "\
+Everything that was durable within this time can still be read as it was then: every version of every page, and the log itself. It
+costs disk: on each copy about what is written within the time. Longer windows begin to fill from now on; with a shorter one, what
+is older goes with the next compactions. The window belongs to the volume and survives restarts. At most 72h.
+
+Examples:
+  borealis retention        shows it
+  borealis retention 10m
+  borealis retention 0      only the newest version of each page is kept";
+
+/// Of `log export`.
+pub const LOG_EXPORT: &str = "\
+Each storage node keeps a share of the log; this puts the shares together again, byte for byte as PostgreSQL wrote them, and
+checks that every record is sound and names the one before it. Only storage nodes are read, one whole copy of each group that is
+concerned: the cluster may be in use, and the writer may be down.
+
+Log is kept as long as old versions are: `borealis retention` shows and sets it, `borealis status --json` says from where on it is
+kept (`floor_lsn`). The first file begins with filler up to the first record that is kept. Log of earlier writers is part of
+it as far as it became durable.
+
+Examples:
+  borealis log export --into /tmp/wal
+  borealis log export --from 0/3000000 --to 0/5000000 --into /tmp/wal
+  pg_waldump --path /tmp/wal --start 0/3000028     the LSN that `log export` prints";
+
 /// Of `failover`.
 pub const FAILOVER: &str = "\
 A new instance takes the next epoch, from where the storage nodes refuse the old one. Clients of the cluster endpoint are cut off

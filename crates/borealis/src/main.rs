@@ -89,6 +89,18 @@ enum Command {
         #[command(subcommand)]
         what: command::storage::StorageCommand,
     },
+    /// Make the log that PostgreSQL wrote again from the storage nodes.
+    Log {
+        #[command(subcommand)]
+        what: command::log::LogCommand,
+    },
+    /// Show for how long old versions of pages, and the log, are kept, or keep them for another time.
+    #[command(after_help = help::RETENTION)]
+    Retention {
+        /// 0, or a time such as 90s, 10m or 72h.
+        #[arg(value_name = "TIME", value_parser = command::values::retention)]
+        time: Option<u64>,
+    },
     /// Fence the writer and start a new one.
     #[command(after_help = help::FAILOVER)]
     Failover {
@@ -185,6 +197,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             ZoneCommand::Restore { zone } => command::order(&layout, "az-restore", &zone),
         },
         Command::Storage { what } => command::storage::run(&layout, what),
+        Command::Log { what } => command::log::run(&layout, what),
+        Command::Retention { time } => command::retention::run(&layout, time),
         Command::Failover { to } => command::failover(&layout, to.as_deref()),
         Command::Psql { arguments } => command::psql(&layout, &arguments),
         Command::Logs { follow, name } => command::logs(&layout, &name, follow),

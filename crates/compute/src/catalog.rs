@@ -25,6 +25,8 @@ pub(crate) struct Catalog {
     blocks: u64,
     /// Which group each page belongs to.
     pub(crate) stripes: Stripes,
+    /// When the volume was durable up to where, as an earlier reign noted it.
+    pub(crate) durable_times: Option<Bytes>,
 }
 
 impl Catalog {
@@ -62,6 +64,7 @@ impl Catalog {
                 let blocks = self.forks.get(fork).copied().unwrap_or(0);
                 self.stripes.set(*fork, *first, group, blocks);
             }
+            CatalogKey::DurableTimes => self.durable_times = value.cloned(),
         }
     }
 

@@ -121,6 +121,11 @@ impl Fleet {
         self.told.borrow().as_ref().map(|(_, told)| told.clone())
     }
 
+    /// For how long old versions are to be kept, if somebody asked for it.
+    pub(crate) fn wanted_retention_seconds(&self) -> Option<u64> {
+        self.told.borrow().as_ref()?.1.retention_seconds
+    }
+
     /// The nodes as placement understands them; `None` if the control process has said nothing of them lately.
     pub(crate) fn nodes(&self) -> Option<Vec<StorageNode>> {
         let told = self.told.borrow();

@@ -14,12 +14,14 @@
 //! | `fleet` | how the storage nodes are |
 //! | `membership` | copies that are replaced |
 //! | `creation`, [`import`] | a new volume |
-//! | `state`, `last_page` | PostgreSQL's state as of the volume's end |
+//! | `state`, `log_end`, `last_page` | PostgreSQL's state as of the volume's end |
+//! | [`log`], [`log_export`] | the log, read again from the groups, and made WAL files of |
 //! | `data_directory` | the skeleton on disk |
 //! | `postgresql`, `postgresql_log`, `shared_memory` | the process tree, what it writes, and what it leaves behind |
 //! | `replication` | the connection to the walsender |
 //! | `flush`, `catalog` | from WAL to flushes, and what it does to the catalog |
 //! | `shipping` | the log's shipper, carried out |
+//! | `floor` | what nobody needs any more |
 //! | `growth`, `groups` | more groups, and what readers know of them |
 //! | [`broker`], `read_ahead`, [`pages`] | pages for backends |
 //! | [`status`], [`metrics`] | what the instance tells about itself |
@@ -33,11 +35,15 @@ mod data_directory;
 #[cfg(test)]
 mod fake_node;
 mod fleet;
+mod floor;
 mod flush;
 mod groups;
 mod growth;
 pub mod import;
 mod last_page;
+pub mod log;
+mod log_end;
+pub mod log_export;
 mod membership;
 pub mod metrics;
 mod open;
@@ -52,7 +58,7 @@ mod replication;
 pub mod settings;
 mod shared_memory;
 mod shipping;
-mod state;
+pub mod state;
 pub mod status;
 mod user_settings;
 

@@ -1,5 +1,7 @@
 //! One reign: from its epoch to its end.
 
+mod telling;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use replication_protocol::Event;
 use skeleton::Skeleton;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use units::{Epoch, Lsn};
+use units::{Epoch, GroupId, Lsn};
 use volume::{Opening, Shipper, ShipperLimits, VolumeRecord};
 use wal::Marks;
 use wire_format::frame::PROTOCOL_VERSION;
@@ -22,8 +24,10 @@ use crate::broker::Broker;
 use crate::catalog::Catalog;
 use crate::copies::Copies;
 use crate::fleet::Fleet;
+use crate::floor::Floor;
 use crate::flush::FlushBuilder;
 use crate::growth::Growth;
+use crate::log::LogReader;
 use crate::membership::Memberships;
 use crate::metrics::{LOG_RECEIVED_BYTES, OPEN_SECONDS, POSTGRESQL_STARTS};
 use crate::pages::PageSource;
@@ -39,6 +43,8 @@ use crate::user_settings::{self, UserSettings};
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
 
 const CONTROL_PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of the log may take to be read: another group's share of it is not worth more.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -101,6 +107,7 @@ struct Reign<'a> {
     stage: &'a Cell<Stage>,
     shipping: Shipping,
     memberships: Memberships,
+    floor: Floor,
     postmaster: Postmaster,
     flushes: FlushBuilder,
     growth: Growth,
@@ -234,7 +241,6 @@ impl<'a> Reign<'a> {
         let reader = StateReader {
             copies: copies.of_first_group(),
             epoch,
-            path: opened.path.clone(),
             at: opened.branch,
             limit,
         };
@@ -242,7 +248,12 @@ impl<'a> Reign<'a> {
         let (geometry, groups_count) = (opened.record.geometry(), opened.record.groups.len());
         let catalog = reader.catalog(geometry, groups_count).await.map_err(state)?;
         let time = now_us() / 1_000_000;
-        let inputs = reader.skeleton_inputs(&catalog, marks, time).await.map_err(state)?;
+        let mut log = LogReader::new(&opened.record, opened.path.clone(), &hello, LOG_LIMIT);
+        log.know(GroupId::FIRST, copies.of_first_group());
+        let inputs = reader
+            .skeleton_inputs(&catalog, &mut log, marks, time)
+            .await
+            .map_err(state)?;
         let wal_file_bytes = inputs.control.wal_file_bytes();
         let skeleton = Skeleton::build(inputs).map_err(|error| broken("the skeleton", &error))?;
         // Again: a writer before this one could change them until now.
@@ -258,6 +269,12 @@ impl<'a> Reign<'a> {
             small_flushes_max: config.limits.small_flushes_max,
             retained_bytes_max: config.limits.retained_bytes_max,
         };
+        let floor = Floor::new(
+            record.clone(),
+            fleet.clone(),
+            catalog.durable_times.as_ref(),
+            opened.branch,
+        );
         let mut shipping = Shipping::new(Shipper::of(opened, limits), copies)?;
         let memberships = Memberships::new(fleet.clone(), record.clone());
         let marks = shipping.ship_checkpoint(&skeleton, marks, limit).await?;
@@ -315,6 +332,7 @@ impl<'a> Reign<'a> {
             stage,
             shipping,
             memberships,
+            floor,
             postmaster,
             catalog,
             source,
@@ -374,7 +392,7 @@ impl<'a> Reign<'a> {
                     Err(error) => return Err(broken("replication", &error)),
                 },
                 _ = ticks.tick() => {
-                    self.shipping.shipper.raise_floor(self.source.lowest_read_point());
+                    self.raise_floor()?;
                     self.shipping.tick()?;
                     self.look_after_groups()?;
                     if self.memberships.tick(&mut self.shipping)? {
@@ -410,6 +428,13 @@ impl<'a> Reign<'a> {
                     .map_err(|error| broken("replication", &error))?;
             }
         }
+    }
+
+    fn raise_floor(&mut self) -> Result<(), Ended> {
+        let (durable, needed) = (self.source.durable(), self.source.lowest_read_point());
+        let floor = self.floor.tick(durable, needed)?;
+        self.shipping.shipper.raise_floor(floor);
+        Ok(())
     }
 
     /// Groups are made before they are needed, and woken when they are read.
@@ -455,11 +480,12 @@ impl<'a> Reign<'a> {
             };
         }
         let written_at_us = now_us().unsigned_abs();
-        while let Some(flush) = self
+        while let Some(mut flush) = self
             .flushes
             .next(written_at_us)
             .map_err(|error| Ended::Unusable(error.to_string()))?
         {
+            self.floor.ride_along(&mut flush);
             self.shipping.submit(flush)?;
             // One read is at most a few flushes; the window is looked at before the next read.
         }
@@ -481,33 +507,6 @@ impl<'a> Reign<'a> {
             tokio::time::sleep(TICK).await;
         }
         Ok(())
-    }
-
-    fn tell(&mut self) {
-        let mut status = self.status.borrow_mut();
-        let shipper = &self.shipping.shipper;
-        status.durable_lsn = Some(shipper.durable().to_string());
-        status.in_flight_bytes = self.flushes.end().raw().saturating_sub(shipper.durable().raw());
-        {
-            let catalog = self.catalog.borrow();
-            status.size_bytes = catalog.size_bytes();
-            status.groups = catalog.stripes.groups_count() as u64;
-            status.free_bytes = catalog.stripes.free_blocks() * units::PAGE_BYTES as u64;
-        }
-        status.log_bytes_shipped = self.shipping.copies.bytes_sent.get();
-        status.log_bytes_received = self.bytes_received;
-        status.pages_read = self.source.pages_read.get();
-        status.pages_read_ahead = self.broker.pages_read_ahead.get();
-        let standing = shipper.standing();
-        let silent = standing.iter().filter(|copy| !copy.live);
-        status.durable = shipper.durable();
-        status.quorum.missing = silent.map(|copy| copy.member.node.clone()).collect();
-        let word = |holds: bool| if holds { "ok" } else { "lost" }.to_owned();
-        status.quorum.write = word(shipper.writable());
-        status.changes = self.memberships.status();
-        status.without_spare = self.memberships.without_spare();
-        status.quorum.read = word(shipper.readable());
-        status.copies = standing;
     }
 }
 

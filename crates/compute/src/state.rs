@@ -4,35 +4,32 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use skeleton::blob::Blob;
 use skeleton::status_files::{self, StatusRange};
 use skeleton::tablespaces::is_in_users_tablespace;
 use skeleton::{ControlFile, SkeletonInputs, blob};
-use timeline::Path;
 use tokio::time::{Instant, timeout_at};
 use units::{Epoch, Lsn, Page, PageKey, Position, RelationKey, fork};
 use volume::stripes::Geometry;
-use wal::{Marks, WAL_PAGE_BYTES};
-use wire_format::{CatalogKey, Refusal, Request, Response};
+use wal::Marks;
+use wire_format::{CatalogKey, Request, Response};
 
 use crate::catalog::Catalog;
-use crate::last_page::{ImportedPage, LastPage, LogFacts};
+use crate::log::LogReader;
+use crate::log_end;
 use crate::pages::Copy;
 
 /// Pages asked for at once.
 const PAGES_AT_ONCE: u32 = 64;
 /// Catalog entries asked for at once. A node answers fewer where they are large.
 const ENTRIES_AT_ONCE: u32 = 5000;
-/// Log before the end that is looked at to make its last page again.
-const TAIL_BYTES: u64 = 64 << 10;
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// How long one copy may take for an answer before the next is asked; doubles once all were asked, because all may be slow.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why the state could not be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StateError {
+pub enum StateError {
     /// No copy could answer.
     #[error("{what} could not be read from any copy: {why}")]
     Unreachable {
@@ -53,14 +50,13 @@ pub(crate) enum StateError {
 pub(crate) struct StateReader {
     pub(crate) copies: Vec<Rc<Copy>>,
     pub(crate) epoch: Epoch,
-    pub(crate) path: Path,
     pub(crate) at: Lsn,
     pub(crate) limit: Duration,
 }
 
 impl StateReader {
     /// Asks one copy after the other until one answers with something that `useful` takes.
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         what: &'static str,
         request: impl Fn(&Copy) -> Request,
@@ -159,6 +155,7 @@ impl StateReader {
     pub(crate) async fn skeleton_inputs(
         &self,
         catalog: &Catalog,
+        log: &mut LogReader,
         marks: Marks,
         time: i64,
     ) -> Result<SkeletonInputs, StateError> {
@@ -168,9 +165,7 @@ impl StateReader {
             .ok_or(StateError::Missing("control file"))?;
         let control = ControlFile::parse(control)?;
         let mut inputs = SkeletonInputs {
-            last_page: self
-                .last_page(&marks, &control, catalog.blobs().get(blob::IMPORTED_LOG_END))
-                .await?,
+            last_page: log_end::last_page(log, &marks, &control, catalog.blobs().get(blob::IMPORTED_LOG_END)).await,
             control,
             databases: Vec::new(),
             relation_maps: Vec::new(),
@@ -216,76 +211,10 @@ impl StateReader {
         }
         Ok(inputs)
     }
-
-    /// The page on which the log ends, up to the end.
-    async fn last_page(
-        &self,
-        marks: &Marks,
-        control: &ControlFile,
-        imported: Option<&Bytes>,
-    ) -> Result<Vec<u8>, StateError> {
-        if marks.end.raw().is_multiple_of(WAL_PAGE_BYTES) {
-            return Ok(Vec::new());
-        }
-        let facts = LogFacts {
-            timeline: marks.state.timeline,
-            system_identifier: control.system_identifier(),
-            wal_file_bytes: control.wal_file_bytes(),
-        };
-        let mut page = LastPage::new(marks.end, facts);
-        self.last_records(&mut page).await?;
-        let imported = imported.and_then(|value| ImportedPage::decode(value.clone()));
-        Ok(page.bytes(imported.as_ref()).unwrap_or_else(|| {
-            // PostgreSQL goes on behind the page in any case.
-            tracing::warn!(end = %marks.end, "state.last_page: the records before the end of the log are not to be had");
-            page.unknown()
-        }))
-    }
-
-    /// Hands over the records at the end of the log, oldest first, as far as the first copy that answers still has them: one
-    /// that has collected its log ends the search.
-    async fn last_records(&self, page: &mut LastPage) -> Result<(), StateError> {
-        let mut from = Lsn::from_raw(self.at.raw().saturating_sub(TAIL_BYTES));
-        while from < self.at {
-            let request = |copy: &Copy| Request::FetchBatches {
-                segment: copy.segment,
-                path: self.path.clone(),
-                after: Position::new(Epoch::from_raw(0), from),
-                through: Position::new(self.epoch, self.at),
-                bytes_max: 4 * TAIL_BYTES as u32,
-            };
-            let answer = self
-                .ask("the end of the log", request, |response| match response {
-                    Response::Batches(batches) if batches.is_empty() => {
-                        Err(format!("it holds nothing between {from} and {}", self.at))
-                    }
-                    Response::Batches(batches) => Ok(Ok(batches)),
-                    Response::Refused(Refusal::LogCollected { oldest }) => Ok(Err(oldest)),
-                    other => Err(said(other)),
-                })
-                .await?;
-            let batches = match answer {
-                Ok(batches) => batches,
-                Err(oldest) if from < oldest.lsn => {
-                    from = oldest.lsn;
-                    continue;
-                }
-                Err(_) => return Ok(()),
-            };
-            for batch in &batches {
-                let batch = batch.batch();
-                from = batch.end.max(from);
-                if let Some(header) = &batch.header {
-                    page.flags(&header.page_flags);
-                }
-                batch.items.iter().for_each(|item| page.item(item));
-            }
-        }
-        Ok(())
-    }
 }
 
-fn said(response: Response) -> String {
+/// What a copy said instead of an answer.
+pub(crate) fn said(response: Response) -> String {
     match response {
         Response::Refused(refusal) => refusal.to_string(),
         _ => "an answer to another question".to_owned(),
@@ -294,7 +223,6 @@ fn said(response: Response) -> String {
 
 #[cfg(test)]
 mod tests {
-    use timeline::Branch;
     use units::ForkKey;
 
     use super::*;
@@ -312,14 +240,9 @@ mod tests {
 
     fn reader(copies: Vec<Rc<Copy>>, limit: Duration) -> StateReader {
         let at = Lsn::from_raw(5000);
-        let branch = Branch {
-            epoch: Epoch::from_raw(7),
-            parent: Position::ZERO,
-        };
         StateReader {
             copies,
             epoch: Epoch::from_raw(7),
-            path: Path::new(vec![branch]).expect("one branch is a path"),
             at,
             limit,
         }

@@ -44,6 +44,15 @@ pub struct InstanceStatus {
     pub groups: u64,
     /// Bytes that the groups there are have room for, in relation forks. What is dropped or truncated comes back here.
     pub free_bytes: u64,
+    /// For how long old versions of pages are kept.
+    #[serde(default)]
+    pub retention_seconds: u64,
+    /// Below this LSN neither versions nor log are kept.
+    #[serde(default)]
+    pub floor_lsn: Option<String>,
+    /// The same, for the metrics.
+    #[serde(skip)]
+    pub floor: Lsn,
     /// Bytes sent to storage nodes, framing and all copies included.
     pub log_bytes_shipped: u64,
     /// Bytes of log received from PostgreSQL.

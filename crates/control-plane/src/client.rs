@@ -148,6 +148,11 @@ impl Client {
         }
     }
 
+    /// Wants old versions to be kept for so long.
+    pub async fn set_retention(&self, seconds: u64) -> Result<(), ControlError> {
+        self.ask(&ControlRequest::SetRetention { seconds }).await.map(|_| ())
+    }
+
     /// Wants something of a storage node.
     pub async fn wish(&self, name: String, wish: StorageWish) -> Result<(), ControlError> {
         self.ask(&ControlRequest::Wish { name, wish }).await.map(|_| ())

@@ -45,6 +45,11 @@ pub enum ControlRequest {
     Heartbeat(Heartbeat),
     /// How are the storage nodes?
     Storage,
+    /// For how long old versions are to be kept from now on. The instance that holds the epoch puts it into the record.
+    SetRetention {
+        /// The window.
+        seconds: u64,
+    },
     /// Somebody wants something of a storage node. Kept until somebody wants something else; the instance that holds the epoch
     /// does it, since nobody else may change where copies are.
     Wish {
@@ -132,6 +137,9 @@ pub struct Fleet {
     /// When copies move away from full and slow disks by themselves; `None`: never.
     #[serde(default)]
     pub heat: Option<HeatSettings>,
+    /// For how long old versions are to be kept; `None`: nobody has asked for anything else than what the record says.
+    #[serde(default)]
+    pub retention_seconds: Option<u64>,
 }
 
 /// When copies move away from full and slow disks by themselves: one at a time, and only where another disk is clearly better.

@@ -10,9 +10,9 @@ telemetry::metrics! {
     /// The metadata store.
     pub CONTROL;
     /// Requests that were understood, by what they ask.
-    pub(crate) REQUESTS: CounterBy<11> = CounterBy::new("control_requests_total", &["request"], [
+    pub(crate) REQUESTS: CounterBy<12> = CounterBy::new("control_requests_total", &["request"], [
         "read", "plan", "create", "take_epoch", "compare_and_swap", "set_writer", "writer", "heartbeat", "storage",
-        "wish", "forget_storage"
+        "wish", "forget_storage", "set_retention"
     ]);
     /// Changes that were not made, since the record was changed meanwhile or another epoch is taken: plans, creations and
     /// compare-and-swaps that came too late.
@@ -48,6 +48,7 @@ pub(crate) fn count(request: &ControlRequest) {
         ControlRequest::Storage => 8,
         ControlRequest::Wish { .. } => 9,
         ControlRequest::ForgetStorage { .. } => 10,
+        ControlRequest::SetRetention { .. } => 11,
     };
     REQUESTS.add(at, 1);
 }

@@ -49,6 +49,7 @@ struct Load {
 pub(crate) struct Registry {
     nodes: BTreeMap<String, Node>,
     config: ControlConfig,
+    retention_seconds: Option<u64>,
 }
 
 impl Registry {
@@ -62,7 +63,11 @@ impl Registry {
             })?;
             nodes.insert(name, Node::new(kept));
         }
-        Ok(Registry { nodes, config })
+        Ok(Registry {
+            nodes,
+            config,
+            retention_seconds: store.retention_seconds()?,
+        })
     }
 
     /// Time passes.
@@ -124,6 +129,13 @@ impl Registry {
         Ok(())
     }
 
+    /// For how long old versions are to be kept.
+    pub(crate) fn set_retention(&mut self, store: &Store, seconds: u64) -> Result<(), StoreError> {
+        store.set_retention_seconds(seconds)?;
+        self.retention_seconds = Some(seconds);
+        Ok(())
+    }
+
     /// How all of them are.
     pub(crate) fn fleet(&self) -> Fleet {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -145,6 +157,7 @@ impl Registry {
             nodes: self.nodes.iter().map(one).collect(),
             replace_after_ms: replace_after.map(millis),
             heat: self.config.heat.clone(),
+            retention_seconds: self.retention_seconds,
         }
     }
 }

@@ -200,6 +200,11 @@ fn answer(state: &State, request: ControlRequest) -> Result<ControlAnswer, Store
             Ok(done_or(is_taken, || "there are too many storage nodes".to_owned()))
         }
         ControlRequest::Storage => Ok(ControlAnswer::Storage(state.registry.borrow().fleet())),
+        ControlRequest::SetRetention { seconds } => {
+            state.registry.borrow_mut().set_retention(store, seconds)?;
+            tracing::info!(seconds, "retention.set");
+            Ok(ControlAnswer::Done)
+        }
         ControlRequest::Wish { name, wish } => {
             tracing::info!(%name, ?wish, "storage.wish");
             let is_known = state.registry.borrow_mut().wish(store, &name, wish)?;

@@ -22,6 +22,7 @@ const RECORD: &str = "record";
 const PLAN: &str = "plan";
 const WRITER_NAME: &str = "writer_name";
 const WRITER_ADDRESS: &str = "writer_address";
+const RETENTION_SECONDS: &str = "retention_seconds";
 
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -228,6 +229,15 @@ impl Store {
             texts.insert(WRITER_ADDRESS, address).map_err(database)?;
             Ok(())
         })
+    }
+
+    /// For how long somebody wants old versions to be kept.
+    pub(crate) fn retention_seconds(&self) -> Result<Option<u64>, StoreError> {
+        self.number(RETENTION_SECONDS)
+    }
+
+    pub(crate) fn set_retention_seconds(&self, seconds: u64) -> Result<(), StoreError> {
+        self.change(|numbers, _| numbers.insert(RETENTION_SECONDS, seconds).map(|_| ()).map_err(database))
     }
 
     /// Every storage node's name and entry.

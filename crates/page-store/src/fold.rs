@@ -1,10 +1,11 @@
 //! What may be dropped of one key's versions when they are written anew.
 
 use bytes::Bytes;
-use units::{ForkKey, PageKey, Position};
+use units::{ForkKey, Lsn, PageKey, Position};
 
 use crate::config::StoreConfig;
 use crate::key::{Key, Value, Version};
+use crate::log::{RANGES_WITH_A_HEADER, Range};
 use crate::read::{ReadError, Reading, Truncations};
 use crate::segment_store::{Horizon, SegmentStore, order};
 
@@ -44,8 +45,8 @@ impl<'a> Folder<'a> {
         versions.retain(|version| path.sees(version.position) || reign <= version.position.epoch);
         self.horizon.keep_wanted(&mut versions);
         let fold_point = self.horizon.fold_point();
-        let foldable = |version: &Version| version.position.lsn <= fold_point && path.sees(version.position);
-        let old = versions.partition_point(foldable);
+        let up_to = |point: Lsn| move |version: &Version| version.position.lsn <= point && path.sees(version.position);
+        let old = versions.partition_point(up_to(fold_point));
         match key {
             Key::Page(page) if 0 < old => {
                 let gone = match self.truncations_of(page.fork) {
@@ -62,7 +63,19 @@ impl<'a> Folder<'a> {
                 self.fold_chain(*page, &mut versions, old);
             }
             // Only the newest below the fold point can be asked for.
-            Key::Catalog(_) | Key::FlushHeader => drop(versions.drain(..old.saturating_sub(1))),
+            Key::Catalog(_) => drop(versions.drain(..old.saturating_sub(1))),
+            // The log has the others.
+            Key::FlushHeader => {
+                let settled = versions.partition_point(up_to(self.horizon.settled_point()));
+                drop(versions.drain(..settled.saturating_sub(1)));
+            }
+            // Those of what lies above are whole: no delta above the fold point goes.
+            Key::Records(_) => drop(versions.drain(..old)),
+            // The last header at or below the fold point can be asked for. Where the next one is need not be near.
+            Key::Flushes(range) => {
+                let is_near = Range::of(fold_point).0.saturating_sub(range.0) <= RANGES_WITH_A_HEADER;
+                drop(versions.drain(..if is_near { old.saturating_sub(1) } else { old }));
+            }
             Key::Truncation(_) | Key::DatabaseDrop { .. } => keep_reaching_lower(&mut versions, old),
             Key::Page(_) | Key::Unreadable => {}
         }

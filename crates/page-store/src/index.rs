@@ -7,10 +7,11 @@ use bytes::{Bytes, BytesMut};
 use engine::{Engine, EngineError, Touch};
 use timeline::Path;
 use units::Position;
-use wire_format::codec::Writer;
 use wire_format::{Batch, Item};
 
+use crate::header::KeptHeader;
 use crate::key::{Key, Value, Version};
+use crate::log::{self, Place, Range};
 use crate::segment_store::Horizon;
 
 /// Long records of which not every piece has come yet. What their pieces take is bounded: a record for which there is no
@@ -153,12 +154,14 @@ pub(crate) fn versions(
     mut insert: impl FnMut(Key, Version),
 ) {
     let mut touches = Vec::new();
+    let mut places = Vec::new();
     for item in &batch.items {
         match item {
             Item::Record { end, bytes } => {
                 let position = Position::new(batch.epoch, *end);
                 let elsewhere = elsewhere(batch, position);
-                record(engine, position, bytes, elsewhere, &mut touches, &mut insert);
+                let place = record(engine, position, bytes, elsewhere, &mut touches, &mut insert);
+                places.push((*end, place));
             }
             Item::Fragment {
                 end,
@@ -171,7 +174,8 @@ pub(crate) fn versions(
                 match fragments.add(position, *record_bytes, *offset, piece, journal_offset, after) {
                     Some(Ok(whole)) => {
                         let elsewhere = elsewhere(batch, position);
-                        record(engine, position, &whole, elsewhere, &mut touches, &mut insert);
+                        let place = record(engine, position, &whole, elsewhere, &mut touches, &mut insert);
+                        places.push((*end, place));
                     }
                     Some(Err(error)) => insert(Key::Unreadable, unreadable(position, &error)),
                     None => {}
@@ -186,6 +190,11 @@ pub(crate) fn versions(
             ),
         }
     }
+    if let Some(last) = places.iter().map(|(end, _)| *end).max() {
+        let position = Position::new(batch.epoch, last);
+        let value = Value::Records(log::encode(last, &places));
+        insert(Key::Records(Range::of(last)), Version { position, value });
+    }
     let Some(header) = &batch.header else {
         return;
     };
@@ -198,17 +207,11 @@ pub(crate) fn versions(
             },
         );
     }
-    let mut out = Writer::with_capacity(96);
-    out.position(batch.previous);
-    out.lsn(header.boundary);
-    out.bytes(&header.marks);
-    insert(
-        Key::FlushHeader,
-        Version {
-            position: batch.position(),
-            value: Value::Header(out.finish()),
-        },
-    );
+    let kept = KeptHeader::of(batch, header).encode();
+    for key in [Key::FlushHeader, Key::Flushes(Range::of(batch.end))] {
+        let (position, value) = (batch.position(), Value::Header(kept.clone()));
+        insert(key, Version { position, value });
+    }
 }
 
 fn unreadable(position: Position, error: &EngineError) -> Version {
@@ -227,6 +230,7 @@ fn elsewhere(batch: &Batch, record: Position) -> &[u32] {
     }
 }
 
+/// The versions that one record makes, and where the log finds it again.
 fn record(
     engine: &dyn Engine,
     position: Position,
@@ -234,22 +238,21 @@ fn record(
     elsewhere: &[u32],
     touches: &mut Vec<Touch>,
     insert: &mut impl FnMut(Key, Version),
-) {
+) -> Place {
     touches.clear();
     if let Err(error) = engine.touches(bytes, position.lsn, touches) {
         insert(Key::Unreadable, unreadable(position, &error));
-        return;
+        return Place::Here(bytes.clone());
     }
+    let mut place = None;
     for (touch, at) in touches.drain(..).zip(0_u32..) {
         let (key, value) = match touch {
             Touch::Page { .. } if elsewhere.binary_search(&at).is_ok() => continue,
-            Touch::Page { key, from_nothing } => (
-                Key::Page(key),
-                Value::Delta {
-                    record: bytes.clone(),
-                    from_nothing,
-                },
-            ),
+            Touch::Page { key, from_nothing } => {
+                place.get_or_insert(key);
+                let record = bytes.clone();
+                (Key::Page(key), Value::Delta { record, from_nothing })
+            }
             Touch::Truncate { fork, from_block } => (Key::Truncation(fork), Value::Truncation { from_block }),
             Touch::DropDatabase { tablespace, database } => (
                 Key::DatabaseDrop { tablespace, database },
@@ -258,4 +261,5 @@ fn record(
         };
         insert(key, Version { position, value });
     }
+    place.map_or_else(|| Place::Here(bytes.clone()), Place::Page)
 }

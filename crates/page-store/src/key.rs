@@ -5,6 +5,8 @@ use units::{ForkKey, PAGE_BYTES, PageKey, Position, RelationKey};
 use wire_format::codec::{Reader, Writer};
 use wire_format::{CatalogKey, CodecError};
 
+use crate::log::Range;
+
 /// The name of something that has versions. Orders as in layer files.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Key {
@@ -17,10 +19,14 @@ pub(crate) enum Key {
         database: u32,
     },
     Catalog(CatalogKey),
-    /// The flush headers.
+    /// The last flush headers.
     FlushHeader,
     /// Records that the engine could not read: nobody knows which pages they changed.
     Unreadable,
+    /// The records whose ends are in this part of the log.
+    Records(Range),
+    /// The flush headers of this part of the log.
+    Flushes(Range),
 }
 
 const PAGE: u8 = 1;
@@ -29,6 +35,8 @@ const DATABASE_DROP: u8 = 3;
 const CATALOG: u8 = 4;
 const FLUSH_HEADER: u8 = 5;
 const UNREADABLE: u8 = 6;
+const RECORDS: u8 = 7;
+const FLUSHES: u8 = 8;
 
 impl Key {
     pub(crate) fn write(&self, out: &mut Writer) {
@@ -52,6 +60,14 @@ impl Key {
             }
             Key::FlushHeader => out.u8(FLUSH_HEADER),
             Key::Unreadable => out.u8(UNREADABLE),
+            Key::Records(range) => {
+                out.u8(RECORDS);
+                out.varint(range.0);
+            }
+            Key::Flushes(range) => {
+                out.u8(FLUSHES);
+                out.varint(range.0);
+            }
         }
     }
 
@@ -66,6 +82,8 @@ impl Key {
             CATALOG => Key::Catalog(CatalogKey::decode(&input.bytes("key")?)?),
             FLUSH_HEADER => Key::FlushHeader,
             UNREADABLE => Key::Unreadable,
+            RECORDS => Key::Records(Range(input.varint("key")?)),
+            FLUSHES => Key::Flushes(Range(input.varint("key")?)),
             _ => return Err(CodecError::Malformed("key")),
         })
     }
@@ -109,6 +127,8 @@ pub(crate) enum Value {
     Header(Bytes),
     /// Why the record could not be read.
     Unreadable(Bytes),
+    /// Where the records of a batch are: see [`crate::log`].
+    Records(Bytes),
 }
 
 /// One version of a key.
@@ -126,6 +146,7 @@ const ENTRY: u8 = 5;
 const ENTRY_GONE: u8 = 6;
 const HEADER: u8 = 7;
 const UNREADABLE_RECORD: u8 = 8;
+const BATCH_RECORDS: u8 = 9;
 
 impl Version {
     /// Whether a page can be made from this version on, without earlier ones.
@@ -142,6 +163,7 @@ impl Version {
             Value::Entry(value) => value.as_ref().map_or(0, Bytes::len),
             Value::Header(header) => header.len(),
             Value::Unreadable(what) => what.len(),
+            Value::Records(records) => records.len(),
         }
     }
 
@@ -173,6 +195,10 @@ impl Version {
                 out.u8(UNREADABLE_RECORD);
                 out.bytes(what);
             }
+            Value::Records(records) => {
+                out.u8(BATCH_RECORDS);
+                out.bytes(records);
+            }
         }
     }
 
@@ -197,6 +223,7 @@ impl Version {
             ENTRY_GONE => Value::Entry(None),
             HEADER => Value::Header(input.bytes("flush header")?),
             UNREADABLE_RECORD => Value::Unreadable(input.bytes("unreadable record")?),
+            BATCH_RECORDS => Value::Records(input.bytes("records of a batch")?),
             _ => return Err(CodecError::Malformed("version")),
         };
         Ok(Version { position, value })

@@ -17,7 +17,7 @@ use crate::key::{Key, Version};
 use crate::read::ReadError;
 
 pub(crate) const FOLDER: &str = "layers";
-pub(crate) const MAGIC: &[u8; 8] = b"BORLAYR1";
+pub(crate) const MAGIC: &[u8; 8] = b"BORLAYR2";
 /// Bytes of versions in a block before it is closed.
 pub(crate) const BLOCK_BYTES: usize = 16 << 10;
 /// Bytes that are read at once where everything is read.

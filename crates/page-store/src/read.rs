@@ -57,6 +57,9 @@ pub enum ReadError {
         /// What the operating system says.
         what: String,
     },
+    /// Log is asked for that is not kept any more.
+    #[error("no log is kept below {0}")]
+    Collected(Lsn),
     /// Nothing is known at or below the position.
     #[error("no flush is known at or below {0}")]
     NoFlush(Lsn),
@@ -204,7 +207,11 @@ fn materialise(engine: &dyn Engine, key: PageKey, start: Page, versions: &[Versi
             Value::Image(image) => page = image_page(image),
             Value::Delta { record, .. } => engine.apply(record, version.position.lsn, key, &mut page)?,
             // Never stored under a page's key.
-            Value::Truncation { .. } | Value::Entry(_) | Value::Header(_) | Value::Unreadable(_) => {}
+            Value::Truncation { .. }
+            | Value::Entry(_)
+            | Value::Header(_)
+            | Value::Unreadable(_)
+            | Value::Records(_) => {}
         }
     }
     Ok(page)

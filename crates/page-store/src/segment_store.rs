@@ -38,10 +38,15 @@ pub struct Horizon {
 impl Horizon {
     /// Up to where records may be folded into images.
     pub(crate) fn fold_point(&self) -> Lsn {
+        self.floor.lsn.min(self.settled_point())
+    }
+
+    /// Up to where no record comes any more: all that the path sees is here, and stays. Of a tail nothing is folded.
+    pub(crate) fn settled_point(&self) -> Lsn {
         if self.let_go.is_some() {
             return Lsn::ZERO;
         }
-        self.floor.lsn.min(self.durable.lsn).min(self.recycle_through.lsn)
+        self.durable.lsn.min(self.recycle_through.lsn)
     }
 }
 

@@ -9,18 +9,19 @@ use engine::Engine;
 use io::Disk;
 use timeline::Path;
 use units::{Lsn, Page, PageKey, Position, SegmentId};
-use wire_format::codec::Reader;
 use wire_format::{CatalogEntry, CatalogKey, EncodedBatch};
 
 use crate::activity::{Activity, Counters};
 use crate::catalog;
 use crate::config::StoreConfig;
+use crate::header::KeptHeader;
 use crate::journal::{AppendError, Journal};
 use crate::journal_entry::JournalEntry;
 use crate::journal_files::JournalFiles;
-use crate::key::{Key, Value};
+use crate::key::{Key, Value, Version};
 use crate::layer::BlockCache;
 use crate::locked;
+use crate::log::{RANGES_WITH_A_HEADER, Range};
 use crate::manifest::Manifest;
 use crate::read::{PageCache, ReadError, Reading};
 use crate::reserve::Reserve;
@@ -292,22 +293,31 @@ impl PageStore {
     /// The header of the last flush that ends at or below `at`.
     pub fn flush_header(&self, segment: SegmentId, path: &Path, at: Lsn) -> Result<FlushedHeader, ReadError> {
         let segment = self.settled(segment)?;
-        let newest = segment
-            .visible(&Key::FlushHeader, path, Position::ZERO, at, &self.blocks)?
-            .pop();
+        let last = |key: Key, at: Lsn| -> Result<Option<Version>, ReadError> {
+            Ok(segment.visible(&key, path, Position::ZERO, at, &self.blocks)?.pop())
+        };
+        let mut newest = last(Key::FlushHeader, at)?;
+        // What was folded away before the last ones is still in the log, down to the floor.
+        let end = last(Key::FlushHeader, Lsn::MAX)?.map_or(at, |end| at.min(end.position.lsn));
+        let known = newest.as_ref().map_or(Position::ZERO, |newest| newest.position);
+        let (from, to) = (Range::of(known.lsn).0, Range::of(end).0);
+        for range in (from.max(to.saturating_sub(RANGES_WITH_A_HEADER))..=to).rev() {
+            if let Some(found) = last(Key::Flushes(Range(range)), at)? {
+                newest = newest.filter(|_| found.position <= known).or(Some(found));
+                break;
+            }
+        }
         let Some((end, Value::Header(header))) = newest.map(|version| (version.position, version.value)) else {
             return Err(ReadError::NoFlush(at));
         };
-        let mut input = Reader::new(header);
-        let mut read = || {
-            Ok::<_, wire_format::CodecError>(FlushedHeader {
-                end,
-                previous: input.position("previous flush")?,
-                boundary: input.lsn("boundary")?,
-                marks: input.bytes("marks")?,
-            })
-        };
-        read().map_err(|error| ReadError::corrupt("a flush header", &error.to_string()))
+        let header = KeptHeader::decode(header, end.lsn);
+        let header = header.map_err(|error| ReadError::corrupt("a flush header", &error.to_string()))?;
+        Ok(FlushedHeader {
+            end,
+            previous: header.previous,
+            boundary: header.flush.boundary,
+            marks: header.marks,
+        })
     }
 
     /// The segments that have lost something, found at the start or since: they have no vote and make no pages.

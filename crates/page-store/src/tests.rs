@@ -5,6 +5,7 @@ mod damage;
 mod full_disk;
 mod history;
 mod journal;
+mod log;
 mod pages;
 mod scrub;
 mod tails;

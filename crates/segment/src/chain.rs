@@ -32,9 +32,8 @@ impl Link {
     }
 }
 
-/// Log below what may be forgotten whose links are kept nevertheless: the end of the log can always be fetched, the last
-/// page of it by an opener, and a little more by copies that lag a moment behind. Of group 0 only: another group may be idle
-/// for long, and must not pin the journal that it shares.
+/// Log below what may be forgotten whose links are kept nevertheless, for copies that lag a moment behind. Of group 0 only:
+/// another group may be idle for long, and must not pin the journal that it shares.
 pub(crate) const LOG_KEPT_BYTES: u64 = 256 << 10;
 
 /// The links, by name and by predecessor. Bounded by the journal: what is recycled there is forgotten here.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use timeline::Path;
 use units::{Lsn, PageKey, Position};
+use wire_format::log::LogAsked;
 use wire_format::message::{Member, Request, Response, VersionsAsked};
 use wire_format::{CatalogKey, EncodedBatch};
 
@@ -74,6 +75,8 @@ pub enum Read {
     },
     /// Versions of every key, in the order of keys.
     Versions(VersionsAsked),
+    /// The segment's share of the log.
+    Log(LogAsked),
     /// These batches, oldest first, up to about so many bytes, at least one.
     Batches {
         /// Their names.

@@ -221,6 +221,7 @@ impl Segment {
             | Request::FetchVersions { .. }
             | Request::ReadPages { .. }
             | Request::ScanCatalog { .. }
+            | Request::ReadLog { .. }
             | Request::ReadFlushHeader { .. } => self.permit(request).map(Effect::Read),
             Request::Status => Err(malformed("a question to the node, not to a segment")),
         };

@@ -2,6 +2,7 @@
 
 use timeline::Path;
 use units::{Epoch, Lsn, Position};
+use wire_format::log::LogAsked;
 use wire_format::message::{Refusal, Request, VersionsAsked};
 
 use crate::copying::higher;
@@ -16,7 +17,11 @@ impl Segment {
     /// The read behind a request, or why not. A segment that is not complete enough refuses; it never guesses.
     pub(crate) fn permit(&self, request: &Request) -> Result<Read, Refusal> {
         match request {
-            Request::ReadPages { .. } | Request::ScanCatalog { .. } | Request::ReadFlushHeader { .. }
+            // Of its log a tail has let go what every full copy has.
+            Request::ReadPages { .. }
+            | Request::ScanCatalog { .. }
+            | Request::ReadFlushHeader { .. }
+            | Request::ReadLog { .. }
                 if self.is_tail() =>
             {
                 Err(Refusal::LogOnly)
@@ -104,6 +109,7 @@ impl Segment {
                     floor: higher(self.fold_point(), self.state.reads_from),
                 }))
             }
+            Request::ReadLog { asked, .. } => self.permit_log(asked).map(Read::Log),
             Request::FetchBatches {
                 path,
                 after,
@@ -144,6 +150,28 @@ impl Segment {
             return Err(Refusal::BelowFloor { read_point, floor });
         }
         Ok((path, read_point.min(complete.lsn)))
+    }
+
+    /// Log along the asker's history, which may be a later one than this segment knows: what both see of it is the same. The asker
+    /// knows from the flush headers up to where the group has a part.
+    fn permit_log(&self, asked: &LogAsked) -> Result<LogAsked, Refusal> {
+        self.require_vouching()?;
+        let complete = self.complete_and_synced();
+        if complete.lsn < self.state.reads_from.lsn {
+            let needed = self.state.reads_from;
+            return Err(Refusal::NotComplete { complete, needed });
+        }
+        let complete = self.chain.back_to_visible(complete, &asked.path);
+        if complete.lsn < asked.through {
+            let needed = Position::new(asked.path.epoch(), asked.through);
+            return Err(Refusal::NotComplete { complete, needed });
+        }
+        if asked.after < self.state.floor.lsn {
+            return Err(Refusal::LogCollected {
+                oldest: self.state.floor,
+            });
+        }
+        Ok(asked.clone())
     }
 
     /// The history of one reign: of the installed one. A reign that is over may read until its successor is installed, no longer.

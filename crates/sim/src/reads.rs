@@ -17,6 +17,7 @@ pub(crate) fn is_read(request: &Request) -> bool {
             | Request::ScanCatalog { .. }
             | Request::ReadFlushHeader { .. }
             | Request::FetchVersions { .. }
+            | Request::ReadLog { .. }
     )
 }
 
@@ -139,6 +140,7 @@ pub(crate) fn carry_out(store: &PageStore, id: SegmentId, read: Read) -> Result<
             }
         }
         Read::Versions(asked) => Response::Versions(store.versions(id, &asked)?),
+        Read::Log(asked) => Response::Log(store.log(id, &asked)?),
         Read::Batches { positions, bytes_max } => {
             Response::Batches(store.read_batches(id, &positions, bytes_max as usize)?)
         }

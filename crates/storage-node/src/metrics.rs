@@ -79,8 +79,8 @@ telemetry::metrics! {
     /// How long a read of pages takes, from the thread that takes it up to its answer. The count is that of requests.
     pub(crate) PAGE_READ_SECONDS: Histogram<16> = Histogram::seconds("storage_page_read_seconds");
     /// Reads by what they ask for.
-    pub(crate) READS: CounterBy<4> = CounterBy::new("storage_reads_total", &["kind"], [
-        "pages", "catalog", "flush_header", "other"
+    pub(crate) READS: CounterBy<5> = CounterBy::new("storage_reads_total", &["kind"], [
+        "pages", "catalog", "flush_header", "log", "other"
     ]);
     /// Reads that were refused; another copy is asked then.
     pub(crate) READS_REFUSED: CounterBy<7> = CounterBy::new("storage_reads_refused_total", &["reason"], [
@@ -135,7 +135,8 @@ pub(crate) fn count_read(request: &Request) {
         Request::ReadPages { .. } => 0,
         Request::ScanCatalog { .. } => 1,
         Request::ReadFlushHeader { .. } => 2,
-        _ => 3,
+        Request::ReadLog { .. } => 3,
+        _ => 4,
     };
     READS.add(at, 1);
 }

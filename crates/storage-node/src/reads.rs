@@ -7,7 +7,7 @@ use std::time::Instant;
 use page_store::ReadError;
 use segment::{Effect, Read};
 use tokio::sync::mpsc;
-use units::SegmentId;
+use units::{Epoch, Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
 use crate::metrics::{self, CATCH_UP_SERVED_BYTES, PAGE_READ_SECONDS};
@@ -41,6 +41,7 @@ pub(crate) fn is_read(request: &Request) -> bool {
         Request::FetchBatches { .. }
             | Request::ReadPages { .. }
             | Request::ScanCatalog { .. }
+            | Request::ReadLog { .. }
             | Request::ReadFlushHeader { .. }
     )
 }
@@ -108,6 +109,7 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
             }
         }
         Read::Versions(asked) => Response::Versions(store.versions(id, &asked)?),
+        Read::Log(asked) => Response::Log(store.log(id, &asked)?),
         Read::Batches { positions, bytes_max } => {
             let bytes_max = bytes_max.min(BATCHES_BYTES_MAX);
             let batches = store.read_batches(id, &positions, bytes_max as usize)?;
@@ -121,6 +123,9 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
 fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::UnknownSegment(segment) => Refusal::UnknownSegment { segment },
+        ReadError::Collected(oldest) => Refusal::LogCollected {
+            oldest: Position::new(Epoch::ZERO, oldest),
+        },
         ReadError::Malformed(what) => Refusal::Malformed { what },
         ReadError::Engine(error) => {
             tracing::warn!(%error, "page.redo");

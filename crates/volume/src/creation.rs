@@ -30,6 +30,7 @@ pub fn record(volume: VolumeId, members: Vec<MemberRecord>) -> VolumeRecord {
         floor: Lsn::ZERO,
         log_floor: Lsn::ZERO,
         pins: Vec::new(),
+        retention_seconds: 0,
         group_blocks: Geometry::DEFAULT.group_blocks,
         stripe_blocks: Geometry::DEFAULT.stripe_blocks,
         segments: SegmentKinds::Full,

@@ -17,6 +17,7 @@ pub mod membership;
 mod opening;
 pub mod placement;
 pub mod record;
+pub mod retention;
 mod segment_kinds;
 mod shipper;
 pub mod stripes;

@@ -226,6 +226,9 @@ pub struct VolumeRecord {
     pub log_floor: Lsn,
     /// LSNs that something still needs: snapshots, clones. None yet.
     pub pins: Vec<String>,
+    /// For how long old versions of pages, and the log, are kept: see [`crate::retention`].
+    #[serde(default)]
+    pub retention_seconds: u64,
     /// Pages of one group, about.
     #[serde(default = "group_blocks")]
     pub group_blocks: u64,

@@ -139,6 +139,10 @@ pub struct Shipper {
     kept: BTreeSet<(Lsn, GroupId)>,
     /// Other groups that have something to hear.
     loud: BTreeSet<GroupId>,
+    /// Other groups that know everything but that the floor has passed their last batch, which takes as long as versions are
+    /// kept.
+    lagging: BTreeSet<GroupId>,
+    floor_announced_at: Duration,
     retained_bytes: u64,
     /// The last flush: the next one links to it.
     last: Position,
@@ -178,10 +182,12 @@ impl Shipper {
             missing: BTreeSet::new(),
             kept: BTreeSet::new(),
             loud: BTreeSet::new(),
+            lagging: BTreeSet::new(),
+            floor_announced_at: Duration::ZERO,
             retained_bytes: 0,
             last,
             durable,
-            floor: durable,
+            floor: Lsn::ZERO,
             announced: Lsn::ZERO,
             announced_at: Duration::ZERO,
             announced_complete: Lsn::ZERO,
@@ -263,9 +269,15 @@ impl Shipper {
         self.waiting.back().map_or(self.last.lsn, |flush| flush.end)
     }
 
-    /// No read that is under way or still to come needs a version below this. It only rises.
+    /// Neither a read that is under way, nor one that is still to come, nor the retention window needs a version, or log,
+    /// below this. It only rises; until it is raised, copies keep what an earlier reign had them keep.
     pub fn raise_floor(&mut self, floor: Lsn) {
         self.floor = self.floor.max(floor);
+    }
+
+    /// The floor that is announced.
+    pub fn floor(&self) -> Lsn {
+        self.floor.min(self.durable)
     }
 
     /// Whether there is room above the durable LSN.

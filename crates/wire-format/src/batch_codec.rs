@@ -212,7 +212,7 @@ pub(crate) fn decode_entry(input: &mut Reader, base: Lsn) -> Result<CatalogEntry
     Ok(CatalogEntry { key, lsn, value })
 }
 
-fn encode_item(out: &mut Writer, item: &Item, base: Lsn) -> Lsn {
+pub(crate) fn encode_item(out: &mut Writer, item: &Item, base: Lsn) -> Lsn {
     match item {
         Item::Record { end, bytes } => {
             out.varint((bytes.len() as u64) << KIND_BITS | RECORD);
@@ -243,7 +243,7 @@ fn encode_item(out: &mut Writer, item: &Item, base: Lsn) -> Lsn {
     }
 }
 
-fn decode_item(input: &mut Reader, base: Lsn) -> Result<(Item, Lsn), CodecError> {
+pub(crate) fn decode_item(input: &mut Reader, base: Lsn) -> Result<(Item, Lsn), CodecError> {
     let head = input.varint("item")?;
     let length = usize::try_from(head >> KIND_BITS).map_err(|_| CodecError::Malformed("item"))?;
     let end = input.lsn_near(base, "item")?;

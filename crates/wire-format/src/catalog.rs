@@ -21,6 +21,9 @@ pub enum CatalogKey {
         /// The first stripe of which it is true.
         first: u32,
     },
+    /// Up to where the volume was durable when: pairs of a time, in microseconds since 1970, and an LSN, both as little-endian
+    /// `u64`. The retention window is measured by them.
+    DurableTimes,
 }
 
 impl CatalogKey {
@@ -38,6 +41,7 @@ impl CatalogKey {
     const FORK_BLOCKS: u8 = 1;
     const BLOB: u8 = 2;
     const STRIPES: u8 = 3;
+    const DURABLE_TIMES: u8 = 4;
 
     /// Bytes that order as the keys do.
     pub fn encode(&self) -> Vec<u8> {
@@ -49,6 +53,7 @@ impl CatalogKey {
                 bytes
             }
             CatalogKey::Blob(name) => [&[CatalogKey::BLOB], name.as_bytes()].concat(),
+            CatalogKey::DurableTimes => vec![CatalogKey::DURABLE_TIMES],
         }
     }
 
@@ -76,6 +81,7 @@ impl CatalogKey {
                     .then(|| CatalogKey::Blob(name.to_owned()))
                     .ok_or(malformed)
             }
+            [CatalogKey::DURABLE_TIMES] => Ok(CatalogKey::DurableTimes),
             _ => Err(malformed),
         }
     }

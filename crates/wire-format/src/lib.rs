@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod codec;
 pub mod frame;
 pub mod handover;
+pub mod log;
 pub mod message;
 mod message_codec;
 mod response_codec;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use timeline::Path;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page, PageKey, Position, SegmentId, SegmentKind, VolumeId, Zone};
 
+use crate::log::{LogAsked, LogPart};
 pub use crate::versions::{VersionCursor, Versions, VersionsAsked};
 use crate::{CatalogEntry, CatalogKey, EncodedBatch};
 
@@ -169,6 +170,9 @@ pub enum Request {
     },
     /// Give the header of the last flush that ends at or below `at` in the history of `epoch`.
     ReadFlushHeader { segment: SegmentId, epoch: Epoch, at: Lsn },
+    /// Give the segment's share of the log again, as it came: records, and of group 0 the flush headers. The segment must have all
+    /// of it.
+    ReadLog { segment: SegmentId, asked: LogAsked },
     /// Tell how the node and its segments are.
     Status,
 }
@@ -350,6 +354,8 @@ pub enum Response {
     Versions(Versions),
     /// How far a segment is.
     Standing(Standing),
+    /// A part of the log.
+    Log(LogPart),
     /// Batches, oldest first.
     Batches(Vec<EncodedBatch>),
     /// Pages, in block order.

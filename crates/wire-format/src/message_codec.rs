@@ -6,6 +6,7 @@ use units::{ClusterId, GroupId, Position, SegmentId, SegmentKind, VolumeId, Zone
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::frame::PROTOCOL_VERSION;
+use crate::log::LogAsked;
 use crate::message::{Hello, HelloAnswer, Member, Request};
 use crate::versions::VersionCursor;
 use crate::{CatalogKey, EncodedBatch};
@@ -23,6 +24,7 @@ const STATUS: u8 = 10;
 const REMOVE_SEGMENT: u8 = 11;
 const FETCH_VERSIONS: u8 = 12;
 const TELL_STANDING: u8 = 13;
+const READ_LOG: u8 = 14;
 
 #[allow(missing_docs, reason = "one function an element, named after it")]
 impl Writer {
@@ -183,6 +185,7 @@ impl Request {
             | Request::FetchBatches { segment, .. }
             | Request::ReadPages { segment, .. }
             | Request::ScanCatalog { segment, .. }
+            | Request::ReadLog { segment, .. }
             | Request::ReadFlushHeader { segment, .. } => Some(*segment),
             Request::Status => None,
         }
@@ -300,6 +303,7 @@ impl Request {
                 out.epoch(*epoch);
                 out.lsn(*at);
             }
+            Request::ReadLog { asked, .. } => asked.write(out),
             Request::Status | Request::TellStanding { .. } => {}
         }
     }
@@ -319,6 +323,7 @@ impl Request {
             Request::RemoveSegment { .. } => REMOVE_SEGMENT,
             Request::FetchVersions { .. } => FETCH_VERSIONS,
             Request::TellStanding { .. } => TELL_STANDING,
+            Request::ReadLog { .. } => READ_LOG,
         }
     }
 
@@ -355,6 +360,10 @@ impl Request {
                 bytes_max: input.u32("limit")?,
             },
             TELL_STANDING => Request::TellStanding { segment },
+            READ_LOG => Request::ReadLog {
+                segment,
+                asked: LogAsked::read(input)?,
+            },
             PROMISE => Request::Promise {
                 segment,
                 epoch: input.epoch("epoch")?,

@@ -6,6 +6,7 @@ use units::{GroupId, VolumeId};
 use crate::EncodedBatch;
 use crate::batch_codec::{decode_entry, encode_entry};
 use crate::codec::{CodecError, Reader, Writer};
+use crate::log::LogPart;
 use crate::message::{HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus, Standing};
 use crate::versions::Versions;
 
@@ -23,6 +24,7 @@ const REFUSED: u8 = 11;
 const SEGMENT_REMOVED: u8 = 12;
 const VERSIONS: u8 = 13;
 const STANDING: u8 = 14;
+const LOG: u8 = 15;
 
 impl Response {
     pub(crate) fn write(&self, out: &mut Writer) {
@@ -36,6 +38,10 @@ impl Response {
             Response::Standing(standing) => {
                 out.u8(STANDING);
                 standing.write(out);
+            }
+            Response::Log(part) => {
+                out.u8(LOG);
+                part.write(out);
             }
             Response::Promised(promised) => {
                 out.u8(PROMISED);
@@ -112,6 +118,7 @@ impl Response {
             SEGMENT_REMOVED => Response::SegmentRemoved,
             VERSIONS => Response::Versions(Versions::read(input, attachment)?),
             STANDING => Response::Standing(Standing::read(input)?),
+            LOG => Response::Log(LogPart::read(input)?),
             PROMISED => Response::Promised(Promised::read(input)?),
             INSTALLED => Response::Installed {
                 segment: input.segment()?,

@@ -138,6 +138,7 @@ pub(super) fn volume_record() -> Vec<u8> {
         floor: Lsn::from_raw(100),
         log_floor: Lsn::from_raw(50),
         pins: vec!["0/5".to_owned()],
+        retention_seconds: 600,
         group_blocks: 1280,
         stripe_blocks: 128,
         segments: volume::SegmentKinds::Full,

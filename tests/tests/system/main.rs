@@ -16,6 +16,7 @@ mod groups;
 mod half_way_import;
 mod heat;
 mod index_kinds;
+mod log_export;
 mod log_files;
 mod losses;
 mod lost_quorum;

@@ -2,9 +2,12 @@
 
 pub mod down;
 pub mod environment;
+pub mod log;
+pub mod retention;
 pub mod status;
 pub mod storage;
 pub mod up;
+pub mod values;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

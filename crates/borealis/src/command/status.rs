@@ -241,6 +241,8 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "free_bytes": of_writer["free_bytes"],
             "quorum": { "write": word(write), "read": word(read), "missing": missing },
             "changes": of_writer["changes"],
+            "retention_seconds": of_writer["retention_seconds"],
+            "floor_lsn": of_writer["floor_lsn"],
             "log_bytes_shipped": of_writer["log_bytes_shipped"],
             "log_bytes_received": of_writer["log_bytes_received"],
         },

@@ -19,6 +19,7 @@ use volume::SegmentKinds;
 
 use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
+use crate::command::values::{ReplaceAfter, on_or_off, replace_after, retention, size};
 use crate::command::{ask_agent, environment};
 use crate::layout::{Cluster, Layout, POSTGRESQL_BIN, write_atomically};
 use crate::setup::{self, Division};
@@ -56,6 +57,9 @@ pub struct UpArguments {
     /// Whether copies move away from full and slow disks by themselves: on, off [default: on]
     #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
     heat: Option<bool>,
+    /// For how long old versions of pages, and the log, are kept: 10m, 72h, 0 [default: what it was, 0 of a new cluster].
+    #[arg(long, value_name = "TIME", value_parser = retention)]
+    retention: Option<u64>,
     /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
     #[arg(long)]
     foreground: bool,
@@ -79,24 +83,6 @@ const STRIPE_BYTES_MIN: u64 = 64 << 10;
 const STRIPE_BYTES_MAX: u64 = 1 << 30;
 const STRIPES_PER_GROUP_MIN: u64 = 4;
 
-/// A number of bytes, or of KiB, MiB, GiB or TiB.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" | "kB" => 10,
-        "MiB" | "MB" => 20,
-        "GiB" | "GB" => 30,
-        "TiB" | "TB" => 40,
-        _ => return Err("a number, and B, KiB, MiB, GiB or TiB".to_owned()),
-    };
-    let number: u64 = number.parse().map_err(|_| "not a number of bytes".to_owned())?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| "too many bytes".to_owned())
-}
-
 impl UpArguments {
     fn division(&self) -> Result<Division> {
         let stripe = self.stripe_size.unwrap_or(8 << 20);
@@ -113,33 +99,6 @@ impl UpArguments {
             stripe_bytes: self.stripe_size,
             segments: self.segments,
         })
-    }
-}
-
-/// What `--replace-after` says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct ReplaceAfter {
-    /// `None`: never.
-    seconds: Option<u64>,
-}
-
-fn replace_after(text: &str) -> Result<ReplaceAfter, String> {
-    if text == "never" {
-        return Ok(ReplaceAfter { seconds: None });
-    }
-    let units = [("s", 1), ("m", 60), ("h", 3600)];
-    let read = |(unit, seconds): (&str, u64)| text.strip_suffix(unit)?.parse::<u64>().ok()?.checked_mul(seconds);
-    match units.into_iter().find_map(read) {
-        Some(seconds) if 0 < seconds => Ok(ReplaceAfter { seconds: Some(seconds) }),
-        _ => Err("a number with s, m or h behind it, such as 10m, or never".to_owned()),
-    }
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
     }
 }
 
@@ -222,10 +181,13 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
     }
     install_library(layout)?;
     if arguments.foreground {
-        return in_foreground(layout, cluster.port);
+        return in_foreground(layout, cluster.port, arguments.retention);
     }
     start_agent(layout)?;
     wait_until_ready(layout, || false)?;
+    if let Some(seconds) = arguments.retention {
+        super::retention::set(layout, seconds)?;
+    }
     println!("cluster endpoint: {}", layout.url(cluster.port)?);
     Ok(ExitCode::SUCCESS)
 }
@@ -540,12 +502,17 @@ fn answers(layout: &Layout, cluster: &Cluster) -> Result<bool> {
 
 /// Starts everything and stays until SIGTERM or SIGINT, at whatever moment it comes, stops everything again, or until somebody
 /// else's `down` did. An agent that dies is started again.
-fn in_foreground(layout: &Layout, port: u16) -> Result<ExitCode> {
+fn in_foreground(layout: &Layout, port: u16, retention: Option<u64>) -> Result<ExitCode> {
     let interrupted = signals()?;
     let interrupted = || interrupted.load(Ordering::Relaxed);
     let mut agent = start_agent(layout)?;
     match wait_until_ready(layout, interrupted) {
-        Ok(true) => println!("cluster endpoint: {}", layout.url(port)?),
+        Ok(true) => {
+            if let Some(seconds) = retention {
+                super::retention::set(layout, seconds)?;
+            }
+            println!("cluster endpoint: {}", layout.url(port)?);
+        }
         Ok(false) => {}
         Err(error) => {
             // Whoever started this in the foreground expects nothing behind it.
@@ -594,25 +561,6 @@ fn signals() -> Result<Arc<AtomicBool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_has_a_unit() {
-        let seconds = |text: &str| replace_after(text).map(|after| after.seconds);
-        assert_eq!(seconds("90s"), Ok(Some(90)));
-        assert_eq!(seconds("10m"), Ok(Some(600)));
-        assert_eq!(seconds("never"), Ok(None));
-        for wrong in [
-            "10",
-            "0s",
-            "",
-            "m",
-            "-1s",
-            "99999999999999999999h",
-            "9999999999999999999h",
-        ] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn postgresql_says_its_version_with_or_without_a_packager() {

@@ -139,7 +139,7 @@ fn a_file_that_cannot_be_prepared_does_not_stop_appends() {
     assert!(0 < refusals);
     let appended = (world.model.batches.len() - appended_before) as u64;
     assert!(
-        file_bytes + file_bytes / 4 < appended * one,
+        file_bytes + file_bytes / 8 < appended * one,
         "only {appended} of {one} bytes"
     );
     world.check();

@@ -7,6 +7,7 @@ use engine::Engine;
 use io::MemoryDisk;
 use timeline::{Branch, Path};
 use units::{Epoch, Lsn, Page, Position};
+use wire_format::log::{LogAsked, LoggedFlush};
 use wire_format::{CatalogKey, EncodedBatch, Item};
 
 use super::toy::*;
@@ -309,6 +310,51 @@ impl World {
                 "catalog as of {read_point}"
             );
         }
+        self.check_log();
+    }
+
+    /// The log above the floor, as far as this copy lacks nothing, is what came.
+    fn check_log(&self) {
+        let through = self.last.lsn.min(self.complete());
+        let mut asked = LogAsked {
+            path: self.path.clone(),
+            after: self.floor.min(through),
+            offset: 0,
+            through,
+            bytes_max: 1 << 20,
+        };
+        let (mut records, mut flushes) = (Vec::new(), Vec::new());
+        while asked.after < through {
+            let part = self.store.log(SEGMENT, &asked).expect("the log");
+            assert!(asked.after < part.through, "an answer leads on");
+            asked.after = part.through;
+            records.extend(part.items);
+            flushes.extend(part.flushes);
+        }
+        let visible =
+            |position: &Position| self.path.sees(*position) && self.floor < position.lsn && position.lsn <= through;
+        let (mut expected, mut expected_flushes) = (Vec::new(), Vec::new());
+        for (position, batch) in &self.model.batches {
+            let batch = batch.batch();
+            for item in &batch.items {
+                let Item::Record { end, .. } = item else {
+                    unreachable!("only records");
+                };
+                if visible(&Position::new(position.epoch, *end)) && position.lsn <= through {
+                    expected.push(item.clone());
+                }
+            }
+            if visible(position) {
+                let header = batch.header.as_ref().expect("group 0");
+                expected_flushes.push(LoggedFlush::of(batch.end, header));
+            }
+        }
+        assert_eq!(records, expected, "log above {} up to {through}", self.floor);
+        assert_eq!(
+            flushes, expected_flushes,
+            "flushes above {} up to {through}",
+            self.floor
+        );
     }
 }
 

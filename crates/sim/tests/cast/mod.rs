@@ -270,7 +270,7 @@ fn carry_out(batches: &[EncodedBatch], read: Read) -> Response {
                 marks: header.marks.clone(),
             }
         }
-        Read::Pages { .. } | Read::Catalog { .. } | Read::Versions(_) => unreachable!("see `may_read`"),
+        Read::Pages { .. } | Read::Catalog { .. } | Read::Versions(_) | Read::Log(_) => unreachable!("see `may_read`"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use units::{GroupId, Position, SegmentId};
+use units::{GroupId, Lsn, Position, SegmentId};
 use wire_format::message::Request;
 
 use super::copy::Copy;
@@ -15,6 +15,9 @@ const ANNOUNCE_PAUSE: Duration = Duration::from_millis(20);
 /// hear soon after it wakes that it is over (`notes/protocol.md`, hole 27). To group 0 alone: whoever fences the volume, fences
 /// that.
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// How often other groups hear how far the floor has come, while nothing else is new. Where versions are kept for days, every
+/// group that was written meanwhile waits for its floor.
+const FLOOR_PAUSE: Duration = Duration::from_secs(5);
 
 impl Shipper {
     /// Wakes a group that is to be written or read: its copies are told of the reign. Harmless if it is awake.
@@ -82,6 +85,10 @@ impl Shipper {
     /// Time passes: announcements, and another try with copies that were left alone.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<ShipperEffect>) {
         self.try_again(now, effects);
+        if self.floor_announced_at + FLOOR_PAUSE <= now {
+            self.floor_announced_at = now;
+            self.loud.append(&mut self.lagging);
+        }
         let all_complete = self.all_complete();
         let news = self.announced < self.durable || self.announced_complete < all_complete;
         let behind = self.first.copies.values().any(|copy| copy.complete < self.durable);
@@ -122,23 +129,25 @@ impl Shipper {
     }
 
     /// Tells another group how far it is durable; a group that was told everything, and whose copies have it, falls silent until
-    /// it has news. Its answers are how a new copy of a group that nobody writes says that it is complete.
+    /// it has news, and one that only waits for the floor for a while. Its answers are how a new copy of a group that nobody
+    /// writes says that it is complete.
     fn announce_to(&mut self, id: GroupId, effects: &mut Vec<ShipperEffect>) {
-        let floor = self.floor.min(self.durable);
+        let floor = self.floor();
         let Some(group) = self.others.get(&id) else {
             self.loud.remove(&id);
             return;
         };
         self.announce(group, group.durable, effects);
-        let told_all = group
-            .last
-            .is_none_or(|last| last.lsn <= group.durable.lsn && last.lsn <= floor);
-        let copies = group.copies.values();
-        let all_there = copies
-            .filter(|copy| copy.takes_log())
-            .all(|copy| group.durable.lsn <= copy.complete);
-        if told_all && all_there {
-            self.loud.remove(&id);
+        let has_passed = |point: Lsn| group.last.is_none_or(|last| last.lsn <= point);
+        let mut copies = group.copies.values().filter(|copy| copy.takes_log());
+        let all_there = copies.all(|copy| group.durable.lsn <= copy.complete);
+        if !all_there || !has_passed(group.durable.lsn) {
+            return;
+        }
+        let is_lagging = !has_passed(floor);
+        self.loud.remove(&id);
+        if is_lagging {
+            self.lagging.insert(id);
         }
     }
 

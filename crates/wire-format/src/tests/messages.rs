@@ -7,6 +7,7 @@ use units::{ClusterId, Epoch, GroupId, Lsn, Page, Position, SegmentId, SegmentKi
 
 use super::{batch, catalog_key, lsn, page_key};
 use crate::frame::{self, FRAME_BYTES_MAX, take_frame};
+use crate::log::{LogAsked, LogPart, LoggedFlush};
 use crate::message::{
     HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentHealth, SegmentStatus, Standing, VersionCursor,
     Versions,
@@ -160,8 +161,32 @@ fn request() -> impl Strategy<Value = Request> {
                 }
             }),
         (segment(), epoch(), lsn()).prop_map(|(segment, epoch, at)| Request::ReadFlushHeader { segment, epoch, at }),
+        (segment(), path(), lsn(), any::<u32>(), lsn(), any::<u32>()).prop_map(
+            |(segment, path, after, offset, through, bytes_max)| Request::ReadLog {
+                segment,
+                asked: LogAsked {
+                    path,
+                    after,
+                    offset,
+                    through,
+                    bytes_max,
+                },
+            }
+        ),
         Just(Request::Status),
     ]
+}
+
+fn log_part() -> impl Strategy<Value = LogPart> {
+    (lsn(), batch()).prop_map(|(through, batch)| LogPart {
+        through,
+        flushes: batch
+            .header
+            .iter()
+            .map(|header| LoggedFlush::of(batch.end, header))
+            .collect(),
+        items: batch.items,
+    })
 }
 
 fn cursor() -> impl Strategy<Value = VersionCursor> {
@@ -349,6 +374,7 @@ fn response() -> impl Strategy<Value = Response> {
         }),
         (segment(), position()).prop_map(|(segment, complete)| Response::Announced { segment, complete }),
         prop::collection::vec(batch().prop_map(EncodedBatch::new), 0..3).prop_map(Response::Batches),
+        log_part().prop_map(Response::Log),
         prop::collection::vec(page, 0..3).prop_map(Response::Pages),
         prop::collection::vec(entry, 0..4).prop_map(Response::Catalog),
         (position(), position(), lsn(), super::bytes(60)).prop_map(|(end, previous, boundary, marks)| {
