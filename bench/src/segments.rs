@@ -61,7 +61,8 @@ pub fn run(sizes: &Sizes) -> Result<()> {
 }
 
 fn measure(kind: &'static str, sizes: &Sizes) -> Result<Measured> {
-    let mut cluster = Cluster::prepare(&format!("segments-{kind}"), &[])?;
+    // Sockets stand in its directory: a short name.
+    let mut cluster = Cluster::prepare("kinds", &[])?;
     cluster.start_with(&["--segments", kind])?;
     cluster.pgbench(&["-i", "-q", "-s", &sizes.scale.to_string()])?;
     let before = processor::used(cluster.directory());
