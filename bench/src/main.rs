@@ -89,10 +89,10 @@ enum Command {
     /// A storage node with an empty disk becomes whole: how fast, and what commits feel of it.
     Repair {
         /// `pgbench` scale of the data.
-        #[arg(long, default_value_t = 200)]
+        #[arg(long, default_value_t = 400)]
         scale: u32,
         /// Seconds of each stretch of load.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 15)]
         seconds: u32,
         /// Times that each is measured.
         #[arg(long, default_value_t = 3)]

@@ -3,6 +3,7 @@
 mod copies;
 mod damage;
 mod full_disk;
+mod given;
 mod history;
 mod journal;
 mod log;

@@ -3,10 +3,8 @@
 use bytes::Bytes;
 use io::{Disk, MemoryDisk};
 use proptest::prelude::*;
-use units::{Epoch, Lsn, Position};
-use wire_format::message::{VersionCursor, Versions, VersionsAsked};
-use wire_format::versions::{BlockName, Extent, Run};
-use wire_format::{EncodedBatch, Item};
+use units::{Lsn, Position};
+use wire_format::message::{VersionCursor, VersionsAsked};
 
 use super::toy::*;
 use super::world::*;
@@ -37,7 +35,7 @@ pub(super) struct Target {
     pass: Option<Pass>,
 }
 
-fn key(block: u32) -> Bytes {
+pub(super) fn key(block: u32) -> Bytes {
     Key::Page(FORK.page(block)).encode()
 }
 
@@ -306,6 +304,7 @@ proptest! {
         target.check(&world);
         target.upkeep(&world);
         target.check(&world);
+        assert_eq!(target.store.scrub(&|_| true).map(|scrubbed| scrubbed.damaged), Ok(0));
         target.restart(Some(0));
         target.check(&world);
     }
@@ -317,175 +316,6 @@ pub(super) fn only(pass: u64) -> PassPart {
         pass,
         part: 0,
         parts: 1,
-    }
-}
-
-fn all(through: Position, world: &World) -> VersionsAsked {
-    VersionsAsked {
-        path: world.path.clone(),
-        after: Position::ZERO,
-        from: VersionCursor::default(),
-        until: Bytes::new(),
-        bytes_max: 1 << 20,
-        through,
-        floor: Position::ZERO,
-    }
-}
-
-/// Whoever begins after a flush in the middle of a long record never gets what came before: the record.
-#[test]
-fn what_is_given_ends_before_a_record_that_is_still_coming_in() {
-    let mut world = World::new();
-    let end = |flush: u64| Position::new(Epoch::from_raw(1), Lsn::from_raw(10 * flush));
-    let piece = |offset: u32| Item::Fragment {
-        end: Lsn::from_raw(29),
-        record_bytes: 4,
-        offset,
-        bytes: Bytes::from_static(&[2, 50]),
-    };
-    let flush = |number: u64, items: Vec<Item>| {
-        let mut batch = (**batch(end(number), end(number - 1), &[], 1).batch()).clone();
-        batch.items = items;
-        EncodedBatch::new(batch)
-    };
-    world.append(&[vec![1, 50]], 1);
-    world.append_batch(flush(2, vec![piece(0)]));
-    world.store.sync().expect("a good disk");
-    let given = world
-        .store
-        .versions(SEGMENT, &all(end(2), &world))
-        .expect("a good disk");
-    assert_eq!(given.through, end(1));
-    world.append_batch(flush(3, vec![piece(2)]));
-    world.store.sync().expect("a good disk");
-    let given = world
-        .store
-        .versions(SEGMENT, &all(end(3), &world))
-        .expect("a good disk");
-    assert_eq!(given.through, end(3));
-    let target = Target::new();
-    let taken = target
-        .store
-        .take_versions(SEGMENT, only(1), &VersionCursor::default(), &given);
-    assert_eq!(taken, Ok(true));
-    let read = |store: &PageStore| store.read_pages(SEGMENT, &world.path, Lsn::from_raw(30), FORK.page(0), BLOCKS);
-    assert!(read(&target.store).expect("pages") == read(&world.store).expect("pages"));
-}
-
-#[test]
-fn what_a_peer_cannot_mean_is_refused_and_leaves_nothing() {
-    let mut world = World::new();
-    appended(&mut world, 200);
-    let through = world.newest_complete();
-    let target = Target::new();
-    let layers = || {
-        target
-            .disk
-            .list("layers")
-            .expect("a disk in memory can be listed")
-            .len()
-    };
-    let given = world
-        .store
-        .versions(SEGMENT, &all(through, &world))
-        .expect("a good disk");
-    let start = VersionCursor::default();
-    let changed = |change: &dyn Fn(&mut Run)| {
-        let mut wrong = given.clone();
-        change(&mut wrong.runs[0]);
-        wrong
-    };
-    let mut rotten = given.content.to_vec();
-    rotten[10] ^= 1;
-    let block = |first_key: u32| BlockName {
-        first_key: key(first_key),
-        ..given.runs[0].blocks[0].clone()
-    };
-    let falling = Versions {
-        content: [&given.content[..], &given.content[..]].concat().into(),
-        ..changed(&|run| run.blocks = vec![block(3), block(1)])
-    };
-    let wrong = [
-        Versions {
-            content: rotten.into(),
-            ..given.clone()
-        },
-        Versions {
-            content: given.content.slice(..given.content.len() - 1),
-            ..given.clone()
-        },
-        falling,
-        changed(&|run| {
-            run.blocks = vec![block(3)];
-            run.last_key = key(2);
-        }),
-        changed(&|run| run.last_key = Bytes::new()),
-        changed(&|run| run.blocks[0].first_key = Bytes::from_static(&[99])),
-    ];
-    for (pass, wrong) in wrong.into_iter().enumerate() {
-        let pass = pass as u64 + 1;
-        let taken = target.store.take_versions(SEGMENT, only(pass), &start, &wrong);
-        assert!(matches!(taken, Err(ReadError::Malformed(_))), "{pass}: {taken:?}");
-        let taken = target.store.take_versions(SEGMENT, only(pass), &start, &given);
-        assert_eq!(taken, Ok(false), "the rest of a pass that lost something");
-        assert_eq!(layers(), 0);
-    }
-    // The same keys in two parts: no layer can hold them.
-    let part = |part| PassPart {
-        part,
-        parts: 2,
-        ..only(8)
-    };
-    assert_eq!(target.store.take_versions(SEGMENT, part(0), &start, &given), Ok(true));
-    let again = target.store.take_versions(SEGMENT, part(1), &start, &given);
-    assert!(matches!(again, Err(ReadError::Malformed(_))), "{again:?}");
-    assert_eq!(layers(), 0);
-    let of_an_earlier_pass = target.store.take_versions(SEGMENT, only(1), &start, &given);
-    assert_eq!(of_an_earlier_pass, Ok(false));
-    assert_eq!(target.store.take_versions(SEGMENT, only(9), &start, &given), Ok(true));
-    assert_eq!(layers(), given.runs.len());
-    let unknown = VersionsAsked {
-        from: VersionCursor {
-            key: Bytes::from_static(&[99]),
-            above: Position::ZERO,
-        },
-        ..all(through, &world)
-    };
-    assert!(matches!(
-        world.store.versions(SEGMENT, &unknown),
-        Err(ReadError::Malformed(_))
-    ));
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_blocks_are_taken_or_refused(
-        blocks in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..9), prop::collection::vec(any::<u8>(), 0..99)), 0..3),
-        last_key in prop::collection::vec(any::<u8>(), 0..9),
-        has_checksums in any::<bool>(),
-    ) {
-        let target = Target::new();
-        let name = |(first_key, block): &(Vec<u8>, Vec<u8>)| BlockName {
-            first_key: first_key.clone().into(),
-            bytes: block.len() as u32,
-            checksum: if has_checksums { crc32c::crc32c(block) } else { 0 },
-        };
-        let versions = Versions {
-            runs: vec![Run {
-                blocks: blocks.iter().map(name).collect(),
-                last_key: last_key.into(),
-                extent: Extent::default(),
-            }],
-            content: blocks.into_iter().flat_map(|(_, block)| block).collect(),
-            next: None,
-            through: Position::ZERO,
-            floor: Position::ZERO,
-            splits: Vec::new(),
-            bytes_expected: 0,
-        };
-        // An error is as good as a value here: only a panic would fail.
-        let _ = target.store.take_versions(SEGMENT, only(1), &VersionCursor::default(), &versions);
-        while target.store.maintain(&|| ()).is_ok_and(|progress| progress != Progress::Idle) {}
     }
 }
 
