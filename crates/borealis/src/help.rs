@@ -100,7 +100,8 @@ Examples:
 pub const STORAGE_REPLACE: &str = "\
 The new copies are made on other nodes of its zone, from the five that are left; if NAME has come back without its files and
 there is no other, on NAME itself. If NAME was away and comes back with its copies before the new ones are whole, it keeps them.
-By itself the same happens once a node has been silent for long enough: `borealis up --replace-after`.
+By itself the same happens once a node has been silent for long enough: `borealis up --replace-after`. Where only three of six
+copies are left, too few to write, the volume is opened anew for it: give up each of the nodes that are lost for good.
 
 Examples:
   borealis storage replace storage-3

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use node_link::{LinkEvent, NodeLink};
 use tokio::sync::mpsc;
 use units::{GroupId, Position, SegmentId, SegmentKind, Zone};
+use volume::VolumeRecord;
+use volume::record::GroupRecord;
 use wire_format::frame::encode_request;
 use wire_format::message::Hello;
 use wire_format::{Member, Request};
@@ -95,6 +97,14 @@ impl Copies {
     pub(crate) fn remove(&mut self, gone: &BTreeSet<SegmentId>) {
         self.log.retain(|segment, _| !gone.contains(segment));
         self.reads.retain(|copy| !gone.contains(&copy.segment));
+    }
+
+    /// Closes the connections to copies that the record does not name.
+    pub(crate) fn keep_members(&mut self, record: &VolumeRecord) {
+        let members = record.groups.iter().flat_map(GroupRecord::all_members);
+        let members: BTreeSet<SegmentId> = members.map(|member| member.segment).collect();
+        self.log.retain(|segment, _| members.contains(segment));
+        self.reads.retain(|copy| members.contains(&copy.segment));
     }
 
     /// Sends without waiting; the answer comes as an event. `false`: not taken.

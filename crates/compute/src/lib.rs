@@ -13,6 +13,7 @@
 //! | `record` | the volume's record, changed by the holder of the epoch |
 //! | `fleet` | how the storage nodes are |
 //! | `membership` | copies that are replaced |
+//! | `rescue` | groups that have lost their write quorum for good |
 //! | `creation`, [`import`] | a new volume |
 //! | `state`, `log_end`, `last_page` | PostgreSQL's state as of the volume's end |
 //! | [`log`], [`log_export`] | the log, read again from the groups, and made WAL files of |
@@ -55,6 +56,7 @@ mod read_ahead;
 mod record;
 mod reign;
 mod replication;
+mod rescue;
 pub mod settings;
 mod shared_memory;
 mod shipping;

@@ -27,6 +27,7 @@ use crate::fleet::Fleet;
 use crate::metrics::HEAT_MOVES;
 use crate::record::Record;
 use crate::reign::{Ended, broken};
+use crate::rescue::{self, Hopeless};
 use crate::shipping::Shipping;
 use crate::status::ChangeStatus;
 
@@ -63,6 +64,7 @@ pub(crate) struct Memberships {
     losers: BTreeSet<SegmentId>,
     without_spare: Vec<(GroupId, String, Zone)>,
     heat: Heat,
+    hopeless: Hopeless,
     sender: mpsc::UnboundedSender<Event>,
     events: mpsc::UnboundedReceiver<Event>,
     began: Instant,
@@ -83,6 +85,7 @@ impl Memberships {
             losers: BTreeSet::new(),
             without_spare: Vec::new(),
             heat: Heat::default(),
+            hopeless: Hopeless::default(),
             sender,
             events,
             began: Instant::now(),
@@ -251,6 +254,18 @@ impl Memberships {
             without_spare,
         } = placement::plan(&record, &nodes, &lost);
         self.settle_wishes(told, &record);
+        let standing = record
+            .groups
+            .iter()
+            .map(|group| shipping.shipper.standing_of(GroupId::from_raw(group.group)));
+        let live = standing
+            .flatten()
+            .filter(|copy| copy.live)
+            .map(|copy| copy.member.segment);
+        let live: BTreeSet<SegmentId> = live.collect();
+        let is_useful =
+            |member: &MemberRecord| live.contains(&member.segment) || rescue::seems_useful(member, &nodes, &lost);
+        let hopeless = self.hopeless.look(&record, &nodes, &lost, is_useful)?;
         if self.without_spare != without_spare {
             for (group, node, zone) in &without_spare {
                 tracing::warn!(%group, %node, %zone, "membership.wait: no other storage node of its zone can take its copy");
@@ -259,7 +274,9 @@ impl Memberships {
         }
         let nothing_else = replacements.is_empty() && self.changes.is_empty();
         for replacement in replacements {
-            if self.changes.len() < CHANGES_MAX && !self.changes.contains_key(&replacement.group) {
+            // Where a write quorum is lost, a change would never come to an end.
+            let is_possible = !self.changes.contains_key(&replacement.group) && !hopeless.contains(&replacement.group);
+            if self.changes.len() < CHANGES_MAX && is_possible {
                 self.begin(told, &record, replacement, None, shipping)?;
             }
         }

@@ -35,6 +35,7 @@ use crate::pauses::Stage;
 use crate::postgresql::{self, Postmaster};
 use crate::record::Record;
 use crate::replication::{Replication, ReplicationError, now_us};
+use crate::rescue::Rescue;
 use crate::settings::StartFacts;
 use crate::shipping::{Shipping, TICK};
 use crate::state::StateReader;
@@ -223,7 +224,7 @@ impl<'a> Reign<'a> {
         let opening = Opening::new(epoch, record.clone()).map_err(|error| Ended::Unusable(error.to_string()))?;
         let record = Rc::new(Record::new(&control, epoch, taken.revision, record));
         let limit = Duration::from_millis(config.limits.opening_ms_max);
-        let opened = open::open(opening, &record, &mut copies, limit, status).await?;
+        let opened = open::open(opening, &record, &mut copies, Rescue::new(fleet.clone()), limit, status).await?;
         stage.set(Stage::Opened);
         OPEN_SECONDS.observe_duration(began.elapsed());
         tracing::info!(%epoch, end = %opened.branch, took = ?began.elapsed(), "volume.opened");

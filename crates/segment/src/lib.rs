@@ -80,10 +80,12 @@ impl Segment {
         else {
             return Err(malformed("not a request for a new segment"));
         };
-        if path.epoch() != *epoch {
+        let copies = !copy_from.is_empty();
+        // An opener makes copies before its own timeline is recorded.
+        let is_opening = copies && path.epoch() < *epoch;
+        if path.epoch() != *epoch && !is_opening {
             return Err(malformed("the path does not end with the creator's epoch"));
         }
-        let copies = !copy_from.is_empty();
         let state = SegmentState {
             volume: *volume,
             group: *group,

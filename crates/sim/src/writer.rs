@@ -226,6 +226,7 @@ impl World {
                     self.schedule(self.now() + pause, Event::Swap { writer: at, record });
                 }
                 OpeningEffect::Connect(..) => unreachable!("the toy volume has one group"),
+                OpeningEffect::Create { .. } => unreachable!("nobody replaces copies of the toy volume"),
                 OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
             }
         }

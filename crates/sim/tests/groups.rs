@@ -395,6 +395,7 @@ impl World {
                     }
                 }
                 OpeningEffect::CompareAndSwap(record) => self.swap(at, record)?,
+                OpeningEffect::Create { .. } => unreachable!("nobody replaces copies outright"),
                 OpeningEffect::Opened(opened) => {
                     self.is_whole(opened.last)?;
                     let writer = &mut self.writers[at];

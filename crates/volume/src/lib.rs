@@ -15,6 +15,7 @@ pub mod growth;
 pub mod heat;
 pub mod membership;
 mod opening;
+pub mod outright;
 pub mod placement;
 pub mod record;
 pub mod retention;
@@ -23,7 +24,7 @@ mod shipper;
 pub mod stripes;
 
 pub use flush::{FlushParts, FlushTooLong, Share};
-pub use opening::{Opened, Opening, OpeningEffect, OpeningError};
+pub use opening::{BeingMade, Opened, Opening, OpeningEffect, OpeningError};
 pub use record::VolumeRecord;
 pub use segment_kinds::SegmentKinds;
 pub use shipper::{CopyStanding, GroupMembers, SMALL_FLUSH_BYTES, Shipper, ShipperEffect, ShipperLimits};

@@ -8,6 +8,7 @@ mod candidate;
 mod copying;
 mod group;
 mod installing;
+mod replacing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,9 +23,10 @@ use wire_format::message::{HeldFlush, Promised, Refusal, Request, Response};
 use candidate::Candidate;
 use copying::{Context, Copy};
 use group::Group;
+pub use replacing::BeingMade;
 
 use crate::GroupMembers;
-use crate::record::{RecordError, VolumeRecord};
+use crate::record::{GroupRecord, RecordError, VolumeRecord};
 
 /// How long more than three answers are waited for: the more answer, the fewer copies have to be made.
 const ALL_ANSWERS_PAUSE: Duration = Duration::from_millis(20);
@@ -47,6 +49,13 @@ pub enum OpeningEffect {
     /// Connections to these copies are needed, too: a flush in flight has a part in their group. For those that are connected
     /// already, tell [`Opening::connected`] at once.
     Connect(GroupId, Vec<Member>),
+    /// Have a node make this segment, in the place of a lost one. Repeating it is harmless.
+    Create {
+        /// The node.
+        node: String,
+        /// What to ask of it.
+        request: Request,
+    },
     /// Change the record, if it is still what it was; the outcome comes back through [`Opening::recorded`]. An unknown
     /// outcome is resolved by reading the record again.
     CompareAndSwap(VolumeRecord),
@@ -140,6 +149,10 @@ pub struct Opening {
     first: Group,
     /// Groups that flushes in flight name.
     named: BTreeMap<GroupId, Group>,
+    /// Groups that are looked at in any case.
+    looked_at: BTreeSet<GroupId>,
+    /// Groups whose copies are replaced, as they are to be.
+    replaced: BTreeMap<GroupId, GroupRecord>,
     phase: Phase,
     candidate: Candidate,
     /// The time, as of the last tick or answer.
@@ -157,6 +170,8 @@ impl Opening {
             candidate: Candidate::start_of(&path),
             first,
             named: BTreeMap::new(),
+            looked_at: BTreeSet::new(),
+            replaced: BTreeMap::new(),
             phase: Phase::Promising,
             now: Duration::ZERO,
             record,
@@ -173,6 +188,7 @@ impl Opening {
     pub fn activity(&self) -> &'static str {
         match self.phase {
             Phase::Promising => "waiting for a read quorum of storage nodes",
+            Phase::Copying if !self.replaced.is_empty() => "making new copies in the place of lost ones",
             Phase::Copying => "bringing a write quorum of storage nodes up to the end of the log",
             Phase::Recording => "recording the new timeline",
             Phase::Installing { .. } => "reading the state at the end of the log",
@@ -267,6 +283,7 @@ impl Opening {
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<OpeningEffect>) -> Result<(), OpeningError> {
         self.now = now;
         self.ask_again(effects);
+        self.make_again(effects);
         match &self.phase {
             Phase::Promising => self.decide_candidate(effects)?,
             Phase::Copying => self.groups_mut().for_each(|group| group.give_up_fetches(now)),
@@ -304,6 +321,9 @@ impl Opening {
                 };
             }
         }
+        for id in &self.looked_at {
+            all_fenced &= self.named.get_mut(id).is_none_or(|group| group.is_fenced(now));
+        }
         if !all_fenced {
             return Ok(());
         }
@@ -318,6 +338,7 @@ impl Opening {
         for (id, group) in &mut self.named {
             group.parts = self.candidate.parts_of(*id);
         }
+        self.find_ends_of_looked_at();
         self.phase = Phase::Copying;
         Ok(())
     }
@@ -330,8 +351,7 @@ impl Opening {
         }
         if self.groups().all(Group::is_copied) {
             self.phase = Phase::Recording;
-            let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
-            effects.push(OpeningEffect::CompareAndSwap(record));
+            effects.push(OpeningEffect::CompareAndSwap(self.next_record()));
             return;
         }
         let (now, epoch, path) = (self.now, self.epoch, self.path.clone());
@@ -352,7 +372,7 @@ impl Opening {
         for copy in self.groups_mut().flat_map(|group| group.copies.values_mut()) {
             if copy.again_at.is_some_and(|at| at <= now) {
                 copy.again_at = None;
-                if copy.connected && (installing || copy.promised.is_none()) {
+                if copy.connected && (installing || copy.promised.is_none() || copy.is_unborn()) {
                     rested.push(copy.member.segment);
                 }
             }
@@ -424,10 +444,14 @@ impl Opening {
         if promised.vouches && self.path.epoch() < known && !told {
             return Err(self.outdated(known));
         }
-        let sees = self.path.sees(promised.complete);
+        let (sees, now) = (self.path.sees(promised.complete), self.now);
         if let Some(copy) = self.copy_mut(segment) {
             copy.complete = if sees { promised.complete } else { Position::ZERO };
             copy.promised = Some(promised);
+            if copy.is_unborn() {
+                // It is asked again how far it is.
+                copy.rest(now);
+            }
         }
         Ok(())
     }

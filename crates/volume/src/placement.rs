@@ -117,16 +117,10 @@ pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
     for group in record.groups.iter().filter(|group| group.joining.is_none()) {
         let id = GroupId::from_raw(group.group);
         for member in &group.members {
-            let node = nodes.iter().find(|node| node.name == member.node);
-            let is_wished = node.is_some_and(|node| match &node.wish {
-                Wish::Keep => false,
-                Wish::Replace(copies) => copies.contains(&member.segment),
-                Wish::Drain => true,
-            });
-            let is_overdue = node.is_some_and(|node| node.is_overdue) || lost.overdue.contains(&member.segment);
-            if !is_wished && !is_overdue {
+            if !is_to_leave(member, nodes, lost) {
                 continue;
             }
+            let node = nodes.iter().find(|node| node.name == member.node);
             let is_lost = lost.copies.contains(&member.segment);
             let spare = spare(group, member, nodes, is_lost, &loads);
             let Some(to) = spare else {
@@ -146,9 +140,20 @@ pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
     plan
 }
 
+/// Whether a copy is to be replaced: somebody wants it, or it was lost or its node silent for long enough.
+pub(crate) fn is_to_leave(member: &MemberRecord, nodes: &[StorageNode], lost: &Lost) -> bool {
+    let node = nodes.iter().find(|node| node.name == member.node);
+    let is_wished = node.is_some_and(|node| match &node.wish {
+        Wish::Keep => false,
+        Wish::Replace(copies) => copies.contains(&member.segment),
+        Wish::Drain => true,
+    });
+    is_wished || node.is_some_and(|node| node.is_overdue) || lost.overdue.contains(&member.segment)
+}
+
 /// The node that is to get the new copy: one of the same zone without a copy of the group, with as few copies as possible; the
 /// same node only if that has lost its copy and nobody else can take it.
-fn spare<'a>(
+pub(crate) fn spare<'a>(
     group: &GroupRecord,
     leaving: &MemberRecord,
     nodes: &'a [StorageNode],

@@ -5,6 +5,7 @@ mod heat;
 mod membership;
 mod opening;
 mod opening_groups;
+mod outright;
 mod placement;
 mod shipper;
 mod tails;

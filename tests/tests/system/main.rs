@@ -26,6 +26,7 @@ mod overlay_limits;
 mod postgresql_log;
 mod refusals;
 mod replayed;
+mod rescue;
 mod restarts;
 mod settings;
 mod storage_nodes;

@@ -222,6 +222,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             groups.iter().all(|group| group.fenced(&counting)),
         ),
     };
+    let hint = record.as_ref().and_then(|record| hopeless(record, &counting));
     let volume_id = record.as_ref().map(|record| record.volume.to_string());
     let url = layout.url(cluster.port)?;
     let urls: serde_json::Map<String, Value> = cluster
@@ -239,7 +240,7 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "groups": memberships.len(),
             "segments": record.as_ref().map(|record| record.segments),
             "free_bytes": of_writer["free_bytes"],
-            "quorum": { "write": word(write), "read": word(read), "missing": missing },
+            "quorum": { "write": word(write), "read": word(read), "missing": missing, "hint": hint },
             "changes": of_writer["changes"],
             "retention_seconds": of_writer["retention_seconds"],
             "floor_lsn": of_writer["floor_lsn"],
@@ -321,6 +322,35 @@ fn trouble(node: &Value) -> String {
     }
 }
 
+/// What to do about groups without a write quorum: nothing mends them but the nodes that are missing, or somebody who says that
+/// those are lost for good.
+fn hopeless(record: &VolumeRecord, counting: &BTreeSet<SegmentId>) -> Option<String> {
+    let is_short = |group: &&GroupRecord| !group.membership().writable(counting);
+    let short: Vec<&GroupRecord> = record.groups.iter().filter(is_short).collect();
+    let members = short.iter().flat_map(|group| group.all_members());
+    let missing = members.filter(|member| !counting.contains(&member.segment));
+    let missing: BTreeSet<String> = missing.map(|member| member.node).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let missing: Vec<String> = missing.into_iter().collect();
+    let count = match short.len() {
+        1 => "one group has".to_owned(),
+        count => format!("{count} groups have"),
+    };
+    let names = missing.join(", ");
+    if !short.iter().all(|group| group.membership().fenced(counting)) {
+        return Some(format!(
+            "{count} too few copies left to be read; start what is missing of {names}"
+        ));
+    }
+    Some(format!(
+        "{count} too few copies left to be written; start what is missing of {names}. If their copies are lost for good: `borealis \
+         storage replace {}`, and so for each of them",
+        missing[0]
+    ))
+}
+
 /// Copies that are on their way from one node to another, a line each.
 fn moves(volume: &Value) -> String {
     let changes = volume["changes"].as_array().into_iter().flatten();
@@ -394,6 +424,9 @@ fn table(status: &Value) -> String {
         text(&quorum["read"]),
         lost_quorums(volume)
     );
+    if let Some(hint) = quorum["hint"].as_str() {
+        out += &format!("hint:  {hint}\n");
+    }
     out += &moves(volume);
     out.push('\n');
     out += &format!(

@@ -493,6 +493,7 @@ impl Opener {
                 OpeningEffect::Send { .. } => {}
                 OpeningEffect::CompareAndSwap(record) => self.swap = Some(record),
                 OpeningEffect::Connect(..) => unreachable!("there is one group"),
+                OpeningEffect::Create { .. } => unreachable!("nobody replaces copies outright"),
                 OpeningEffect::Opened(opened) => self.opened = Some(*opened),
             }
         }

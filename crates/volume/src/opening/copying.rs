@@ -9,6 +9,7 @@ use wire_format::message::{Promised, Request};
 use wire_format::{EncodedBatch, Member};
 
 use super::group::Group;
+use super::replacing::Birth;
 use super::{ANSWER_LIMIT, OpeningEffect, REFUSAL_PAUSE};
 
 /// Bytes of log asked of a source at once.
@@ -18,6 +19,8 @@ const COPY_BYTES_MAX: u32 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Copy {
     pub(super) member: Member,
+    /// How it is made, if this opening makes it in the place of a lost one.
+    pub(super) birth: Option<Birth>,
     pub(super) connected: bool,
     pub(super) promised: Option<Promised>,
     /// On the path of the last opened timeline.
@@ -37,6 +40,7 @@ impl Copy {
     pub(super) fn new(member: Member) -> Copy {
         Copy {
             member,
+            birth: None,
             connected: false,
             promised: None,
             complete: Position::ZERO,
@@ -51,6 +55,11 @@ impl Copy {
     /// Whether it promised, and vouches for everything that it ever acknowledged.
     pub(super) fn counts(&self) -> bool {
         self.promised.as_ref().is_some_and(|promised| promised.vouches)
+    }
+
+    /// Whether this opening makes it, and it is not whole yet.
+    pub(super) fn is_unborn(&self) -> bool {
+        self.birth.is_some() && !self.counts()
     }
 
     /// A connection begins or ends: nothing is on its way.

@@ -18,7 +18,7 @@ impl Opening {
         if !swapped {
             return Err(OpeningError::Conflict);
         }
-        let record = self.record.opened_by(self.epoch, self.candidate.branch.lsn);
+        let record = self.next_record();
         let branch = Branch {
             epoch: self.epoch,
             parent: Position::new(self.path.epoch(), self.candidate.branch.lsn),

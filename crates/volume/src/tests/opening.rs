@@ -14,7 +14,7 @@ use crate::{Opening, OpeningEffect, OpeningError, VolumeRecord, creation};
 /// Late enough that no further answer is waited for.
 pub(super) const LATER: Duration = Duration::from_secs(1);
 
-fn lsn(raw: u64) -> Lsn {
+pub(super) fn lsn(raw: u64) -> Lsn {
     Lsn::from_raw(raw)
 }
 
