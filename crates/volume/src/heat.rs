@@ -5,7 +5,8 @@
 //! Invariants:
 //! - A copy leaves a full disk only for one that has more free than the full one after the move, and that stays far from full
 //!   with it. So no move makes another disk full, no copy goes back, and where the whole fleet is full nothing moves.
-//! - A copy leaves a slow disk only after minutes, and only for a disk that was not found slow lately.
+//! - A copy leaves a slow disk only after minutes.
+//! - No copy goes to a disk that was found slow lately, whatever it leaves.
 //! - Only copies of groups of which all six are there move: whatever is lost is made anew first.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +91,7 @@ impl Heat {
         let view = View {
             limits,
             nodes,
+            slow_at: &self.slow_at,
             copy_bytes,
             groups: record
                 .groups
@@ -139,10 +141,8 @@ impl Heat {
             view.copies_on(from).find_map(|(group, member)| {
                 let bytes = view.bytes_of(member);
                 let targets = view.targets(group, member).filter(|to| {
-                    !self.slow_at.contains_key(&to.name)
-                        && view
-                            .free_after(to, bytes)
-                            .is_none_or(|free| full_below(to, view.limits) <= free)
+                    view.free_after(to, bytes)
+                        .is_none_or(|free| full_below(to, view.limits) <= free)
                 });
                 let to = targets.min_by_key(|to| (to.sync_time, to.held_bytes, &to.name))?;
                 let usual = usual_sync_time(from, view.nodes)?;
@@ -162,6 +162,8 @@ impl Heat {
 struct View<'a> {
     limits: &'a HeatLimits,
     nodes: &'a [StorageNode],
+    /// Disks that were found slow lately.
+    slow_at: &'a BTreeMap<String, Duration>,
     copy_bytes: &'a BTreeMap<SegmentId, u64>,
     /// Those of which copies may move.
     groups: Vec<&'a GroupRecord>,
@@ -183,11 +185,12 @@ impl<'a> View<'a> {
         self.copy_bytes.get(&member.segment).copied().unwrap_or(0)
     }
 
-    /// Nodes of its zone without a copy of the group, that may get one.
+    /// Nodes of its zone without a copy of the group, that may get one and were not slow lately.
     fn targets(&self, group: &'a GroupRecord, leaving: &'a MemberRecord) -> impl Iterator<Item = &'a StorageNode> {
         self.nodes.iter().filter(move |node| {
             let has_one = group.members.iter().any(|member| member.node == node.name);
-            node.zone == leaving.zone && node.takes_copies() && !has_one
+            let is_slow = self.slow_at.contains_key(&node.name);
+            node.zone == leaving.zone && node.takes_copies() && !has_one && !is_slow
         })
     }
 
