@@ -1,6 +1,6 @@
 //! What has to hold when faults have ended: every node whole, memory within its settings, no panic in any log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::Cluster;
-
-use crate::fault::Node;
 
 /// How long nodes may take to be whole once all are back. It is long for a busy machine with a slow disk.
 pub const WHOLE_LIMIT: Duration = Duration::from_secs(120);
@@ -25,14 +23,13 @@ const OTHER_MEMORY_BYTES: u64 = 128 << 20;
 /// Words that no log may hold.
 const PANICS: [&str; 4] = ["process.panic", "panicked at", "PANIC:", "TRAP:"];
 
-/// Waits until all storage nodes are back and complete, those aside whose files are damaged. Nobody may be writing. How long it
-/// took.
-pub fn wait_until_whole(cluster: &Cluster, rotten: &BTreeSet<Node>) -> Result<Duration> {
+/// Waits until all storage nodes are back and complete. Nobody may be writing. How long it took.
+pub fn wait_until_whole(cluster: &Cluster) -> Result<Duration> {
     let started = Instant::now();
     loop {
         let status = cluster.status();
         let lacking = match &status {
-            Ok(status) => lacking(status, rotten),
+            Ok(status) => lacking(status),
             Err(error) => vec![format!("{error:#}")],
         };
         if lacking.is_empty() {
@@ -48,16 +45,11 @@ pub fn wait_until_whole(cluster: &Cluster, rotten: &BTreeSet<Node>) -> Result<Du
 }
 
 /// What is not as it has to be.
-fn lacking(status: &Value, rotten: &BTreeSet<Node>) -> Vec<String> {
+fn lacking(status: &Value) -> Vec<String> {
     let mut lacking = Vec::new();
     let nodes = status["storage"].as_array().map_or(&[][..], Vec::as_slice);
-    let rotten: BTreeSet<String> = rotten.iter().map(Node::to_string).collect();
     for node in nodes {
         let name = node["name"].as_str().unwrap_or_default();
-        // It may have lost its vote, or not: the bit may have been one that nobody reads.
-        if rotten.contains(name) {
-            continue;
-        }
         let is_whole = node["state"] == "available"
             && node["damaged"] == false
             && node["stranded"] == false
@@ -187,17 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn only_a_node_whose_bits_were_flipped_may_be_damaged() {
+    fn no_node_may_be_damaged_or_behind() {
         let writer = json!([{ "role": "writer", "state": "available" }]);
         let mut nodes: Vec<Value> = (1..=6).map(|number| node(number, 0, false)).collect();
         let status = |nodes: &[Value]| json!({ "storage": nodes, "instances": writer });
-        assert!(lacking(&status(&nodes), &BTreeSet::new()).is_empty());
+        assert!(lacking(&status(&nodes)).is_empty());
+        assert!(!lacking(&status(&nodes[..5])).is_empty());
+        assert!(!lacking(&json!({ "storage": nodes, "instances": [] })).is_empty());
         nodes[2] = node(3, 0, true);
-        assert!(lacking(&status(&nodes), &BTreeSet::from([Node(3)])).is_empty());
-        assert_eq!(lacking(&status(&nodes), &BTreeSet::from([Node(2)])).len(), 1);
+        assert_eq!(lacking(&status(&nodes)).len(), 1);
         nodes[0] = node(1, 8, false);
-        assert_eq!(lacking(&status(&nodes), &BTreeSet::from([Node(3)])).len(), 1);
-        assert!(!lacking(&status(&nodes[..5]), &BTreeSet::new()).is_empty());
-        assert!(!lacking(&json!({ "storage": nodes, "instances": [] }), &BTreeSet::new()).is_empty());
+        assert_eq!(lacking(&status(&nodes)).len(), 2);
     }
 }

@@ -60,6 +60,8 @@ pub enum Files {
     Journal,
     /// Anywhere.
     Layer,
+    /// All of them are gone.
+    All,
 }
 
 /// One bit, wherever it falls: the file, the byte and the bit are parts of what there is then.
@@ -112,7 +114,7 @@ pub enum Fault {
     SyncsFail(Node),
     /// Every sync takes much longer, for a while.
     DiskSlow(Node),
-    /// A bit is another one. Nothing ends it but a repair.
+    /// A bit is another one, or all files are gone. Nothing ends it but mending.
     BitFlipped(Node, Rot),
 }
 
@@ -138,6 +140,7 @@ impl Fault {
             Fault::DiskReadOnly(_) => "disk read-only",
             Fault::SyncsFail(_) => "syncs fail",
             Fault::DiskSlow(_) => "disk slow",
+            Fault::BitFlipped(_, Rot { files: Files::All, .. }) => "disk lost",
             Fault::BitFlipped(..) => "bit flipped",
         }
     }

@@ -10,6 +10,7 @@ pub mod book;
 pub mod checks;
 pub mod client;
 pub mod fault;
+pub mod grower;
 pub mod machine;
 pub mod plan;
 pub mod random;

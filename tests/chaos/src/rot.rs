@@ -24,6 +24,7 @@ pub fn flip(folder: &Path, rot: &Rot) -> Result<Option<String>> {
     let target = match rot.files {
         Files::Journal => in_journal(&folder.join("journal"), rot.place)?,
         Files::Layer => in_layers(&folder.join("layers"), rot.place)?,
+        Files::All => None,
     };
     let Some((path, at)) = target else {
         return Ok(None);

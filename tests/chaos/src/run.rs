@@ -15,9 +15,9 @@ use crate::fault::{Fault, Node, seconds};
 use crate::machine::Machine;
 use crate::plan::{Plan, Round, WRITES_GO_ON_WITHOUT};
 use crate::random::Random;
-use crate::strike::{Hand, Strike};
+use crate::strike::{Hand, Mended, Strike};
 use crate::summary::Summary;
-use crate::{client, reader};
+use crate::{client, grower, reader};
 
 /// Clients that move money.
 const CLIENTS_COUNT: usize = 6;
@@ -25,6 +25,8 @@ const CLIENTS_COUNT: usize = 6;
 const READERS_COUNT: usize = 2;
 /// Small, so that pages are read from the storage nodes, and room for prepared transactions.
 const SETTINGS: [&str; 2] = ["shared_buffers=4MB", "max_prepared_transactions=20"];
+/// Small groups, so that the volume grows by some in each minute.
+const GROUPS: [&str; 4] = ["--group-size", "16MiB", "--stripe-size", "1MiB"];
 /// Without any acknowledgement for so long, whatever the faults: they last seconds.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 /// The same while writes have to go on: no more than a zone away, and no fault of the writer, control or proxy just before.
@@ -68,7 +70,8 @@ pub fn run(options: Options) -> Result<Summary> {
     let machine = Machine::look();
     machine.announce();
     println!("the plan:\n{plan}");
-    let mut cluster = Cluster::up("chaos", &SETTINGS)?;
+    let mut cluster = Cluster::prepare("chaos", &SETTINGS)?;
+    cluster.start_with(&GROUPS)?;
     let book = Arc::new(Book::new(CLIENTS_COUNT));
     let mut strikes = Vec::new();
     let outcome = course(&mut cluster, &book, &machine, &plan, &mut strikes);
@@ -134,7 +137,7 @@ fn course(
     cluster.sql(&bank::schema(CLIENTS_COUNT))?;
     let traces = Course::run(cluster, book, machine, plan, strikes)?;
     cluster.start()?;
-    again(cluster, book, strikes)?;
+    again(cluster, book)?;
     Ok(Summary::new(
         plan,
         book,
@@ -200,10 +203,17 @@ impl Course<'_> {
             let random = Random::of_part(plan.seed, 1000 + index as u64);
             self.runtime.spawn(reader::run(url.clone(), book.clone(), random));
         }
+        self.runtime.spawn(grower::run(url.clone(), book.clone()));
+        let groups = groups(self.cluster)?;
         for round in &plan.rounds {
             self.round(round)?;
             self.quiet_point(&url)?;
         }
+        let grown = self::groups(self.cluster)?;
+        println!(
+            "{:>8}  the volume has grown from {groups} groups to {grown}",
+            seconds(self.book.now())
+        );
         self.check_pauses()
     }
 
@@ -286,6 +296,13 @@ impl Course<'_> {
     fn quiet_point(&mut self, url: &str) -> Result<()> {
         println!("{:>8}  quiet", seconds(self.book.now()));
         self.hand.join_up()?;
+        for (node, how, took) in self.hand.mend()? {
+            let what = match how {
+                Mended::InPlace => "everything is sound again",
+                Mended::Anew => "its copies are made anew",
+            };
+            println!("{:>8}  {node}: {what}, in {}", seconds(self.book.now()), seconds(took));
+        }
         self.book.hold();
         let started = Instant::now();
         while !self.book.all_rest() {
@@ -297,7 +314,7 @@ impl Course<'_> {
             std::thread::sleep(POLL);
         }
         let rest_after = started.elapsed();
-        let whole_after = wait_until_whole(self.cluster, &self.hand.rotten)?;
+        let whole_after = wait_until_whole(self.cluster)?;
         self.whole_after = self.whole_after.max(whole_after);
         let transactions = self.runtime.block_on(audit(url, self.book)).context("audit")?;
         no_panic(self.cluster)?;
@@ -333,6 +350,13 @@ impl Course<'_> {
     }
 }
 
+/// Protection groups that the volume has.
+fn groups(cluster: &Cluster) -> Result<u64> {
+    cluster.status_with("groups", |status| {
+        status["volume"]["groups"].as_u64().filter(|groups| 0 < *groups)
+    })
+}
+
 /// Indexes are sound, and everything stops in time. How long that took.
 fn end(cluster: &Cluster) -> Result<Duration> {
     cluster
@@ -352,13 +376,8 @@ fn end(cluster: &Cluster) -> Result<Duration> {
 }
 
 /// The next start shows the same.
-fn again(cluster: &Cluster, book: &Book, strikes: &[Strike]) -> Result<()> {
-    let rotten = strikes.iter().filter(|strike| !strike.missed);
-    let rotten = rotten.filter_map(|strike| match strike.fault {
-        Fault::BitFlipped(node, _) => Some(node),
-        _ => None,
-    });
-    wait_until_whole(cluster, &rotten.collect())?;
+fn again(cluster: &Cluster, book: &Book) -> Result<()> {
+    wait_until_whole(cluster)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime
         .block_on(audit(cluster.url(), book))
@@ -369,9 +388,7 @@ fn again(cluster: &Cluster, book: &Book, strikes: &[Strike]) -> Result<()> {
 /// The strikes that a pause may come from.
 pub(crate) fn during(pause: Pause, strikes: &[Strike], aftermath: Duration) -> Vec<&Strike> {
     let felt = |strike: &&Strike| {
-        let is_for_ever = matches!(strike.fault, Fault::BitFlipped(..));
-        let ended = strike.ended.filter(|_| !is_for_ever);
-        strike.began <= pause.to && ended.is_none_or(|ended| pause.from <= ended + aftermath) && !strike.missed
+        strike.began <= pause.to && strike.ended.is_none_or(|ended| pause.from <= ended + aftermath) && !strike.missed
     };
     strikes.iter().filter(felt).collect()
 }

@@ -1,41 +1,34 @@
 //! The hand that strikes: carries the faults of a plan out on a real cluster, and ends them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+mod disks;
+mod orders;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, kill_process};
 use system_tests::{Cluster, end_of};
 
 use crate::book::Book;
-use crate::fault::{Fault, Node, seconds};
-use crate::machine::{Machine, SmallDisk, Trace, run};
+use crate::fault::{Fault, Files, Node, seconds};
+use crate::machine::{Machine, SmallDisk, Trace};
 use crate::plan::Planned;
-use crate::rot;
+pub use disks::Mended;
 
-/// How long an order may take.
-const ORDER_LIMIT: Duration = Duration::from_secs(60);
 /// How long something that is to be killed may be away already, because something else was faster.
 const VICTIM_LIMIT: Duration = Duration::from_secs(4);
-/// How long an order that must succeed is given again: the agent, or the control process, may be away itself.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long `up` may take: longer than any fault that it has to wait for.
 const UP_LIMIT: Duration = Duration::from_secs(150);
 const POLL: Duration = Duration::from_millis(100);
 /// What each sync of a slow disk takes longer, in microseconds.
 const SLOW_SYNC: &str = "fdatasync,fsync:delay_exit=40000";
 const FAILING_SYNC: &str = "fdatasync,fsync,sync_file_range:error=EIO";
-const FULL: &str = "pwrite64,pwritev,pwritev2,fallocate,ftruncate:error=ENOSPC";
-const READ_ONLY: &str = "pwrite64,pwritev,pwritev2,fallocate,ftruncate,rename,renameat,renameat2,unlink,unlinkat,mkdir,\
-                         mkdirat:error=EROFS";
-/// What fills a small disk.
-const BALLAST: &str = "ballast";
 
 /// A fault as it happened.
 #[derive(Clone, Debug)]
@@ -46,7 +39,7 @@ pub struct Strike {
     pub fault: Fault,
     /// When, from the begin of the run.
     pub began: Duration,
-    /// When it was over, if it lasts.
+    /// When it was over: mended, if it damaged something.
     pub ended: Option<Duration>,
     /// What was done, in words; empty if the fault's name says it all.
     pub how: String,
@@ -76,8 +69,8 @@ pub struct Hand<'a> {
     pub strikes: Vec<Strike>,
     undo: BTreeMap<usize, Undo>,
     up: Option<Child>,
-    /// Nodes with a bit that is another one, until something mends them.
-    pub rotten: BTreeSet<Node>,
+    /// Nodes that lost something, and of what, until they are mended.
+    rotten: BTreeMap<Node, Files>,
 }
 
 impl<'a> Hand<'a> {
@@ -91,45 +84,8 @@ impl<'a> Hand<'a> {
             strikes: Vec::new(),
             undo: BTreeMap::new(),
             up: None,
-            rotten: BTreeSet::new(),
+            rotten: BTreeMap::new(),
         }
-    }
-
-    /// Moves a node's files to a small disk of its own.
-    pub fn give_small_disk(&mut self, node: Node, bytes: u64) -> Result<()> {
-        let name = node.to_string();
-        self.must(&["stop", &name])?;
-        let folder = self.folder(node);
-        let aside = folder.with_extension("aside");
-        fs::rename(&folder, &aside)?;
-        fs::create_dir(&folder)?;
-        let disk = SmallDisk::mount(&folder, bytes)?;
-        // Owner and mode as before, too.
-        let copied = [&aside, &folder].map(|path| format!("{}/.", path.display()));
-        run("cp", &["-a", &copied[0], &copied[1]])?;
-        fs::remove_dir_all(&aside)?;
-        self.small = Some((node, disk));
-        self.must(&["start", &name])?;
-        Ok(())
-    }
-
-    /// Takes the small disk away again; its files go to the disk of the others, for whoever looks at them later. Nothing of
-    /// the cluster may run.
-    pub fn take_small_disk(&mut self) -> Result<()> {
-        let Some((_, disk)) = self.small.take() else {
-            return Ok(());
-        };
-        let folder = disk.folder().to_owned();
-        let aside = folder.with_extension("aside");
-        run("cp", &["-a", &folder.to_string_lossy(), &aside.to_string_lossy()])?;
-        drop(disk);
-        fs::remove_dir(&folder)?;
-        fs::rename(&aside, &folder)?;
-        Ok(())
-    }
-
-    fn folder(&self, node: Node) -> PathBuf {
-        self.cluster.directory().join("storage").join(node.to_string())
     }
 
     /// Nodes that for sure acknowledge nothing: stopped, paused, or with a zone that failed.
@@ -155,7 +111,8 @@ impl<'a> Hand<'a> {
         };
         let word = if missed { "  MISSED" } else { "" };
         println!("{:>8}  {}{word}  {how}", seconds(began), planned.fault);
-        let ended = (!planned.fault.lasts()).then(|| self.book.now());
+        let lasts = planned.fault.lasts() || matches!(planned.fault, Fault::BitFlipped(..) if !missed);
+        let ended = (!lasts).then(|| self.book.now());
         self.strikes.push(Strike {
             number: planned.number,
             fault: planned.fault.clone(),
@@ -273,19 +230,6 @@ impl<'a> Hand<'a> {
         Ok(())
     }
 
-    /// A writer that was replaced while it slept may have been killed since: then nobody knows it any more.
-    fn start_again(&mut self, name: &str) -> Result<()> {
-        let started = Instant::now();
-        loop {
-            match self.order(&["start", name]) {
-                Ok(_) => return Ok(()),
-                Err(said) if name.starts_with("instance") && said.contains("there is no") => return Ok(()),
-                Err(said) if PATIENCE < started.elapsed() => bail!("borealis start {name}: {said}"),
-                Err(_) => std::thread::sleep(POLL),
-            }
-        }
-    }
-
     fn stop(&mut self, number: usize, nodes: &[Node]) -> Result<Done> {
         let names: Vec<String> = nodes.iter().map(Node::to_string).collect();
         for name in &names {
@@ -327,148 +271,6 @@ impl<'a> Hand<'a> {
         self.up = Some(up.spawn().context("start `borealis up`")?);
         Ok(())
     }
-
-    fn fill(&mut self, number: usize, node: Node) -> Result<Done> {
-        let Some((_, disk)) = self.small.as_ref().filter(|(small, _)| *small == node) else {
-            return self.trace(number, node, FULL);
-        };
-        let path = disk.folder().join(BALLAST);
-        self.undo.insert(number, Undo::RemoveBallast(path.clone()));
-        let mut ballast = fs::File::create(&path)?;
-        let mut bytes = 0;
-        for size in [1 << 20, 1 << 12, 1] {
-            let block = vec![0x5A; size];
-            loop {
-                match ballast.write(&block) {
-                    Ok(0) => break,
-                    Ok(written) => bytes += written as u64,
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => return Err(error).context("fill a small disk"),
-                }
-            }
-        }
-        Ok(Done::So(format!("{} MiB of ballast on its small disk", bytes >> 20)))
-    }
-
-    fn make_read_only(&mut self, number: usize, node: Node) -> Result<Done> {
-        if number.is_multiple_of(2) && self.machine.traces.is_ok() {
-            return self.trace(number, node, READ_ONLY);
-        }
-        let mut modes = Vec::new();
-        let taken = take_write_rights(&self.folder(node), &mut modes);
-        self.undo.insert(number, Undo::Modes(modes, node));
-        taken?;
-        self.try_order(&["kill", &node.to_string()]);
-        Ok(Done::So("it starts on files that it may not change".to_owned()))
-    }
-
-    fn trace(&mut self, number: usize, node: Node, injection: &str) -> Result<Done> {
-        if let Err(why) = &self.machine.traces {
-            return Ok(Done::Missed(format!("NOT POSSIBLE ON THIS MACHINE: {why}")));
-        }
-        let started = Instant::now();
-        let stops_before = (injection != SLOW_SYNC).then(|| self.stops_count(node));
-        loop {
-            let pid = self.pid_of(&node.to_string());
-            let tried = pid.context("it does not run").and_then(|pid| {
-                let pid = u32::try_from(pid.as_raw_nonzero().get()).context("pids are positive")?;
-                Trace::start(pid, injection)
-            });
-            match tried {
-                Ok(trace) => {
-                    self.undo.insert(number, Undo::Trace(trace, node, stops_before));
-                    let error = injection.split(':').nth(1).unwrap_or_default();
-                    return Ok(Done::So(format!("strace {error}")));
-                }
-                Err(error) if VICTIM_LIMIT < started.elapsed() => return Ok(Done::Missed(format!("{error:#}"))),
-                Err(_) => std::thread::sleep(POLL),
-            }
-        }
-    }
-
-    fn flip(&mut self, node: Node, rot: &crate::fault::Rot) -> Result<Done> {
-        let name = node.to_string();
-        if rot.while_down {
-            self.must(&["stop", &name])?;
-        }
-        let flipped = rot::flip(&self.folder(node), rot);
-        if rot.while_down {
-            self.must(&["start", &name])?;
-        } else {
-            // What it has read already it does not read again before its next start.
-            self.try_order(&["kill", &name]);
-        }
-        let Some(what) = flipped? else {
-            return Ok(Done::Missed("it has no such file yet".to_owned()));
-        };
-        self.rotten.insert(node);
-        Ok(Done::So(what))
-    }
-
-    /// How often a node's log tells that its journal took nothing more.
-    fn stops_count(&self, node: Node) -> usize {
-        let log = self.cluster.log(&node.to_string()).unwrap_or_default();
-        log.lines().filter(|line| line.contains("journal.stop")).count()
-    }
-
-    /// The name of the writer, as the cluster's own file says.
-    fn writer(&self) -> Result<String> {
-        let path = self.cluster.directory().join("cluster.json");
-        let cluster: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        let instances = cluster["instances"].as_array().context("a list of instances")?;
-        let writer = instances.iter().rev().find(|instance| instance["retired"] == false);
-        let name = writer.and_then(|writer| writer["name"].as_str());
-        Ok(name.context("no instance is the writer")?.to_owned())
-    }
-
-    /// A daemon's process, from its pid file.
-    fn pid_of(&self, name: &str) -> Option<Pid> {
-        let text = fs::read_to_string(self.cluster.directory().join("run").join(format!("{name}.pid"))).ok()?;
-        let pid = Pid::from_raw(text.split_whitespace().next()?.parse().ok()?)?;
-        rustix::process::test_kill_process(pid).ok()?;
-        Some(pid)
-    }
-
-    /// Gives an order once. What the program said, either way.
-    fn order(&self, words: &[&str]) -> Result<String, String> {
-        let said = self.cluster.directory().with_file_name("order.log");
-        let given = || -> Result<bool> {
-            let log = fs::File::create(&said)?;
-            let mut command = self.cluster.borealis_command(words);
-            command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null());
-            let status = end_of(&mut command.spawn()?, &words.join(" "), ORDER_LIMIT)?;
-            Ok(status.success())
-        };
-        let succeeded = given().map_err(|error| format!("{error:#}"))?;
-        let text = fs::read_to_string(&said).unwrap_or_default().trim().to_owned();
-        if succeeded { Ok(text) } else { Err(text) }
-    }
-
-    /// An order that may come when there is nobody to strike.
-    fn try_order(&self, words: &[&str]) -> Done {
-        let started = Instant::now();
-        loop {
-            match self.order(words) {
-                Ok(_) => return Done::Yes,
-                Err(said) if VICTIM_LIMIT < started.elapsed() => {
-                    return Done::Missed(said.lines().next().unwrap_or_default().to_owned());
-                }
-                Err(_) => std::thread::sleep(POLL),
-            }
-        }
-    }
-
-    /// An order that has to be carried out, sooner or later.
-    fn must(&self, words: &[&str]) -> Result<()> {
-        let started = Instant::now();
-        loop {
-            match self.order(words) {
-                Ok(_) => return Ok(()),
-                Err(said) if PATIENCE < started.elapsed() => bail!("borealis {}: {said}", words.join(" ")),
-                Err(_) => std::thread::sleep(POLL),
-            }
-        }
-    }
 }
 
 impl Drop for Hand<'_> {
@@ -499,26 +301,4 @@ enum Done {
     Yes,
     So(String),
     Missed(String),
-}
-
-/// Takes the right to write from everybody, remembering the modes. A folder comes before what is in it.
-fn take_write_rights(path: &Path, modes: &mut Vec<(PathBuf, u32)>) -> Result<()> {
-    let found = match fs::metadata(path) {
-        Ok(found) => found,
-        // Gone since its folder was listed.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let mode = found.permissions().mode();
-    modes.push((path.to_owned(), mode));
-    match fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o222)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        changed => changed?,
-    }
-    if found.is_dir() {
-        for entry in fs::read_dir(path)? {
-            take_write_rights(&entry?.path(), modes)?;
-        }
-    }
-    Ok(())
 }
