@@ -120,6 +120,16 @@ pub const STORAGE_KEEP: &str = "\
 A copy that is whole by then has taken its place already, and stays; one that is not is given up, and NAME goes on with its own.
 `borealis storage list` shows what is wanted of each node.";
 
+/// Of `storage scrub`.
+pub const STORAGE_SCRUB: &str = "\
+By itself each node reads everything at rest again once a day. What is damaged costs a copy its vote at once, and it gives no
+pages until it is mended from the other copies. What cannot be mended, such as log that was lost while the node was stopped,
+needs `borealis storage replace`. With --wait the exit code is 0 only if everything is sound in the end.
+
+Examples:
+  borealis storage scrub --all --wait
+  borealis storage scrub storage-3";
+
 /// Of `storage remove`.
 pub const STORAGE_REMOVE: &str = "\
 Refused while it holds a copy, even one that is lost: `borealis storage drain NAME` moves them first.";

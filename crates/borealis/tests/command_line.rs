@@ -263,6 +263,7 @@ fn help_teaches() {
         "storage replace",
         "storage drain",
         "storage keep",
+        "storage scrub",
         "storage remove",
     ];
     for command in commands {

@@ -21,6 +21,12 @@ pub struct Activity {
     pub repair_bytes_written: u64,
     /// Journal files that were given up.
     pub journal_files_recycled: u64,
+    /// Files found damaged.
+    pub damaged_files: u64,
+    /// Of these, files whose content is whole again.
+    pub mended_files: u64,
+    /// Bytes of the layers that took the place of damaged ones.
+    pub mended_bytes_written: u64,
     /// How the cache of layers' blocks did.
     pub blocks: CacheUse,
     /// How the cache of pages did.
@@ -48,6 +54,9 @@ pub(crate) struct Counters {
     merge_bytes_written: AtomicU64,
     repair_bytes_written: AtomicU64,
     journal_files_recycled: AtomicU64,
+    damaged_files: AtomicU64,
+    mended_files: AtomicU64,
+    mended_bytes_written: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, count: u64) {
@@ -78,6 +87,17 @@ impl Counters {
         add(&self.journal_files_recycled, 1);
     }
 
+    /// A file was found damaged.
+    pub(crate) fn damaged(&self) {
+        add(&self.damaged_files, 1);
+    }
+
+    /// The content of damaged files is whole again.
+    pub(crate) fn mended(&self, files: u64, bytes: u64) {
+        add(&self.mended_files, files);
+        add(&self.mended_bytes_written, bytes);
+    }
+
     pub(crate) fn so_far(&self, blocks: CacheUse, pages: CacheUse) -> Activity {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Activity {
@@ -88,6 +108,9 @@ impl Counters {
             merge_bytes_written: read(&self.merge_bytes_written),
             repair_bytes_written: read(&self.repair_bytes_written),
             journal_files_recycled: read(&self.journal_files_recycled),
+            damaged_files: read(&self.damaged_files),
+            mended_files: read(&self.mended_files),
+            mended_bytes_written: read(&self.mended_bytes_written),
             blocks,
             pages,
         }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use units::SegmentId;
 use wire_format::message::{VersionCursor, Versions};
 
-use crate::layer_writer::{CheckedRun, LayerWriter};
+use crate::layer_writer::{LayerWriter, checked_runs};
 use crate::locked;
 use crate::read::ReadError;
 use crate::segment_store::SegmentStore;
@@ -24,8 +24,6 @@ use crate::store::PageStore;
 const LAYER_BYTES: u64 = 1 << 30;
 /// Bytes written to a layer before they are made durable: whoever syncs the journal meanwhile does not wait for more.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
-/// Runs in one answer, at most: each has a layer being written. Merging keeps them far fewer.
-const RUNS_MAX: usize = 1024;
 
 /// A part of a pass over the versions of peers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,18 +87,7 @@ impl PageStore {
         part: PassPart,
         versions: &Versions,
     ) -> Result<(), ReadError> {
-        if RUNS_MAX < versions.runs.len() {
-            return Err(ReadError::Malformed("too many runs at once".to_owned()));
-        }
-        let mut rest = &versions.content[..];
-        for (at, run) in versions.runs.iter().enumerate() {
-            let bytes: u64 = run.blocks.iter().map(|block| u64::from(block.bytes)).sum();
-            let split = usize::try_from(bytes)
-                .ok()
-                .and_then(|bytes| rest.split_at_checked(bytes));
-            let (content, behind) = split.ok_or_else(|| ReadError::Malformed("a run is cut".to_owned()))?;
-            rest = behind;
-            let run = CheckedRun::of(run, content)?;
+        for (at, (run, content)) in checked_runs(versions)?.into_iter().enumerate() {
             if incoming.writers.len() <= at {
                 incoming.writers.push(None);
             }

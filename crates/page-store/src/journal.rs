@@ -29,7 +29,7 @@ use crate::reserve::{NextFile, Reserve};
 use crate::tail::has_pieces;
 
 /// No segment: the beginning of a file belongs to none.
-const NO_SEGMENT: SegmentId = SegmentId::from_bytes([0; 16]);
+pub(crate) const NO_SEGMENT: SegmentId = SegmentId::from_bytes([0; 16]);
 
 /// Why nothing more was journaled.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -223,6 +223,16 @@ impl Journal {
         self.next_start = start + self.file_bytes.max(needed);
         self.end = out.end();
         self.sealed = false;
+        Ok(())
+    }
+
+    /// If the file that begins here is written to, goes on with another one. Then it has no newest state of any segment.
+    pub(crate) fn leave(&mut self, start: u64) -> Result<(), AppendError> {
+        self.check_open()?;
+        if self.current == start {
+            self.begin_file(0)?;
+            self.sync()?;
+        }
         Ok(())
     }
 

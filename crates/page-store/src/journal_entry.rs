@@ -13,6 +13,8 @@ pub(crate) const ENTRY_BYTES_MAX: usize = 80 << 20;
 pub(crate) const KIND_STATE: u8 = 1;
 pub(crate) const KIND_BATCH: u8 = 2;
 pub(crate) const KIND_FILE: u8 = 3;
+/// Says nothing: it stands where something was lost that nobody needs.
+pub(crate) const KIND_FILLER: u8 = 4;
 
 /// One thing to journal.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use io::Disk;
 use units::{GroupId, Lsn, Position, SegmentId};
 use wire_format::{Batch, EncodedBatch};
 
-use crate::journal_entry::{ENTRY_MAGIC, Entry, FileBeginning, KIND_BATCH, KIND_FILE, KIND_STATE};
+use crate::journal_entry::{ENTRY_MAGIC, Entry, FileBeginning, KIND_BATCH, KIND_FILE, KIND_FILLER, KIND_STATE};
 use crate::journal_files::{FOLDER, Location, Named, named};
 use crate::recovery::OpenError;
 
@@ -101,7 +101,7 @@ impl FoundFile {
     fn take(&mut self, entry: &Entry) -> Result<(), OpenError> {
         let end = entry.offset + entry.bytes() as u64;
         let content = match entry.kind {
-            KIND_FILE => None,
+            KIND_FILE | KIND_FILLER => None,
             KIND_STATE => Some(Content::State),
             KIND_BATCH => {
                 let batch = EncodedBatch::decode(Bytes::copy_from_slice(entry.payload))
@@ -115,7 +115,7 @@ impl FoundFile {
             }
         };
         match content {
-            None if entry.offset == self.start => {
+            None if entry.kind == KIND_FILE && entry.offset == self.start => {
                 let beginning = FileBeginning::decode(entry.payload);
                 self.beginning = beginning.filter(|beginning| beginning.can_precede(self.start));
             }

@@ -1,6 +1,7 @@
 //! A layer: an immutable file of versions, sorted by key and position. Layout: `docs/formats/layers.md`.
 
-use std::io as std_io;
+mod check;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +16,12 @@ use crate::block::{Block, Entries, entries};
 use crate::cache::Cache;
 use crate::key::{Key, Version};
 use crate::read::ReadError;
+pub(crate) use check::Lost;
 
 pub(crate) const FOLDER: &str = "layers";
 pub(crate) const MAGIC: &[u8; 8] = b"BORLAYR2";
 /// Bytes of versions in a block before it is closed.
 pub(crate) const BLOCK_BYTES: usize = 16 << 10;
-/// Bytes that are read at once where everything is read.
-const CHECKED_AT_ONCE: u64 = 256 << 10;
 /// A block holds at least one version, and a record can be long.
 const BLOCK_BYTES_MAX: usize = 1 << 30;
 /// The most that LZ4 makes of a byte, about: no memory is taken for a length that cannot be.
@@ -102,7 +102,16 @@ impl Layer {
         if crc32c::crc32c(&index) != checksum {
             return Err(corrupt("its index has another checksum"));
         }
-        let (blocks, last_key, extent) = read_index(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        let index = Index::read(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        if index.number != number {
+            return Err(corrupt("it is another layer"));
+        }
+        let Index {
+            blocks,
+            last_key,
+            extent,
+            ..
+        } = index;
         let is_inside = |block: &BlockEntry| {
             let end = block.offset.checked_add(u64::from(block.bytes));
             end.is_some_and(|end| end <= index_at)
@@ -128,9 +137,9 @@ impl Layer {
         self.obsolete.store(true, Ordering::Relaxed);
     }
 
-    /// A part of it was found lost: it is not merged any more.
-    pub(crate) fn mark_rotten(&self) {
-        self.rotten.store(true, Ordering::Relaxed);
+    /// A part of it was found lost: it is not merged any more. Answers whether that was known.
+    pub(crate) fn mark_rotten(&self) -> bool {
+        self.rotten.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn is_rotten(&self) -> bool {
@@ -226,58 +235,6 @@ impl Layer {
         Ok(())
     }
 
-    /// Reads everything from the disk again: is it what was written? `pace` hears how many bytes were read, and says whether to
-    /// go on. Answers how many bytes that were.
-    pub(crate) fn check(&self, pace: &dyn Fn(u64) -> bool) -> Result<u64, ReadError> {
-        let name = file_name(self.number);
-        let mut checked = 0;
-        let mut run = Vec::new();
-        let mut blocks: Vec<&BlockEntry> = self.blocks.iter().collect();
-        blocks.sort_unstable_by_key(|block| block.offset);
-        let mut blocks = blocks.into_iter().peekable();
-        while let Some(first) = blocks.next() {
-            // Blocks that follow each other are read at once.
-            let mut end = first.offset + u64::from(first.bytes);
-            let mut last = vec![first];
-            while let Some(next) = blocks.next_if(|next| next.offset == end && end - first.offset < CHECKED_AT_ONCE) {
-                end += u64::from(next.bytes);
-                last.push(next);
-            }
-            run.resize((end - first.offset) as usize, 0);
-            read_at_rest(&*self.disk, &name, first.offset, &mut run)?;
-            for block in last {
-                let at = (block.offset - first.offset) as usize;
-                if !block.is_of(&run[at..at + block.bytes as usize]) {
-                    return Err(self.corrupt("a block has another checksum"));
-                }
-            }
-            checked += run.len() as u64;
-            if !pace(run.len() as u64) {
-                return Ok(checked);
-            }
-        }
-        let mut footer = [0; FOOTER_BYTES];
-        let index_end = self.file_bytes - FOOTER_BYTES as u64;
-        read_at_rest(&*self.disk, &name, index_end, &mut footer)?;
-        if footer != self.footer {
-            return Err(self.corrupt("its footer is another than it was"));
-        }
-        let index_at = self
-            .blocks
-            .iter()
-            .map(|block| block.offset + u64::from(block.bytes))
-            .max();
-        let index_at = index_at.unwrap_or(0);
-        run.resize((index_end - index_at) as usize, 0);
-        read_at_rest(&*self.disk, &name, index_at, &mut run)?;
-        if crc32c::crc32c(&run).to_le_bytes() != footer[16..20] {
-            return Err(self.corrupt("its index has another checksum"));
-        }
-        checked += self.file_bytes - index_at;
-        pace(self.file_bytes - index_at);
-        Ok(checked)
-    }
-
     /// Every version from `from` on, in order, read without the cache.
     pub(crate) fn scan(self: &Arc<Layer>, from: Option<&Key>) -> Scan {
         Scan {
@@ -311,32 +268,39 @@ fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<()
         .map_err(|error| ReadError::io(name, &error))
 }
 
-fn read_at_rest(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
-    match disk.read_at_rest(name, at, buffer) {
-        // It was as long as that when it was opened.
-        Err(error) if error.kind() == std_io::ErrorKind::UnexpectedEof => {
-            Err(ReadError::corrupt(name, "it is shorter than it was"))
-        }
-        read => read.map_err(|error| ReadError::io(name, &error)),
-    }
+/// What stands behind the blocks.
+struct Index {
+    /// Of the layer: one that was written in the place of another is told by it.
+    number: u64,
+    blocks: Vec<BlockEntry>,
+    last_key: Key,
+    extent: Extent,
 }
 
-fn read_index(bytes: Bytes) -> Result<(Vec<BlockEntry>, Key, Extent), wire_format::CodecError> {
-    let mut input = Reader::new(bytes);
-    let count = input.count(4, "blocks")?;
-    let mut blocks = Vec::with_capacity(count);
-    for _ in 0..count {
-        blocks.push(BlockEntry {
-            first_key: Key::read(&mut input)?,
-            offset: input.varint("block offset")?,
-            bytes: input.u32("block length")?,
-            checksum: input.u32("block checksum")?,
-        });
+impl Index {
+    fn read(bytes: Bytes) -> Result<Index, wire_format::CodecError> {
+        let mut input = Reader::new(bytes);
+        let number = input.varint("layer")?;
+        let count = input.count(4, "blocks")?;
+        let mut blocks = Vec::with_capacity(count);
+        for _ in 0..count {
+            blocks.push(BlockEntry {
+                first_key: Key::read(&mut input)?,
+                offset: input.varint("block offset")?,
+                bytes: input.u32("block length")?,
+                checksum: input.u32("block checksum")?,
+            });
+        }
+        let last_key = Key::read(&mut input)?;
+        let extent = Extent::read(&mut input)?;
+        input.finish()?;
+        Ok(Index {
+            number,
+            blocks,
+            last_key,
+            extent,
+        })
     }
-    let last_key = Key::read(&mut input)?;
-    let extent = Extent::read(&mut input)?;
-    input.finish()?;
-    Ok((blocks, last_key, extent))
 }
 
 /// Walks a layer from the first to the last version.

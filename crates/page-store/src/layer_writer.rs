@@ -8,11 +8,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use io::Disk;
 use wire_format::codec::Writer;
-use wire_format::versions::{Extent, Run};
+use wire_format::versions::{Extent, Run, Versions};
 
 use crate::key::{Key, Version};
 use crate::layer::{BLOCK_BYTES, BlockEntry, FOLDER, Layer, MAGIC, file_name, pack};
 use crate::read::ReadError;
+
+/// Runs in one answer, at most: each has a layer being written. Merging keeps them far fewer.
+const RUNS_MAX: usize = 1024;
 
 /// Blocks that a peer gave: they have their checksums, and their first keys rise. Offsets are from the first block on.
 pub(crate) struct CheckedRun {
@@ -58,6 +61,25 @@ impl CheckedRun {
             extent,
         })
     }
+}
+
+/// The runs of an answer, each with the bytes of its blocks.
+pub(crate) fn checked_runs(versions: &Versions) -> Result<Vec<(CheckedRun, &[u8])>, ReadError> {
+    if RUNS_MAX < versions.runs.len() {
+        return Err(ReadError::Malformed("too many runs at once".to_owned()));
+    }
+    let mut rest = &versions.content[..];
+    let mut runs = Vec::with_capacity(versions.runs.len());
+    for run in &versions.runs {
+        let bytes: u64 = run.blocks.iter().map(|block| u64::from(block.bytes)).sum();
+        let split = usize::try_from(bytes)
+            .ok()
+            .and_then(|bytes| rest.split_at_checked(bytes));
+        let (content, behind) = split.ok_or_else(|| ReadError::Malformed("a run is cut".to_owned()))?;
+        rest = behind;
+        runs.push((CheckedRun::of(run, content)?, content));
+    }
+    Ok(runs)
 }
 
 /// Writes a layer, of versions or of runs. Versions must come sorted by key, then position.
@@ -200,6 +222,7 @@ impl LayerWriter {
             return Ok(None);
         };
         let mut index = Writer::with_capacity(64 * self.blocks.len());
+        index.varint(self.number);
         index.count(self.blocks.len());
         for block in &self.blocks {
             block.first_key.write(&mut index);

@@ -9,11 +9,12 @@ use units::SegmentId;
 use wire_format::CodecError;
 use wire_format::codec::{Reader, Writer};
 
+use crate::damage::Loss;
 use crate::{journal_files, layer};
 
 const NEXT: &str = "manifest.next";
 /// Version of the store's files: manifest, layers and journal.
-pub(crate) const STORE_VERSION: u32 = 4;
+pub(crate) const STORE_VERSION: u32 = 5;
 const MAGIC: &[u8; 8] = b"BORMANI1";
 
 /// What is known of one segment's layers.
@@ -22,8 +23,8 @@ pub(crate) struct SegmentLayers {
     /// Journal entries below this offset are in layers.
     pub(crate) through_offset: u64,
     pub(crate) layers: Vec<u64>,
-    /// Something that the segment once held is lost. Kept here, since the trace of it may be recycled.
-    pub(crate) damaged: bool,
+    /// What of it is lost. Kept here, since the trace of it may be recycled.
+    pub(crate) loss: Loss,
 }
 
 /// The manifest's content.
@@ -57,7 +58,7 @@ impl Manifest {
         for (segment, layers) in &self.segments {
             out.raw(&segment.bytes());
             out.varint(layers.through_offset);
-            out.bool(layers.damaged);
+            out.u8(layers.loss.code());
             out.count(layers.layers.len());
             layers.layers.iter().for_each(|layer| out.varint(*layer));
         }
@@ -91,7 +92,7 @@ impl Manifest {
         for _ in 0..input.count(19, "segments")? {
             let segment = input.segment()?;
             let through_offset = input.varint("offset")?;
-            let damaged = input.bool("damaged")?;
+            let loss = Loss::from_code(input.u8("loss")?).ok_or(CodecError::Malformed("loss"))?;
             let layers = (0..input.count(1, "layers")?)
                 .map(|_| input.varint("layer"))
                 .collect::<Result<_, CodecError>>()?;
@@ -100,7 +101,7 @@ impl Manifest {
                 SegmentLayers {
                     through_offset,
                     layers,
-                    damaged,
+                    loss,
                 },
             );
         }
@@ -115,7 +116,9 @@ impl Manifest {
 
     /// Whether something that the segment once held is lost.
     pub(crate) fn is_damaged(&self, segment: SegmentId) -> bool {
-        self.segments.get(&segment).is_some_and(|layers| layers.damaged)
+        self.segments
+            .get(&segment)
+            .is_some_and(|layers| layers.loss != Loss::Nothing)
     }
 
     /// Whether the segment's batch at this offset of the journal is in layers.

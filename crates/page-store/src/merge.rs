@@ -58,10 +58,10 @@ struct Source {
     next: Option<(Key, Version)>,
 }
 
-/// Merges layers into one, folded. `None`: nothing has to stay. `pace` is called between keys.
+/// Merges layers into one, folded if there is a folder. `None`: nothing has to stay. `pace` is called between keys.
 pub(crate) fn merge(
     layers: &[Arc<Layer>],
-    folder: &mut Folder<'_>,
+    mut folder: Option<&mut Folder<'_>>,
     mut writer: LayerWriter,
     pace: &dyn Fn(),
 ) -> Result<Option<Layer>, ReadError> {
@@ -85,7 +85,11 @@ pub(crate) fn merge(
                 source.next = source.scan.next()?;
             }
         }
-        push_all(&mut writer, &key, &folder.fold(&key, versions))?;
+        match &mut folder {
+            Some(folder) => versions = folder.fold(&key, versions),
+            None => order(&mut versions),
+        }
+        push_all(&mut writer, &key, &versions)?;
         pace();
     }
     writer.finish()

@@ -19,6 +19,7 @@ use wire_format::EncodedBatch;
 use crate::activity::Counters;
 use crate::cache::Cache;
 use crate::config::StoreConfig;
+use crate::damage::Loss;
 use crate::journal::{AppendError, Journal, is_full};
 use crate::journal_files::{self, JournalFiles};
 use crate::journal_scan;
@@ -109,15 +110,19 @@ fn open_segments(
     let mut damage_is_new = false;
     for segment in recovered.states.keys() {
         let known = manifest.segments.entry(*segment).or_default();
-        let found = (known.damaged, known.layers.len());
-        known.damaged |= recovered.rot;
+        let found = (known.loss, known.layers.len());
+        if recovered.rot {
+            known.loss = Loss::Log;
+        }
         let layers = open_layers(disk, &known.layers)?;
-        known.damaged |= layers.len() < known.layers.len();
-        if known.damaged {
+        if layers.len() < known.layers.len() {
+            known.loss = known.loss.max(Loss::Layers);
+        }
+        if known.loss != Loss::Nothing {
             tracing::error!(%segment, "store.open: something is lost, the segment has no vote and gives no pages");
         }
-        damage_is_new |= (known.damaged, layers.len()) != found;
-        let store = SegmentStore::new(*segment, config, layers, known.through_offset, known.damaged);
+        damage_is_new |= (known.loss, layers.len()) != found;
+        let store = SegmentStore::new(*segment, config, layers, known.through_offset, known.loss);
         segments.insert(*segment, Arc::new(store));
     }
     Ok((segments, damage_is_new))

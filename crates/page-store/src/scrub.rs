@@ -8,7 +8,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use units::SegmentId;
@@ -18,7 +17,6 @@ use crate::journal_files::file_name;
 use crate::locked;
 use crate::manifest::Manifest;
 use crate::read::ReadError;
-use crate::segment_store::SegmentStore;
 use crate::store::PageStore;
 
 /// What a pass over everything at rest has found.
@@ -97,10 +95,9 @@ impl PageStore {
         let stretch = self.stretch(from)?;
         let checked = self.check_stretch(&stretch);
         if let Err(error @ (ReadError::Corrupt { .. } | ReadError::Missing { .. })) = &checked {
-            let holds = |segment: &Arc<SegmentStore>| stretch.holds.contains(&segment.id) && !segment.is_damaged();
-            for segment in self.all_segments().into_iter().filter(holds) {
-                self.note_damage(&segment, error);
-            }
+            let mut holders = self.all_segments();
+            holders.retain(|segment| stretch.holds.contains(&segment.id));
+            self.note_journal_loss(stretch.start, &holders, error);
         }
         Some((stretch.start + stretch.bytes.max(1), checked))
     }
@@ -144,6 +141,8 @@ impl PageStore {
         tracing::error!("store.scrub: the manifest on the disk is not what was written; it is written again");
         let saved = manifest.save(&*self.disk);
         saved.map_err(|error| ReadError::io(Manifest::FILE, &error))?;
+        self.counters.damaged();
+        self.counters.mended(1, 0);
         Ok(false)
     }
 }

@@ -9,6 +9,7 @@ use units::{Lsn, PAGE_BYTES, Position, SegmentId};
 use wire_format::{Batch, Item};
 
 use crate::config::StoreConfig;
+use crate::damage::{Damage, Loss};
 use crate::incoming::Incoming;
 use crate::index::{self, Fragments};
 use crate::key::{Key, Value, Version};
@@ -69,8 +70,10 @@ pub(crate) struct Tables {
 /// One segment's versions.
 pub(crate) struct SegmentStore {
     pub(crate) id: SegmentId,
-    /// Something that it once held is lost: it makes no pages. Never unset.
+    /// Whether something that it once held is lost: it makes no pages then.
     damaged: AtomicBool,
+    /// What. Changed by whoever holds the manifest.
+    damage: Mutex<Damage>,
     /// It is not wanted any more: nothing of it is written down again.
     removed: AtomicBool,
     /// What comes from the layers of peers and is no layer yet.
@@ -96,7 +99,7 @@ impl SegmentStore {
         config: &StoreConfig,
         layers: Vec<Arc<Layer>>,
         through_offset: u64,
-        damaged: bool,
+        loss: Loss,
     ) -> SegmentStore {
         let indexed = Indexed {
             fragments: Fragments::new(config.fragment_bytes_max),
@@ -109,7 +112,8 @@ impl SegmentStore {
         };
         SegmentStore {
             id,
-            damaged: AtomicBool::new(damaged),
+            damaged: AtomicBool::new(loss != Loss::Nothing),
+            damage: Mutex::new(Damage::at_start(loss)),
             removed: AtomicBool::new(false),
             incoming: Mutex::default(),
             arrivals: Mutex::default(),
@@ -146,9 +150,18 @@ impl SegmentStore {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Something that it once held was found lost.
-    pub(crate) fn mark_damaged(&self) {
-        self.damaged.store(true, Ordering::Release);
+    /// What of it is lost.
+    pub(crate) fn damage(&self) -> Damage {
+        locked(&self.damage).clone()
+    }
+
+    /// Something was found lost, or is no longer: answers with what the manifest has to remember.
+    pub(crate) fn change_damage(&self, change: impl FnOnce(&mut Damage)) -> Loss {
+        let mut damage = locked(&self.damage);
+        change(&mut damage);
+        let loss = damage.loss();
+        self.damaged.store(loss != Loss::Nothing, Ordering::Release);
+        loss
     }
 
     /// Batches that are durable, but not indexed yet: indexing is not on the way of an acknowledgement.

@@ -14,6 +14,7 @@ use wire_format::{CatalogEntry, CatalogKey, EncodedBatch};
 use crate::activity::{Activity, Counters};
 use crate::catalog;
 use crate::config::StoreConfig;
+use crate::damage::Loss;
 use crate::header::KeptHeader;
 use crate::journal::{AppendError, Journal};
 use crate::journal_entry::JournalEntry;
@@ -121,7 +122,7 @@ impl PageStore {
                         &self.config,
                         Vec::new(),
                         journal.synced,
-                        false,
+                        Loss::Nothing,
                     ));
                     let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
                     segments.insert(*segment, store);
@@ -240,10 +241,19 @@ impl PageStore {
             Err(error) => {
                 let error = ReadError::corrupt(&file, &error.to_string());
                 // Whoever opens the volume must not count on log that this copy holds, but cannot give.
-                self.note_damage(&*self.segment(segment)?, &error);
+                if let Some(start) = self.journal_file_of(segment, position) {
+                    self.note_journal_loss(start, &[self.segment(segment)?], &error);
+                }
                 Err(error)
             }
         }
+    }
+
+    fn journal_file_of(&self, segment: SegmentId, position: Position) -> Option<u64> {
+        let files = locked(&self.journal_files);
+        let location = files.location(segment, position)?;
+        let (start, _) = files.files.range(..=location.offset).next_back()?;
+        Some(*start)
     }
 
     /// `count` pages of one fork from `first` on, as of the read point. Zeros where nothing was ever written.
@@ -324,6 +334,23 @@ impl PageStore {
     pub fn damaged(&self) -> Vec<SegmentId> {
         let segments = self.all_segments().into_iter();
         segments.filter(|one| one.is_damaged()).map(|one| one.id).collect()
+    }
+
+    /// Whether a segment has lost something.
+    pub fn is_damaged(&self, segment: SegmentId) -> bool {
+        self.segment(segment).is_ok_and(|segment| segment.is_damaged())
+    }
+
+    /// Whether a segment is whole, or can be made whole in its place: not if nobody knows what it acknowledged.
+    pub fn is_mendable(&self, segment: SegmentId) -> bool {
+        let damage = self.segment(segment).map(|segment| segment.damage());
+        damage.is_ok_and(|damage| damage.at_start != Loss::Log)
+    }
+
+    /// Bytes that a pass over everything at rest reads, about.
+    pub fn bytes_at_rest(&self) -> u64 {
+        let status = self.status();
+        status.journal_bytes + status.layer_bytes.values().sum::<u64>()
     }
 
     /// How far a segment may be folded and its journal recycled.

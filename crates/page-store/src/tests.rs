@@ -7,6 +7,8 @@ mod given;
 mod history;
 mod journal;
 mod log;
+mod mend;
+mod mend_journal;
 mod pages;
 mod scrub;
 mod tails;

@@ -217,7 +217,8 @@ impl PageStore {
         let Some(table) = segment.freeze(layered_through) else {
             return Ok(false);
         };
-        let mut folder = horizon.as_ref().map(|horizon| self.folder(segment, horizon));
+        let folds = horizon.as_ref().filter(|_| !segment.is_damaged());
+        let mut folder = folds.map(|horizon| self.folder(segment, horizon));
         let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
         let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
         let written = self.change_layers(segment, &[], layer, table.through_offset)?;
@@ -245,7 +246,8 @@ impl PageStore {
                 tracing::warn!(%error, "store.merge: a table that is due cannot be written");
             }
         };
-        let merged = merge::merge(&chosen, &mut self.folder(segment, &horizon), writer, &pace);
+        let mut folder = (!segment.is_damaged()).then(|| self.folder(segment, &horizon));
+        let merged = merge::merge(&chosen, folder.as_mut(), writer, &pace);
         let merged = merged.inspect_err(|error| {
             self.note_loss(segment, &chosen, error);
         })?;
@@ -253,34 +255,6 @@ impl PageStore {
         let old = chosen.iter().map(|layer| &**layer);
         self.counters.merged(old, merged.as_deref());
         Ok(true)
-    }
-
-    /// If a layer could not be read since a part of it is lost, it costs the segment its vote, as it does at a start.
-    /// Answers whether it was so.
-    pub(crate) fn note_loss(&self, segment: &SegmentStore, layers: &[Arc<Layer>], error: &ReadError) -> bool {
-        let (ReadError::Corrupt { file, .. } | ReadError::Missing { file }) = error else {
-            return false;
-        };
-        let Some(rotten) = layers.iter().find(|one| layer::file_name(one.number) == *file) else {
-            return false;
-        };
-        rotten.mark_rotten();
-        self.note_damage(segment, error);
-        true
-    }
-
-    /// Something of the segment is lost: that is written down, and it neither votes nor makes pages any more.
-    pub(crate) fn note_damage(&self, segment: &SegmentStore, error: &ReadError) {
-        segment.mark_damaged();
-        let segment = segment.id;
-        tracing::error!(%segment, %error, "segment.lost: something is lost, the segment has no vote and gives no pages");
-        let mut manifest = locked(&self.manifest);
-        manifest.segments.entry(segment).or_default().damaged = true;
-        self.damage_saved.store(false, Ordering::Release);
-        match manifest.save(&*self.disk) {
-            Ok(()) => self.damage_saved.store(true, Ordering::Release),
-            Err(error) => tracing::warn!(%error, "segment.lost: that is not written down yet"),
-        }
     }
 
     /// Durable in the manifest first, then for readers. Answers with the new layer.
@@ -340,6 +314,7 @@ impl PageStore {
         let given_back = self.reserve.give_back(start);
         given_back.map_err(|error| ReadError::io(journal_files::FOLDER, &error))?;
         locked(&self.journal_files).files.remove(&start);
+        self.note_journal_whole(start, segments)?;
         self.counters.journal_file_recycled();
         Ok(true)
     }

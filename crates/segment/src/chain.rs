@@ -116,6 +116,12 @@ impl Chain {
             .any(|(end, _)| path.sees(*end) && complete.lsn < end.lsn)
     }
 
+    /// Where the last batch of all ends that is held and that the path sees, whatever is missing before it.
+    pub(crate) fn highest(&self, path: &Path) -> Lsn {
+        let ends = self.links.keys().filter(|end| path.sees(**end)).map(|end| end.lsn);
+        ends.max().unwrap_or(Lsn::ZERO)
+    }
+
     /// Every batch that is not known to lie at or below `known`, oldest first.
     pub(crate) fn held_above(&self, known: Position) -> Vec<HeldFlush> {
         let above = |link: &&Link| known.epoch < link.end.epoch || (known.epoch == link.end.epoch && known < link.end);

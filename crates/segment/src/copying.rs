@@ -276,10 +276,7 @@ impl Segment {
             }
             self.chain.forget_through(through);
             self.state.complete = through;
-            self.state.reads_from = higher(self.state.reads_from, pass.floor);
-            if self.state.path.sees(pass.floor) && self.state.path.reach(self.state.floor).lsn < pass.floor.lsn {
-                self.state.floor = pass.floor;
-            }
+            self.raise_floor(pass.floor);
             self.settle();
             // From here on a journal may have what follows.
             self.catch_up.idle();

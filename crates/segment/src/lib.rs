@@ -19,6 +19,7 @@ mod copying;
 mod effect;
 mod gossip;
 mod journal;
+mod mending;
 mod reads;
 mod state;
 mod tail;
@@ -37,6 +38,7 @@ use copying::Copying;
 pub use copying::{PartId, Taken};
 pub use effect::{Effect, Horizon, Read};
 use gossip::Gossip;
+pub use mending::Needs;
 pub use state::{SegmentState, StateError};
 
 /// One copy of one protection group.
@@ -163,11 +165,6 @@ impl Segment {
         self.complete
     }
 
-    /// Whether it vouches for everything it ever acknowledged.
-    pub fn vouches(&self) -> bool {
-        self.vouches
-    }
-
     /// Number of batches whose links are held in memory.
     pub fn links_held(&self) -> usize {
         self.chain.len()
@@ -182,11 +179,6 @@ impl Segment {
             all_complete: self.state.path.reach(self.state.all_complete),
             let_go: self.let_go_synced(),
         }
-    }
-
-    /// The journal can no longer be trusted with what this segment acknowledged.
-    pub fn damaged(&mut self) {
-        self.vouches = false;
     }
 
     /// Takes one request of the volume's holder, an opener or a peer. Exactly one effect answers it: an
@@ -225,7 +217,7 @@ impl Segment {
             | Request::ScanCatalog { .. }
             | Request::ReadLog { .. }
             | Request::ReadFlushHeader { .. } => self.permit(request).map(Effect::Read),
-            Request::Status => Err(malformed("a question to the node, not to a segment")),
+            Request::Status | Request::Scrub => Err(malformed("a question to the node, not to a segment")),
         };
         effects.push(answer.unwrap_or_else(|refusal| Effect::Answer(Response::Refused(refusal))));
     }

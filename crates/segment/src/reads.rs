@@ -106,6 +106,7 @@ impl Segment {
                     until: until.clone(),
                     bytes_max: *bytes_max,
                     through,
+                    // What it has of others may have been folded further than what it folded by itself.
                     floor: higher(self.fold_point(), self.state.reads_from),
                 }))
             }

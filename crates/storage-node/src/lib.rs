@@ -19,6 +19,7 @@
 //! | `copies` | the threads that give and take the versions of whole segments |
 //! | `upkeep` | the background thread |
 //! | `scrub` | the thread that reads everything at rest again |
+//! | `mend` | the thread that takes what was lost at rest from peers |
 //! | [`metrics`] | what it tells in numbers |
 
 pub mod config;
@@ -26,6 +27,7 @@ mod contained;
 mod copies;
 mod identity;
 pub mod load;
+mod mend;
 pub mod metrics;
 mod network;
 mod node;
@@ -160,6 +162,23 @@ pub async fn run(
         named("scrub")
             .spawn(move || scrub::run(&node, schedule, &stop))
             .map_err(StorageError::Thread)?;
+    }
+    {
+        let (node, hello, work, stop) = (node.clone(), hello.clone(), work.clone(), stop.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StorageError::Thread)?;
+        let mend = move || {
+            let mender = mend::Mender {
+                node: &node,
+                hello,
+                work,
+                stop,
+            };
+            mend::run(mender, runtime);
+        };
+        named("mend").spawn(mend).map_err(StorageError::Thread)?;
     }
     let answers = peers::Answers { work, versions };
     let asking = tokio::spawn(peers::run(hello.clone(), question_queue, answers));

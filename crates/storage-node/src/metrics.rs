@@ -37,7 +37,8 @@ telemetry::metrics! {
     LINKS_LIMIT: Sampled = Sampled::gauge("storage_links_limit", &[]);
     /// Segments by their state. `complete`: all log that is known to be durable is here; `catching_up`: some is on its way
     /// from the peers; `copying`: it was born as a copy of others and is not whole yet; `stranded`: it takes what no journal
-    /// has any more from the layers of its peers; `damaged`: something that was acknowledged is lost, so that it has no vote.
+    /// has any more from the layers of its peers; `mending`: what it lost is being taken from its peers, until then it has no vote;
+    /// `damaged`: something that was acknowledged is lost, so that it has no vote.
     SEGMENTS: Sampled = Sampled::gauge("storage_segments", &["state"]);
     /// Log that is known to be durable and is not complete in this copy, in bytes: what its acknowledgements lag behind.
     SEGMENT_LAG_BYTES: Sampled = Sampled::gauge("storage_segment_lag_bytes", &["segment"]);
@@ -60,7 +61,7 @@ telemetry::metrics! {
     /// Bytes of layers that were read to be merged.
     MERGE_BYTES_READ: Sampled = Sampled::counter("storage_merge_read_bytes_total", &[]);
     /// Bytes of layers that were written, from memory tables (`table`), by merges (`merge`), and from versions that peers gave
-    /// (`repair`).
+    /// to copies that were behind (`repair`) or damaged (`mend`).
     LAYER_BYTES_WRITTEN: Sampled = Sampled::counter("storage_layer_written_bytes_total", &["from"]);
     /// Bytes at rest that were read again and compared with their checksums.
     pub(crate) SCRUB_BYTES: Counter = Counter::new("storage_scrub_read_bytes_total");
@@ -68,10 +69,18 @@ telemetry::metrics! {
     pub(crate) SCRUB_PASSES: Counter = Counter::new("storage_scrub_passes_total");
     /// Passes that met with a disk that could not be read.
     pub(crate) SCRUB_FAILED: Counter = Counter::new("storage_scrub_passes_failed_total");
-    /// Files that a pass found damaged: their segment has no vote from then on, unless they could be written anew.
-    pub(crate) SCRUB_FOUND: Counter = Counter::new("storage_scrub_damaged_files_total");
-    /// Of these, files that were written anew.
-    pub(crate) SCRUB_MENDED: Counter = Counter::new("storage_scrub_mended_files_total");
+    /// When the last pass ended, in seconds since 1970; zero: none has since the node was started.
+    SCRUB_ENDED: Sampled = Sampled::gauge("storage_scrub_last_pass_timestamp_seconds", &[]);
+    /// Whether a pass is under way (1).
+    SCRUB_UNDER_WAY: Sampled = Sampled::gauge("storage_scrub_running", &[]);
+    /// Files found damaged, by a pass or by whoever needed them: their segment has no vote until they are mended.
+    SCRUB_FOUND: Sampled = Sampled::counter("storage_scrub_damaged_files_total", &[]);
+    /// Of these, files whose content is whole again.
+    SCRUB_MENDED: Sampled = Sampled::counter("storage_scrub_mended_files_total", &[]);
+    /// Bytes of versions that peers gave to mend what was damaged here.
+    pub(crate) MEND_BYTES: Counter = Counter::new("storage_mend_received_bytes_total");
+    /// Attempts to mend a segment that came to nothing; they are repeated.
+    pub(crate) MEND_FAILED: Counter = Counter::new("storage_mend_failed_total");
     /// Steps of background work that failed: the node goes on, and tries them again.
     pub(crate) UPKEEP_FAILED: Counter = Counter::new("storage_upkeep_failed_total");
     /// Pages that were read.
@@ -127,7 +136,7 @@ telemetry::metrics! {
 }
 
 /// States of segments, as the metrics call them.
-const HEALTHS: [&str; 5] = ["complete", "catching_up", "copying", "stranded", "damaged"];
+const HEALTHS: [&str; 6] = ["complete", "catching_up", "copying", "stranded", "mending", "damaged"];
 
 /// Counts a read.
 pub(crate) fn count_read(request: &Request) {
@@ -192,7 +201,8 @@ fn segments(node: &Node, scrape: &mut Scrape) {
             SegmentHealth::CatchingUp => 1,
             SegmentHealth::Copying => 2,
             SegmentHealth::Stranded => 3,
-            SegmentHealth::Damaged => 4,
+            SegmentHealth::Mending => 4,
+            SegmentHealth::Damaged => 5,
         };
         by_health[at] += 1;
     }
@@ -222,6 +232,12 @@ fn store(node: &Node, scrape: &mut Scrape) {
     scrape.set(&LAYER_BYTES_WRITTEN, &["table"], activity.table_bytes_written);
     scrape.set(&LAYER_BYTES_WRITTEN, &["merge"], activity.merge_bytes_written);
     scrape.set(&LAYER_BYTES_WRITTEN, &["repair"], activity.repair_bytes_written);
+    scrape.set(&LAYER_BYTES_WRITTEN, &["mend"], activity.mended_bytes_written);
+    let scrub = node.scrub_status();
+    scrape.set(&SCRUB_ENDED, &[], scrub.ended_at);
+    scrape.set(&SCRUB_UNDER_WAY, &[], u64::from(scrub.is_under_way));
+    scrape.set(&SCRUB_FOUND, &[], scrub.damaged);
+    scrape.set(&SCRUB_MENDED, &[], scrub.mended);
     for (cache, used) in [("blocks", activity.blocks), ("pages", activity.pages)] {
         scrape.set(&CACHE_BYTES, &[cache], used.bytes);
         scrape.set(&CACHE_HITS, &[cache], used.hits);

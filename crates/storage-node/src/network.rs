@@ -132,7 +132,7 @@ pub(crate) async fn serve(
 
 /// Whether a request is for the journal thread.
 fn is_log(request: &Request) -> bool {
-    let is_told = matches!(request, Request::Status | Request::TellStanding { .. });
+    let is_told = matches!(request, Request::Status | Request::Scrub | Request::TellStanding { .. });
     !(is_told || is_read(request) || matches!(request, Request::FetchVersions { .. }))
 }
 
@@ -217,6 +217,11 @@ async fn answer_all(
             };
             let taken = match request {
                 Request::Status => {
+                    reply.send(&Response::Status(served.node.status()));
+                    true
+                }
+                Request::Scrub => {
+                    served.node.scrub.ask();
                     reply.send(&Response::Status(served.node.status()));
                     true
                 }

@@ -6,10 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use page_store::{Opened, PageStore, RecoveredBatch};
-use segment::{Effect, Link, Segment, SegmentState};
+use segment::{Effect, Link, Needs, Segment, SegmentState};
 use units::SegmentId;
-use wire_format::message::{NodeStatus, Refusal, Request, Response, SegmentStatus};
+use wire_format::message::{NodeStatus, Refusal, Request, Response, ScrubStatus, SegmentStatus};
 
+use crate::scrub::Passes;
 use crate::{StorageConfig, StorageError};
 
 /// Links of batches held in memory, at most, by all segments together; beyond it the oldest durable ones are forgotten.
@@ -29,6 +30,8 @@ pub(crate) struct Node {
     /// When log last came in, in milliseconds since the start; zero: never.
     log_came_ms: AtomicU64,
     started: Instant,
+    /// Passes over everything at rest.
+    pub(crate) scrub: Passes,
 }
 
 fn link(batch: RecoveredBatch) -> Link {
@@ -62,6 +65,7 @@ impl Node {
             repair_bytes_per_second_busy: config.repair_bytes_per_second_busy,
             log_came_ms: AtomicU64::new(0),
             started: Instant::now(),
+            scrub: Passes::default(),
         };
         Ok(node)
     }
@@ -79,6 +83,19 @@ impl Node {
                 segment.damaged();
             }
         }
+    }
+
+    /// Along which history, and whom, a segment may ask for what it lost; `None`: it is gone.
+    pub(crate) fn sources(&self, segment: SegmentId) -> Option<Needs> {
+        self.segments().get(&segment).map(Segment::sources)
+    }
+
+    /// Segments that have lost something, and what they need. None whose loss only a new segment in its place can mend.
+    pub(crate) fn without_vote(&self) -> Vec<(SegmentId, Needs)> {
+        let needs = |segment: &Segment| Some((segment.id(), segment.needs()?));
+        let mut without_vote: Vec<_> = self.segments().values().filter_map(needs).collect();
+        without_vote.retain(|(segment, _)| self.store.is_mendable(*segment));
+        without_vote
     }
 
     pub(crate) fn segment_count(&self) -> usize {
@@ -123,6 +140,15 @@ impl Node {
         *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
+    pub(crate) fn scrub_status(&self) -> ScrubStatus {
+        let activity = self.store.activity();
+        ScrubStatus {
+            damaged: activity.damaged_files,
+            mended: activity.mended_files,
+            ..self.scrub.status()
+        }
+    }
+
     pub(crate) fn status(&self) -> NodeStatus {
         let store = self.store.status();
         let segments = self.segments();
@@ -147,6 +173,7 @@ impl Node {
                 copied_through: segment.complete(),
                 copied_bytes: segment.copied_bytes().0,
                 copied_bytes_expected: segment.copied_bytes().1,
+                mending: segment.needs().is_some() && self.store.is_mendable(segment.id()),
             }
         };
         NodeStatus {
@@ -155,6 +182,7 @@ impl Node {
             memory_table_bytes: store.table_bytes,
             pages_read: self.pages_read.load(Ordering::Relaxed),
             stopped: self.stopped(),
+            scrub: self.scrub_status(),
         }
     }
 }

@@ -96,8 +96,8 @@ async fn ask_all(hello: Hello, mut questions: mpsc::Receiver<Question>, answers:
     while let Some(question) = questions.recv().await {
         CATCH_UP_QUESTIONS.increment();
         let limit = question.part.map_or(ANSWER_LIMIT, |_| VERSIONS_LIMIT);
-        let asked = tokio::time::timeout(limit, ask(&hello, connection.take(), &question));
-        let response = match asked.await {
+        let asked = ask(&hello, connection.take(), &question.address, &question.request);
+        let response = match tokio::time::timeout(limit, asked).await {
             Ok(Ok((stream, response))) => {
                 connection = Some(stream);
                 Some(response)
@@ -120,17 +120,23 @@ async fn ask_all(hello: Hello, mut questions: mpsc::Receiver<Question>, answers:
     }
 }
 
-async fn ask(hello: &Hello, kept: Option<TcpStream>, question: &Question) -> std::io::Result<(TcpStream, Response)> {
+/// Asks one question, and gives the connection back that it was asked on.
+pub(crate) async fn ask(
+    hello: &Hello,
+    kept: Option<TcpStream>,
+    address: &str,
+    request: &Request,
+) -> std::io::Result<(TcpStream, Response)> {
     let mut stream = match kept {
         Some(stream) => stream,
         None => {
-            let mut stream = TcpStream::connect(&question.address).await?;
+            let mut stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             handshake::greet(&mut stream, hello).await?;
             stream
         }
     };
-    for part in handshake::request_frame(1, &question.request) {
+    for part in handshake::request_frame(1, request) {
         stream.write_all(&part).await?;
     }
     let mut buffer = BytesMut::new();

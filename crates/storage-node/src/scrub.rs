@@ -1,14 +1,17 @@
-//! The scrubbing thread: everything at rest is read again, slowly, over and over.
+//! The scrubbing thread: everything at rest is read again, slowly, over and over, and at once when somebody asks.
 
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use page_store::{ReadError, Scrubbed};
 use tokio::sync::watch;
+use wire_format::message::ScrubStatus;
 
-use crate::metrics::{SCRUB_BYTES, SCRUB_FAILED, SCRUB_FOUND, SCRUB_MENDED, SCRUB_PASSES};
+use crate::metrics::{SCRUB_BYTES, SCRUB_FAILED, SCRUB_PASSES};
 use crate::node::Node;
 
-/// The longest rest between two looks at whether the node stops.
-const REST_MAX: Duration = Duration::from_millis(500);
+/// The longest rest between two looks at whether the node stops, or somebody asks for a pass.
+const REST_MAX: Duration = Duration::from_millis(200);
 /// How much this thread yields to the others (nice level).
 const NICE: i32 = 15;
 
@@ -21,6 +24,49 @@ pub(crate) struct Schedule {
     pub(crate) bytes_per_second: u64,
 }
 
+/// The passes so far, for whoever asks.
+#[derive(Default)]
+pub(crate) struct Passes(Mutex<ScrubStatus>);
+
+impl Passes {
+    fn now(&self) -> MutexGuard<'_, ScrubStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is to say, but for what the store counts.
+    pub(crate) fn status(&self) -> ScrubStatus {
+        self.now().clone()
+    }
+
+    /// Asks for a pass that begins now.
+    pub(crate) fn ask(&self) {
+        self.now().asked += 1;
+    }
+
+    fn is_asked_after(&self, pass: u64) -> bool {
+        pass < self.now().asked
+    }
+
+    fn begin(&self, bytes_expected: u64) -> u64 {
+        let mut now = self.now();
+        now.is_under_way = true;
+        now.bytes = 0;
+        now.bytes_expected = bytes_expected;
+        now.failed = None;
+        now.asked
+    }
+
+    fn end(&self, pass: u64, failed: Option<String>) {
+        let mut now = self.now();
+        now.is_under_way = false;
+        now.ended = pass;
+        now.ended_at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |passed| passed.as_secs());
+        now.failed = failed;
+    }
+}
+
 /// Runs until the node stops.
 pub(crate) fn run(node: &Node, schedule: Schedule, stop: &watch::Receiver<bool>) {
     // On Linux this is the calling thread's alone.
@@ -29,57 +75,61 @@ pub(crate) fn run(node: &Node, schedule: Schedule, stop: &watch::Receiver<bool>)
     }
     // A restart of many nodes at once shall not make them all read their disks at once.
     let mut begin = Instant::now() + schedule.interval / 2;
-    loop {
-        if !rest_until(begin, stop) {
-            return;
+    let mut begun = 0;
+    while !*stop.borrow() {
+        if begin <= Instant::now() && !node.scrub.is_asked_after(begun) {
+            node.scrub.ask();
         }
-        begin = Instant::now() + schedule.interval;
-        pass(node, schedule.bytes_per_second, stop);
+        if node.scrub.is_asked_after(begun) {
+            begin = Instant::now() + schedule.interval;
+            begun = pass(node, schedule.bytes_per_second, stop);
+        } else {
+            std::thread::sleep(REST_MAX);
+        }
     }
 }
 
-fn pass(node: &Node, bytes_per_second: u64, stop: &watch::Receiver<bool>) {
+/// One pass. Answers with its number.
+fn pass(node: &Node, bytes_per_second: u64, stop: &watch::Receiver<bool>) -> u64 {
     let started = Instant::now();
-    let read = std::cell::Cell::new(0u64);
+    let number = node.scrub.begin(node.store.bytes_at_rest());
+    let is_wanted = || !*stop.borrow() && !node.scrub.is_asked_after(number);
     let scrubbed = node.store.scrub(&|bytes| {
-        read.set(read.get() + bytes);
         SCRUB_BYTES.add(bytes);
-        let due = Duration::from_secs_f64(read.get() as f64 / bytes_per_second as f64);
-        rest_until(started + due, stop)
+        let read = {
+            let mut now = node.scrub.now();
+            now.bytes += bytes;
+            now.bytes
+        };
+        let due = started + Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() || !is_wanted() {
+                return is_wanted();
+            }
+            std::thread::sleep(left.min(REST_MAX));
+        }
     });
     node.note_damage();
-    match &scrubbed {
-        Ok(scrubbed) => {
-            SCRUB_PASSES.increment();
-            SCRUB_FOUND.add(scrubbed.damaged);
-            SCRUB_MENDED.add(scrubbed.mended);
-        }
-        Err(_) => SCRUB_FAILED.increment(),
+    if is_wanted() {
+        end(node, number, started.elapsed().as_secs(), &scrubbed);
     }
-    let seconds = started.elapsed().as_secs();
+    number
+}
+
+fn end(node: &Node, number: u64, seconds: u64, scrubbed: &Result<Scrubbed, ReadError>) {
     match scrubbed {
         Ok(scrubbed) if scrubbed.damaged == 0 => {
-            tracing::info!(
-                bytes = scrubbed.bytes,
-                seconds,
-                "store.scrub: everything at rest is as it was written"
-            );
+            let bytes = scrubbed.bytes;
+            tracing::info!(bytes, seconds, "store.scrub: everything at rest is as it was written");
         }
         Ok(scrubbed) => tracing::error!(?scrubbed, seconds, "store.scrub: damage was found"),
         Err(error) => tracing::error!(%error, "store.scrub: the disk cannot be read"),
     }
-}
-
-/// Sleeps until then; false: the node stops.
-fn rest_until(then: Instant, stop: &watch::Receiver<bool>) -> bool {
-    loop {
-        if *stop.borrow() {
-            return false;
-        }
-        let left = then.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return true;
-        }
-        std::thread::sleep(left.min(REST_MAX));
+    match scrubbed {
+        Ok(_) => SCRUB_PASSES.increment(),
+        Err(_) => SCRUB_FAILED.increment(),
     }
+    let failed = scrubbed.as_ref().err().map(ToString::to_string);
+    node.scrub.end(number, failed);
 }

@@ -1,6 +1,5 @@
 //! Real sockets, real files, and an engine that is no more than a toy.
 
-use std::os::unix::fs::FileExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -297,56 +296,6 @@ async fn what_was_acknowledged_and_promised_is_there_after_a_restart() {
     node.end().unwrap();
 }
 
-/// Nobody reads it, nothing restarts, and yet the vote is gone.
-#[tokio::test]
-async fn rot_at_rest_costs_the_vote_without_a_read() {
-    let folder = Folder::new("scrub");
-    let config = StorageConfig {
-        scrub_interval_seconds: 1,
-        ..config(&folder.0, 1, &free_address().await)
-    };
-    let node = Running::start(config.clone());
-    let mut caller = Caller::connect(&config).await;
-    assert_eq!(caller.ask(create(1, &[])).await, Response::SegmentCreated);
-    let mut previous = Position::ZERO;
-    for end in 1..50 {
-        caller.ask(append(1, end, previous, Position::ZERO)).await;
-        previous = position(end);
-    }
-    let vouches = async |caller: &mut Caller| match caller.ask(Request::Status).await {
-        Response::Status(status) => status.segments[0].vouches,
-        other => panic!("no status: {other:?}"),
-    };
-    // Some passes find nothing.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(vouches(&mut caller).await);
-    let journal = config.directory.join("journal");
-    let mut files: Vec<_> = std::fs::read_dir(&journal)
-        .unwrap()
-        .map(|file| file.unwrap().path())
-        .collect();
-    files.retain(|file| !file.file_name().unwrap().to_string_lossy().starts_with("spare"));
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .open(files.pop().unwrap())
-        .unwrap();
-    file.write_all_at(b"rot", 700).unwrap();
-    file.sync_all().unwrap();
-    let began = Instant::now();
-    while vouches(&mut caller).await {
-        assert!(began.elapsed() < SOON, "the rot is not found");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(matches!(
-        caller.ask(append(1, 50, previous, Position::ZERO)).await,
-        Response::Appended {
-            complete: Position::ZERO,
-            ..
-        }
-    ));
-    node.end().unwrap();
-}
-
 #[tokio::test]
 async fn a_copy_that_missed_log_gets_it_from_a_peer() {
     let folder = Folder::new("peers");
@@ -425,6 +374,22 @@ async fn status_of(caller: &mut Caller) -> SegmentStatus {
     status.segments.into_iter().next().expect("it has a segment")
 }
 
+/// A flush of `step` bytes whose one record packs badly.
+fn long_batch(end: u64, step: u64) -> EncodedBatch {
+    let Request::Append { batch, .. } = append(1, end, position(end - step), Position::ZERO) else {
+        unreachable!("it is an append");
+    };
+    let mut batch = (**batch.batch()).clone();
+    let mut record = vec![(end % 251) as u8; 30_000];
+    let rest = record.iter_mut().enumerate().skip(1);
+    rest.for_each(|(at, byte)| *byte = (at * at / 7 + end as usize) as u8);
+    batch.items = vec![Item::Record {
+        end: Lsn::from_raw(end),
+        bytes: record.into(),
+    }];
+    EncodedBatch::new(batch)
+}
+
 /// A segment that is born after its peers forgot the log, and one that slept while they did.
 #[tokio::test]
 async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
@@ -447,27 +412,9 @@ async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
     // The fourth sleeps.
     callers.pop();
     nodes.remove(3).end().unwrap();
-    let long = |end: u64| {
-        let Request::Append { batch, .. } = append(1, end, position(end - STEP), Position::ZERO) else {
-            unreachable!("it is an append");
-        };
-        let mut batch = (**batch.batch()).clone();
-        let mut record = vec![(end % 251) as u8; 30_000];
-        // Nothing that packs well.
-        record
-            .iter_mut()
-            .enumerate()
-            .skip(1)
-            .for_each(|(at, byte)| *byte = (at * at / 7 + end as usize) as u8);
-        batch.items = vec![Item::Record {
-            end: Lsn::from_raw(end),
-            bytes: record.into(),
-        }];
-        EncodedBatch::new(batch)
-    };
     let end = STEP * FLUSHES;
     for flush in 2..=FLUSHES {
-        let batch = long(STEP * flush);
+        let batch = long_batch(STEP * flush, STEP);
         for (copy, caller) in (1..).zip(&mut callers) {
             let request = Request::Append {
                 segment: segment(copy),
@@ -604,3 +551,5 @@ async fn a_caller_that_does_not_read_its_answers_is_cut_off() {
     assert!(matches!(status, Response::Status(_)));
     node.end().unwrap();
 }
+
+mod mending;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use page_store::{AppendError, Horizon, JournalEntry};
 use segment::{Effect, PartId, Segment, SegmentState, Taken};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
@@ -44,7 +44,23 @@ pub(crate) enum Work {
         part: PartId,
         taken: Taken,
     },
+    /// A copy that lost something is being mended.
+    Mending {
+        segment: SegmentId,
+        step: MendStep,
+        /// Told once the step is synced, and not refused.
+        done: oneshot::Sender<bool>,
+    },
     Tick,
+}
+
+/// A step of the mending of a copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MendStep {
+    /// Reads below are refused from now on.
+    LackBelow(Position),
+    /// Everything is in its place again.
+    Mended,
 }
 
 /// Sends a tick now and then. One that finds the queue full is not needed: the thread is busy enough.
@@ -69,6 +85,8 @@ struct Turn {
     questions: Vec<Question>,
     /// Segments that are not wanted any more, once this turn is journaled.
     removed: BTreeSet<SegmentId>,
+    /// Who waits for this turn to be synced.
+    waiting: Vec<oneshot::Sender<bool>>,
 }
 
 impl Turn {
@@ -147,6 +165,7 @@ pub(crate) async fn run(
                     Work::Request { reply, request } => decide(&node, &mut turn, reply, &request),
                     Work::Fetched { segment, response } => fetched(&node, &mut turn, segment, response),
                     Work::Taken { segment, part, taken } => versions_taken(&node, &mut turn, segment, part, taken),
+                    Work::Mending { segment, step, done } => mending(&node, &mut turn, segment, step, done),
                     Work::Tick => {
                         ticks += 1;
                         tick_segments(&node, &mut turn, &mut copying, ticks % FORGET_TICKS == 0);
@@ -230,6 +249,27 @@ fn versions_taken(node: &Node, turn: &mut Turn, id: SegmentId, part: PartId, tak
     turn.take(id, effects, None);
 }
 
+/// A copy is being mended: a step of that.
+fn mending(node: &Node, turn: &mut Turn, id: SegmentId, step: MendStep, done: oneshot::Sender<bool>) {
+    let mut segments = node.segments();
+    let segment = segments.get_mut(&id).filter(|_| !turn.removed.contains(&id));
+    let Some(segment) = segment else {
+        return;
+    };
+    let mut effects = Vec::new();
+    match step {
+        MendStep::LackBelow(floor) => segment.lack_below(floor, &mut effects),
+        // Found since: it is mended, too, before the vote comes back.
+        MendStep::Mended if node.store.is_damaged(id) => return tell(vec![done], false),
+        MendStep::Mended => {
+            segment.mended(&mut effects);
+            tracing::info!(segment = %id, complete = %segment.complete(), "segment.mended: it has its vote again");
+        }
+    }
+    turn.take(id, effects, None);
+    turn.waiting.push(done);
+}
+
 /// Lets only a few segments at once take from the layers of peers, each until it needs no more.
 fn permit_layers(segments: &mut BTreeMap<SegmentId, Segment>, copying: &mut BTreeSet<SegmentId>) {
     copying.retain(|id| segments.get(id).is_some_and(Segment::wants_layers));
@@ -305,6 +345,7 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
             for (reply, response) in turn.answers.into_iter().chain(turn.acknowledged.into_values()) {
                 reply.send(&response);
             }
+            tell(turn.waiting, true);
         }
         Err(error) => {
             roll_back(node, &turn, error);
@@ -314,6 +355,7 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
             for (reply, _) in turn.answers.into_iter().chain(turn.acknowledged.into_values()) {
                 reply.send(&refusal);
             }
+            tell(turn.waiting, false);
         }
     }
     for question in turn.questions {
@@ -321,6 +363,13 @@ fn finish(node: &Node, turn: Turn, questions: &mpsc::Sender<Question>) -> Result
         let _ = questions.try_send(question);
     }
     journaled
+}
+
+/// Whoever waits and has gone meanwhile needs no answer.
+fn tell(waiting: Vec<oneshot::Sender<bool>>, kept: bool) {
+    for done in waiting {
+        let _ = done.send(kept);
+    }
 }
 
 fn roll_back(node: &Node, turn: &Turn, error: &AppendError) {

@@ -175,6 +175,9 @@ pub enum Request {
     ReadLog { segment: SegmentId, asked: LogAsked },
     /// Tell how the node and its segments are.
     Status,
+    /// Begin to read everything at rest again, from the beginning, even if a pass is under way. Answered like
+    /// [`Request::Status`]: [`ScrubStatus::asked`] then names the pass.
+    Scrub,
 }
 
 /// One flush in the answer to a promise: a link of the volume's chain.
@@ -243,6 +246,8 @@ pub struct SegmentStatus {
     pub copied_bytes: u64,
     /// See `copied_bytes`.
     pub copied_bytes_expected: u64,
+    /// What it lost is being taken from its peers, or will be: it vouches again after that.
+    pub mending: bool,
 }
 
 /// In one word how a segment is.
@@ -256,6 +261,8 @@ pub enum SegmentHealth {
     Copying,
     /// It lacks log that its peers no longer have, and takes what is missing from their layers.
     Stranded,
+    /// Something that it held is lost, and is being taken from its peers.
+    Mending,
     /// Something that it acknowledged is lost: it waits for a new segment to take its place.
     Damaged,
 }
@@ -264,6 +271,11 @@ impl SegmentStatus {
     /// In one word.
     pub fn health(&self) -> SegmentHealth {
         match self {
+            SegmentStatus {
+                vouches: false,
+                mending: true,
+                ..
+            } => SegmentHealth::Mending,
             SegmentStatus { vouches: false, .. } => SegmentHealth::Damaged,
             SegmentStatus { copying: true, .. } => SegmentHealth::Copying,
             SegmentStatus { stranded: true, .. } => SegmentHealth::Stranded,
@@ -271,6 +283,29 @@ impl SegmentStatus {
             _ => SegmentHealth::Complete,
         }
     }
+}
+
+/// What a node has read again of what it has at rest, since it was started. Passes are numbered from one.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ScrubStatus {
+    /// The last pass that was asked for, or begun by itself.
+    pub asked: u64,
+    /// The last pass that was done. A later one that was asked for ends one that is under way: it has no end of its own.
+    pub ended: u64,
+    /// When that was, in seconds since 1970; zero: there was none yet.
+    pub ended_at: u64,
+    /// A pass is under way.
+    pub is_under_way: bool,
+    /// Bytes read by the pass that is under way, or by the last one.
+    pub bytes: u64,
+    /// Bytes that there were to read when it began, about.
+    pub bytes_expected: u64,
+    /// Files found damaged, by whatever read them.
+    pub damaged: u64,
+    /// Of these, files whose content is whole again.
+    pub mended: u64,
+    /// Why the last pass could not read everything: the disk does not answer.
+    pub failed: Option<String>,
 }
 
 /// Health of a node.
@@ -286,6 +321,8 @@ pub struct NodeStatus {
     pub pages_read: u64,
     /// Why it takes no more log, if so: disk full, a failed sync.
     pub stopped: Option<String>,
+    /// What became of what it has at rest.
+    pub scrub: ScrubStatus,
 }
 
 /// Why a segment does not do what it was asked.

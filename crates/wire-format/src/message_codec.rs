@@ -25,6 +25,7 @@ const REMOVE_SEGMENT: u8 = 11;
 const FETCH_VERSIONS: u8 = 12;
 const TELL_STANDING: u8 = 13;
 const READ_LOG: u8 = 14;
+const SCRUB: u8 = 16;
 
 #[allow(missing_docs, reason = "one function an element, named after it")]
 impl Writer {
@@ -187,7 +188,7 @@ impl Request {
             | Request::ScanCatalog { segment, .. }
             | Request::ReadLog { segment, .. }
             | Request::ReadFlushHeader { segment, .. } => Some(*segment),
-            Request::Status => None,
+            Request::Status | Request::Scrub => None,
         }
     }
 
@@ -304,7 +305,7 @@ impl Request {
                 out.lsn(*at);
             }
             Request::ReadLog { asked, .. } => asked.write(out),
-            Request::Status | Request::TellStanding { .. } => {}
+            Request::Status | Request::Scrub | Request::TellStanding { .. } => {}
         }
     }
 
@@ -320,6 +321,7 @@ impl Request {
             Request::ScanCatalog { .. } => SCAN_CATALOG,
             Request::ReadFlushHeader { .. } => READ_FLUSH_HEADER,
             Request::Status => STATUS,
+            Request::Scrub => SCRUB,
             Request::RemoveSegment { .. } => REMOVE_SEGMENT,
             Request::FetchVersions { .. } => FETCH_VERSIONS,
             Request::TellStanding { .. } => TELL_STANDING,
@@ -332,8 +334,10 @@ impl Request {
         if kind != APPEND && !attachment.is_empty() {
             return Err(CodecError::Trailing(attachment.len()));
         }
-        if kind == STATUS {
-            return Ok(Request::Status);
+        match kind {
+            STATUS => return Ok(Request::Status),
+            SCRUB => return Ok(Request::Scrub),
+            _ => {}
         }
         let segment = input.segment()?;
         Ok(match kind {

@@ -7,7 +7,7 @@ use crate::EncodedBatch;
 use crate::batch_codec::{decode_entry, encode_entry};
 use crate::codec::{CodecError, Reader, Writer};
 use crate::log::LogPart;
-use crate::message::{HeldFlush, NodeStatus, Promised, Refusal, Response, SegmentStatus, Standing};
+use crate::message::{HeldFlush, NodeStatus, Promised, Refusal, Response, ScrubStatus, SegmentStatus, Standing};
 use crate::versions::Versions;
 
 const SEGMENT_CREATED: u8 = 1;
@@ -254,6 +254,7 @@ impl NodeStatus {
             out.position(segment.copied_through);
             out.varint(segment.copied_bytes);
             out.varint(segment.copied_bytes_expected);
+            out.bool(segment.mending);
         }
         out.varint(self.journal_bytes);
         out.varint(self.memory_table_bytes);
@@ -262,6 +263,7 @@ impl NodeStatus {
         if let Some(stopped) = &self.stopped {
             out.text(stopped);
         }
+        self.scrub.write(out);
     }
 
     fn read(input: &mut Reader) -> Result<NodeStatus, CodecError> {
@@ -284,6 +286,7 @@ impl NodeStatus {
                         copied_through: input.position("copied position")?,
                         copied_bytes: input.varint("copied bytes")?,
                         copied_bytes_expected: input.varint("copied bytes")?,
+                        mending: input.bool("mending")?,
                     })
                 })
                 .collect::<Result<_, CodecError>>()?,
@@ -292,6 +295,41 @@ impl NodeStatus {
             pages_read: input.varint("pages read")?,
             stopped: if input.bool("stopped")? {
                 Some(input.text("stopped")?)
+            } else {
+                None
+            },
+            scrub: ScrubStatus::read(input)?,
+        })
+    }
+}
+
+impl ScrubStatus {
+    fn write(&self, out: &mut Writer) {
+        for number in [self.asked, self.ended, self.ended_at] {
+            out.varint(number);
+        }
+        out.bool(self.is_under_way);
+        for number in [self.bytes, self.bytes_expected, self.damaged, self.mended] {
+            out.varint(number);
+        }
+        out.bool(self.failed.is_some());
+        if let Some(failed) = &self.failed {
+            out.text(failed);
+        }
+    }
+
+    fn read(input: &mut Reader) -> Result<ScrubStatus, CodecError> {
+        Ok(ScrubStatus {
+            asked: input.varint("pass")?,
+            ended: input.varint("pass")?,
+            ended_at: input.varint("time")?,
+            is_under_way: input.bool("pass")?,
+            bytes: input.varint("bytes read")?,
+            bytes_expected: input.varint("bytes")?,
+            damaged: input.varint("damaged files")?,
+            mended: input.varint("mended files")?,
+            failed: if input.bool("failed")? {
+                Some(input.text("failed")?)
             } else {
                 None
             },

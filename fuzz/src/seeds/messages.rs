@@ -4,8 +4,8 @@ use bytes::Bytes;
 use units::{ClusterId, Epoch, GroupId, Lsn, Page};
 use wire_format::broker::{AnswerHeader, BrokerQuestion, BrokerRequest, ForkSize, Status};
 use wire_format::message::{
-    HeldFlush, Hello, HelloAnswer, NodeStatus, Promised, Refusal, Request, Response, SegmentStatus, Standing,
-    VersionCursor, Versions,
+    HeldFlush, Hello, HelloAnswer, NodeStatus, Promised, Refusal, Request, Response, ScrubStatus, SegmentStatus,
+    Standing, VersionCursor, Versions,
 };
 use wire_format::versions::{BlockName, Extent, Run};
 use wire_format::{CatalogEntry, CatalogKey, frame};
@@ -95,6 +95,7 @@ fn requests() -> Vec<Request> {
             at: lsn(4000),
         },
         Request::Status,
+        Request::Scrub,
     ]
 }
 
@@ -148,6 +149,7 @@ fn responses() -> Vec<Response> {
         copied_through: at(1, 10),
         copied_bytes: 5,
         copied_bytes_expected: 6,
+        mending: false,
     };
     let entry = CatalogEntry {
         key: CatalogKey::ForkBlocks(FORK),
@@ -225,6 +227,12 @@ fn responses() -> Vec<Response> {
             memory_table_bytes: 6,
             pages_read: 7,
             stopped: Some("the disk is full".to_owned()),
+            scrub: ScrubStatus {
+                asked: 2,
+                ended: 1,
+                failed: Some("no answer".to_owned()),
+                ..ScrubStatus::default()
+            },
         }),
     ];
     responses.extend(refusals().into_iter().map(Response::Refused));

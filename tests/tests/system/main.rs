@@ -28,6 +28,7 @@ mod refusals;
 mod replayed;
 mod rescue;
 mod restarts;
+mod scrub;
 mod settings;
 mod storage_nodes;
 mod stranded_node;

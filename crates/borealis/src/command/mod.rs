@@ -4,6 +4,7 @@ pub mod down;
 pub mod environment;
 pub mod log;
 pub mod retention;
+pub mod scrub;
 pub mod status;
 pub mod storage;
 pub mod up;

@@ -17,7 +17,7 @@ use units::{Lsn, SegmentId, SegmentKind};
 use volume::VolumeRecord;
 use volume::record::GroupRecord;
 use wire_format::frame::PROTOCOL_VERSION;
-use wire_format::message::{Hello, NodeStatus};
+use wire_format::message::{Hello, NodeStatus, ScrubStatus};
 use wire_format::{Request, Response};
 
 use crate::agent::{Answer, Listed};
@@ -44,11 +44,22 @@ pub async fn instance_status(layout: &Layout, name: &str) -> Option<Value> {
     asked.await.ok().flatten()
 }
 
-async fn node_status(hello: &Hello, port: u16) -> Option<NodeStatus> {
+/// Who this command is to storage nodes.
+pub fn node_hello(layout: &Layout, cluster: &Cluster) -> Result<Hello> {
+    Ok(Hello {
+        version: PROTOCOL_VERSION,
+        cluster: cluster.cluster.parse().map_err(|error| anyhow::anyhow!("{error}"))?,
+        secret: read_secret(&layout.secret_file("cluster")).map_err(anyhow::Error::msg)?,
+        name: "status".to_owned(),
+    })
+}
+
+/// Asks a storage node something that it answers with its status; `None`: it does not.
+pub async fn ask_node(hello: &Hello, port: u16, request: &Request) -> Option<NodeStatus> {
     let ask = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
         handshake::greet(&mut stream, hello).await?;
-        for part in handshake::request_frame(1, &Request::Status) {
+        for part in handshake::request_frame(1, request) {
             stream.write_all(&part).await?;
         }
         let mut buffer = BytesMut::new();
@@ -90,12 +101,7 @@ fn members_on(record: &VolumeRecord, node: &str) -> Vec<SegmentId> {
 }
 
 async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Result<Value> {
-    let hello = Hello {
-        version: PROTOCOL_VERSION,
-        cluster: cluster.cluster.parse().map_err(|error| anyhow::anyhow!("{error}"))?,
-        secret: read_secret(&layout.secret_file("cluster")).map_err(anyhow::Error::msg)?,
-        name: "status".to_owned(),
-    };
+    let hello = node_hello(layout, cluster)?;
     let find = |name: &str| listed.iter().find(|one| one.name == name);
     let metrics = |name: &str| cluster.metrics.get(name);
     let pid = |name: &str| find(name).and_then(|one| one.pid);
@@ -147,7 +153,13 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
         .map(|node| {
             let lives = find(&node.name).is_some_and(|one| one.pid.is_some() && !one.paused);
             let (hello, port) = (hello.clone(), node.port);
-            tokio::spawn(async move { if lives { node_status(&hello, port).await } else { None } })
+            tokio::spawn(async move {
+                if lives {
+                    ask_node(&hello, port, &Request::Status).await
+                } else {
+                    None
+                }
+            })
         })
         .collect();
     for (node, asked) in cluster.storage.iter().zip(asked) {
@@ -205,6 +217,8 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
             "copying": status.as_ref().map(|_| copying.len()),
             "copied_bytes": copying.iter().map(|segment| segment.copied_bytes).sum::<u64>(),
             "copied_bytes_expected": copying.iter().map(|segment| segment.copied_bytes_expected).sum::<u64>(),
+            "mending": status.as_ref().map(|status| status.segments.iter().any(|segment| segment.mending)),
+            "scrub": status.as_ref().map(|status| scrub_of(&status.scrub)),
             "stopped_because": status.as_ref().and_then(|status| status.stopped.clone()),
         }));
     }
@@ -256,6 +270,19 @@ async fn collect(layout: &Layout, cluster: &Cluster, listed: &[Listed]) -> Resul
     }))
 }
 
+/// What a node read again of what it has at rest, and what it found.
+fn scrub_of(scrub: &ScrubStatus) -> Value {
+    json!({
+        "running": scrub.is_under_way,
+        "last_ended_at": (0 < scrub.ended_at).then_some(scrub.ended_at),
+        "bytes_checked": scrub.bytes,
+        "bytes_expected": scrub.bytes_expected,
+        "files_damaged": scrub.damaged,
+        "files_mended": scrub.mended,
+        "failed": scrub.failed,
+    })
+}
+
 /// The daemons that live without an agent.
 fn left_behind(layout: &Layout) -> Result<Vec<Listed>> {
     let living = super::up::living(layout)?.into_iter();
@@ -303,7 +330,9 @@ fn text(value: &Value) -> String {
 fn trouble(node: &Value) -> String {
     let is = |what: &str| node[what].as_bool().unwrap_or(false);
     let number = |what: &str| node[what].as_u64().unwrap_or(0);
-    if is("damaged") {
+    if is("mending") {
+        "  damaged: being mended from its peers, no vote until then".to_owned()
+    } else if is("damaged") {
         "  damaged: no vote until `borealis storage replace`".to_owned()
     } else if number("lost") != 0 {
         "  lost its copies: no vote until `borealis storage replace`".to_owned()
@@ -317,6 +346,26 @@ fn trouble(node: &Value) -> String {
         "  spare".to_owned()
     } else if is("stranded") {
         "  stranded: no other node has the log that it lacks".to_owned()
+    } else {
+        scrubbing(&node["scrub"])
+    }
+}
+
+/// A pass that is under way, or what was found since the node was started.
+fn scrubbing(scrub: &Value) -> String {
+    let number = |what: &str| scrub[what].as_u64().unwrap_or(0);
+    if scrub["running"].as_bool().unwrap_or(false) {
+        let (read, all) = (
+            number("bytes_checked") >> 20,
+            number("bytes_expected").div_ceil(1 << 20),
+        );
+        format!("  scrub: {read} of {all} MiB")
+    } else if number("files_damaged") != 0 {
+        let damaged = match number("files_damaged") {
+            1 => "1 file was".to_owned(),
+            files => format!("{files} files were"),
+        };
+        format!("  scrub: {damaged} damaged, {} mended", number("files_mended"))
     } else {
         String::new()
     }
@@ -504,6 +553,14 @@ mod tests {
             "nobody answered"
         );
         assert!(trouble(&json!({"damaged": false, "stranded": true})).contains("stranded"));
-        assert!(trouble(&json!({"damaged": true, "stranded": true})).contains("damaged"));
+        assert!(trouble(&json!({"damaged": true, "stranded": true})).contains("storage replace"));
+        assert!(trouble(&json!({"damaged": true, "mending": true})).contains("being mended"));
+        let read = json!({ "running": true, "bytes_checked": 3 << 20, "bytes_expected": 9 << 20, "files_damaged": 0 });
+        assert_eq!(trouble(&json!({ "scrub": read })), "  scrub: 3 of 9 MiB");
+        let found = json!({ "running": false, "files_damaged": 2, "files_mended": 2 });
+        assert_eq!(
+            trouble(&json!({ "scrub": found })),
+            "  scrub: 2 files were damaged, 2 mended"
+        );
     }
 }

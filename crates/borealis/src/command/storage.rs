@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use volume::VolumeRecord;
 
 use crate::command::status::instance_status;
-use crate::command::{ask_agent, order};
+use crate::command::{ask_agent, order, scrub};
 use crate::layout::{Cluster, Layout};
 
 /// How often it is looked how far something is.
@@ -67,6 +67,19 @@ pub enum StorageCommand {
         /// Such as storage-3.
         name: String,
     },
+    /// Read everything that NAME, or every node, has at rest again, and mend what is damaged.
+    #[command(after_help = crate::help::STORAGE_SCRUB)]
+    Scrub {
+        /// Such as storage-3.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// Every storage node.
+        #[arg(long)]
+        all: bool,
+        /// Wait until all is read, and what was found is mended.
+        #[arg(long)]
+        wait: bool,
+    },
     /// Stop a storage node that holds no copies, for good, and delete its folder.
     #[command(after_help = crate::help::STORAGE_REMOVE)]
     Remove {
@@ -98,6 +111,10 @@ pub fn run(layout: &Layout, command: StorageCommand) -> Result<ExitCode> {
             runtime.block_on(wish(&control, &name, StorageWish::Keep))?;
             println!("{name} keeps what it has");
             Ok(ExitCode::SUCCESS)
+        }
+        StorageCommand::Scrub { name, all: _, wait } => {
+            name.iter().try_for_each(|name| check_name(&cluster, name))?;
+            runtime.block_on(scrub::run(layout, &cluster, name.as_deref(), wait))
         }
         StorageCommand::Remove { name } => {
             check_name(&cluster, &name)?;

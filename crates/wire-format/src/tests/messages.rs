@@ -9,8 +9,8 @@ use super::{batch, catalog_key, lsn, page_key};
 use crate::frame::{self, FRAME_BYTES_MAX, take_frame};
 use crate::log::{LogAsked, LogPart, LoggedFlush};
 use crate::message::{
-    HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, SegmentHealth, SegmentStatus, Standing, VersionCursor,
-    Versions,
+    HeldFlush, Hello, HelloAnswer, Member, NodeStatus, Promised, ScrubStatus, SegmentHealth, SegmentStatus, Standing,
+    VersionCursor, Versions,
 };
 use crate::versions::{BlockName, Extent, Run};
 use crate::{CatalogEntry, CodecError, EncodedBatch, Refusal, Request, Response};
@@ -174,6 +174,7 @@ fn request() -> impl Strategy<Value = Request> {
             }
         ),
         Just(Request::Status),
+        Just(Request::Scrub),
     ]
 }
 
@@ -312,11 +313,11 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
         position(),
         position(),
         position(),
-        (any::<bool>(), position(), any::<(u64, u64)>()),
+        (any::<(bool, bool)>(), position(), any::<(u64, u64)>()),
     )
         .prop_map(
             |(segment, (volume, group, layer_bytes, vouches, stranded), promised, complete, durable, floor, copy)| {
-                let (copying, copied_through, (copied_bytes, copied_bytes_expected)) = copy;
+                let ((copying, mending), copied_through, (copied_bytes, copied_bytes_expected)) = copy;
                 SegmentStatus {
                     segment,
                     volume: VolumeId::from_bytes(volume),
@@ -333,6 +334,7 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
                     copied_through,
                     copied_bytes,
                     copied_bytes_expected,
+                    mending,
                 }
             },
         );
@@ -340,16 +342,35 @@ fn node_status() -> impl Strategy<Value = NodeStatus> {
         prop::collection::vec(one, 0..3),
         any::<(u64, u64, u64)>(),
         prop::option::of(".{0,20}"),
+        scrub_status(),
     )
         .prop_map(
-            |(segments, (journal_bytes, memory_table_bytes, pages_read), stopped)| NodeStatus {
+            |(segments, (journal_bytes, memory_table_bytes, pages_read), stopped, scrub)| NodeStatus {
                 segments,
                 journal_bytes,
                 memory_table_bytes,
                 pages_read,
                 stopped,
+                scrub,
             },
         )
+}
+
+fn scrub_status() -> impl Strategy<Value = ScrubStatus> {
+    let numbers = any::<([u64; 3], [u64; 4], bool)>();
+    (numbers, prop::option::of(".{0,20}")).prop_map(
+        |(([asked, ended, ended_at], [bytes, bytes_expected, damaged, mended], is_under_way), failed)| ScrubStatus {
+            asked,
+            ended,
+            ended_at,
+            is_under_way,
+            bytes,
+            bytes_expected,
+            damaged,
+            mended,
+            failed,
+        },
+    )
 }
 
 fn response() -> impl Strategy<Value = Response> {
@@ -466,6 +487,7 @@ fn a_segment_is_in_one_word_what_matters_most() {
         copied_through: position(7),
         copied_bytes: 0,
         copied_bytes_expected: 0,
+        mending: false,
     };
     assert_eq!(sound.health(), SegmentHealth::Complete);
     let behind = SegmentStatus {
@@ -488,6 +510,11 @@ fn a_segment_is_in_one_word_what_matters_most() {
         ..copying
     };
     assert_eq!(damaged.health(), SegmentHealth::Damaged);
+    let mending = SegmentStatus {
+        mending: true,
+        ..damaged
+    };
+    assert_eq!(mending.health(), SegmentHealth::Mending);
 }
 
 #[test]
