@@ -114,9 +114,16 @@ pub(crate) struct Copying {
     permitted: bool,
     pub(crate) bytes: u64,
     pub(crate) bytes_expected: u64,
+    /// The last batch that it was sent and did not take, since nothing was there to link it to.
+    left_out: Position,
 }
 
 impl Copying {
+    /// Log came before there was anything to link it to.
+    pub(crate) fn leave_out(&mut self, batch: Position) {
+        self.left_out = self.left_out.max(batch);
+    }
+
     /// Nothing is missing: a pass that is running is of no use any more.
     pub(crate) fn idle(&mut self) {
         self.running = None;
@@ -292,11 +299,20 @@ impl Segment {
     pub(crate) fn become_whole(&mut self, effects: &mut Vec<Effect>) {
         let enough = [self.durable_here(), self.state.reads_from];
         let complete = enough.iter().all(|needed| needed.lsn <= self.complete.lsn);
-        if self.state.copying && self.vouches && self.copying.passed && complete {
+        // Whoever started again with all that it was told of finds no peer that has more to give.
+        let has_passed = self.copying.passed || Position::ZERO < self.durable_here();
+        if self.state.copying && self.vouches && has_passed && complete {
             self.state.copying = false;
             self.state.copy_from.clear();
             self.keep_state(effects);
         }
+    }
+
+    /// Whether it still lacks log that it did not take while it copied. Whoever sent it does not send it again, and it may be
+    /// durable only with this copy: it asks its peers.
+    pub(crate) fn lacks_what_it_left_out(&self) -> bool {
+        let left_out = self.copying.left_out;
+        self.complete.lsn < left_out.lsn && self.state.path.sees(left_out)
     }
 
     /// Whether it was born as a copy of others and is not whole yet.

@@ -349,7 +349,9 @@ impl Segment {
         }
         self.require_room()?;
         // Until it can be linked to something soon, log would only fill the journal.
-        if !(self.state.copying && self.wants_layers()) {
+        if self.state.copying && self.wants_layers() {
+            self.copying.leave_out(batch.batch().position());
+        } else {
             self.take(batch, effects)?;
             self.become_whole(effects);
         }
@@ -415,7 +417,9 @@ impl Segment {
 
     /// Time passes: `now` on any clock that only goes forward. Asks a peer if something is missing.
     pub fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
-        let behind = self.complete.lsn < self.durable_here().lsn || self.chain.beyond(self.complete, &self.state.path);
+        let behind = self.complete.lsn < self.durable_here().lsn
+            || self.chain.beyond(self.complete, &self.state.path)
+            || self.lacks_what_it_left_out();
         if self.vouches {
             self.listen(now, effects);
         }

@@ -49,7 +49,8 @@ pub(crate) fn asked(broken: Option<Broken>, segment: &Segment, disk: &Disk, requ
 fn linked_by_lsn(segment: &Segment, disk: &Disk, batch: EncodedBatch) -> EncodedBatch {
     let previous = batch.batch().previous;
     let complete = segment.complete();
-    let stands_in = !disk.keeps(previous) && disk.keeps_lsn(previous.lsn) && complete.lsn < previous.lsn;
+    let id = segment.id();
+    let stands_in = !disk.keeps(id, previous) && disk.keeps_lsn(id, previous.lsn) && complete.lsn < previous.lsn;
     if !stands_in {
         return batch;
     }
@@ -60,8 +61,11 @@ fn linked_by_lsn(segment: &Segment, disk: &Disk, batch: EncodedBatch) -> Encoded
 }
 
 /// What a segment answers to a batch. With batches counted instead of complete prefixes, it is the batch that is
-/// acknowledged.
-pub(crate) fn answered(broken: Option<Broken>, request: &Request, response: Response) -> Response {
+/// acknowledged. A copy that votes before it is whole says that it has what it was just sent.
+pub(crate) fn answered(broken: Option<Broken>, segment: &Segment, request: &Request, response: Response) -> Response {
+    if broken == Some(Broken::NewbornVotes) && segment.is_copying() {
+        return newborn(segment, request, response);
+    }
     match (response, request) {
         (
             Response::Appended {
@@ -86,6 +90,75 @@ pub(crate) fn answered(broken: Option<Broken>, request: &Request, response: Resp
         }
         (other, _) => other,
     }
+}
+
+fn newborn(copy: &Segment, request: &Request, response: Response) -> Response {
+    let has = match request {
+        Request::Append { batch, .. } => batch.batch().position(),
+        _ => copy.complete(),
+    };
+    match response {
+        Response::Appended { segment, epoch, .. } => Response::Appended {
+            segment,
+            epoch,
+            complete: has,
+        },
+        Response::Installed { segment, .. } => Response::Installed {
+            segment,
+            complete: has,
+            vouches: true,
+        },
+        Response::Promised(promised) => Response::Promised(Promised {
+            vouches: true,
+            complete: has,
+            ..promised
+        }),
+        other => other,
+    }
+}
+
+/// What one copy of a sleeping group says is taken for what three say.
+pub(crate) fn told_by_one(shipper: &Shipper, response: &Response) -> Vec<(SegmentId, Response)> {
+    let Response::Installed {
+        segment,
+        complete,
+        vouches: true,
+    } = response
+    else {
+        return Vec::new();
+    };
+    let others = shipper
+        .other_groups()
+        .filter(|(group, _)| shipper.group_durable(*group).is_none());
+    let home = others.map(|(group, _)| shipper.standing_of(group));
+    let is_home = |copies: &Vec<volume::CopyStanding>| copies.iter().any(|copy| copy.member.segment == *segment);
+    let copies = home.into_iter().find(is_home).unwrap_or_default();
+    let forged = |copy: volume::CopyStanding| {
+        let segment = copy.member.segment;
+        let told = Response::Installed {
+            segment,
+            complete: *complete,
+            vouches: true,
+        };
+        (segment, told)
+    };
+    copies.into_iter().map(forged).collect()
+}
+
+/// The record as an opener reads it that knows of two lists only the new one.
+pub(crate) fn new_lists_only(mut record: VolumeRecord) -> VolumeRecord {
+    for group in &mut record.groups {
+        if let Some(joining) = group.joining.take() {
+            group.members = joining;
+        }
+    }
+    record
+}
+
+/// The record that it makes, with the groups as they are.
+pub(crate) fn with_groups_of(mut record: VolumeRecord, groups_of: &VolumeRecord) -> VolumeRecord {
+    record.groups.clone_from(&groups_of.groups);
+    record
 }
 
 /// What a writer sends. Announced too early, everything that it has sent is said to be durable.

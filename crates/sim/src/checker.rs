@@ -7,22 +7,38 @@ use std::collections::BTreeMap;
 
 use quorum::WRITE_QUORUM;
 use timeline::Path;
-use units::{Epoch, Lsn, Position};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId};
+use volume::VolumeRecord;
+use volume::record::MemberRecord;
+use wire_format::CatalogEntry;
 
 use crate::Promise;
 use crate::disk::Disk;
 use crate::toy::Record;
+use crate::world::node_named;
 
 /// A promise that was broken: which, and how.
 pub(crate) type Violation = (Promise, String);
 
+/// A record, and what it does to the catalog.
+#[derive(Debug)]
+pub(crate) struct Logged {
+    pub(crate) record: Record,
+    pub(crate) entries: Vec<CatalogEntry>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Flush {
-    previous: Position,
-    boundary: Lsn,
+    pub(crate) previous: Position,
+    pub(crate) boundary: Lsn,
+    /// The groups that have a part in it.
+    pub(crate) groups: Vec<GroupId>,
     /// The record that ends with it.
-    pub(crate) record: Option<Record>,
+    pub(crate) logged: Option<Logged>,
 }
+
+/// One list of copies that count, each with its node.
+type List = Vec<(SegmentId, usize)>;
 
 /// Everything that was ever said to the outside.
 #[derive(Default, Debug)]
@@ -36,16 +52,17 @@ pub(crate) struct Checker {
     /// Timelines in the volume's record: from that moment on they are history.
     recorded: BTreeMap<Epoch, Path>,
     opened: BTreeMap<Epoch, Path>,
+    /// The last flush that the last opened timeline took over.
+    taken_over: Position,
+    /// The lists of each group, as the record has them.
+    lists: BTreeMap<GroupId, Vec<List>>,
+    /// What was acknowledged of a group when two lists were recorded: the new copy has to have it before its list counts alone.
+    before_joint: BTreeMap<GroupId, Vec<Position>>,
 }
 
 impl Checker {
     /// A writer made a flush.
-    pub(crate) fn flushed(&mut self, end: Position, previous: Position, boundary: Lsn, record: Option<Record>) {
-        let flush = Flush {
-            previous,
-            boundary,
-            record,
-        };
+    pub(crate) fn flushed(&mut self, end: Position, flush: Flush) {
         let before = self.flushes.insert(end, flush);
         assert!(before.is_none(), "the simulated writer made {end} twice");
     }
@@ -72,7 +89,10 @@ impl Checker {
             visible(epoch, durable, *later, path)?;
         }
         let end = self.ends_at(epoch, durable)?;
-        self.held(end, before, disks)
+        // While two lists count, what was acknowledged before, or by a zombie, may be on a write quorum of the old one only.
+        let reigns = self.recorded.last_key_value().is_some_and(|(last, _)| *last == epoch);
+        let new = self.history(end).take_while(|at| at.epoch == epoch && before < at.lsn);
+        self.held(new, reigns, disks)
     }
 
     /// A timeline was recorded, which is the moment of truth: everything acknowledged so far is in its history.
@@ -86,6 +106,56 @@ impl Checker {
         }
         let mut earlier = self.acknowledged.range(..path.epoch());
         earlier.try_for_each(|(earlier, durable)| visible(*earlier, *durable, path.epoch(), path))
+    }
+
+    /// The record says which copies count. Whatever was acknowledged is on a write quorum of every list that counts alone.
+    pub(crate) fn grouped(&mut self, record: &VolumeRecord, disks: &[&Disk]) -> Result<(), Violation> {
+        let list = |members: &Vec<MemberRecord>| -> List {
+            let copies = members.iter().map(|member| (member.segment, node_named(&member.node)));
+            copies.collect()
+        };
+        for group in &record.groups {
+            let id = GroupId::from_raw(group.group);
+            let lists: Vec<List> = std::iter::once(&group.members)
+                .chain(&group.joining)
+                .map(list)
+                .collect();
+            let before = self.lists.insert(id, lists).unwrap_or_default();
+            let is_new = before != self.lists[&id];
+            if is_new && group.joining.is_some() {
+                let acknowledged = self
+                    .all_acknowledged()
+                    .filter(|at| self.flushes[at].groups.contains(&id));
+                self.before_joint.insert(id, acknowledged.collect());
+            }
+            if is_new && group.joining.is_none() {
+                self.newcomers_are_whole(id, &before, disks)?;
+                let history = self.all_acknowledged().chain(self.history(self.taken_over));
+                for at in history.filter(|at| self.flushes[at].groups.contains(&id)) {
+                    self.lies_on_quorums(at, id, true, disks)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy that was not in the old list of two, and is in the one that counts alone, has what was acknowledged before.
+    fn newcomers_are_whole(&self, id: GroupId, before: &[List], disks: &[&Disk]) -> Result<(), Violation> {
+        let [old, _] = before else {
+            return Ok(());
+        };
+        let newcomers = self.lists[&id].iter().flatten().filter(|copy| !old.contains(copy));
+        for (segment, node) in newcomers {
+            let needed = self.before_joint.get(&id).into_iter().flatten();
+            if let Some(missing) = needed.into_iter().find(|at| !disks[*node].keeps(*segment, **at)) {
+                let what = format!(
+                    "the new copy of {id} on storage-{} counts, and lacks {missing}",
+                    node + 1
+                );
+                return Err(Promise::QuorumKeeps.broken(what));
+            }
+        }
+        Ok(())
     }
 
     /// A reader was shown everything up to here.
@@ -120,8 +190,11 @@ impl Checker {
             );
             return Err(Promise::FlushesAreWhole.broken(what));
         }
+        if self.opened.last_key_value().is_none_or(|(newest, _)| *newest < epoch) {
+            self.taken_over = last;
+        }
         self.opened.insert(epoch, path.clone());
-        self.held(last, Lsn::ZERO, disks)
+        self.held(self.history(last), false, disks)
     }
 
     /// The flush that ends where the durable LSN stands.
@@ -136,16 +209,40 @@ impl Checker {
         }
     }
 
-    /// Every flush from `end` back to `down_to` lies on a write quorum of disks, synced.
-    fn held(&self, end: Position, down_to: Lsn, disks: &[&Disk]) -> Result<(), Violation> {
-        for at in self.history(end).take_while(|at| down_to < at.lsn) {
-            let copies = disks.iter().filter(|disk| disk.keeps(at)).count();
-            if copies < WRITE_QUORUM {
-                let what = format!("{at} is history below {end}, but only {copies} disks keep it");
-                return Err(Promise::QuorumKeeps.broken(what));
+    /// Every one of these flushes lies on a write quorum of disks, synced: of both lists of a group that has two, or of the
+    /// old one.
+    fn held(&self, flushes: impl Iterator<Item = Position>, of_both: bool, disks: &[&Disk]) -> Result<(), Violation> {
+        for at in flushes {
+            for group in &self.flushes[&at].groups {
+                self.lies_on_quorums(at, *group, of_both, disks)?;
             }
         }
         Ok(())
+    }
+
+    /// A group's part of a flush lies on a write quorum of its lists, synced.
+    fn lies_on_quorums(&self, at: Position, group: GroupId, of_both: bool, disks: &[&Disk]) -> Result<(), Violation> {
+        let lists = self.lists.get(&group).into_iter().flatten();
+        for list in lists.take(if of_both { usize::MAX } else { 1 }) {
+            let keeps = |(segment, node): &&(SegmentId, usize)| disks[*node].keeps(*segment, at);
+            let copies = list.iter().filter(keeps).count();
+            if copies < WRITE_QUORUM {
+                let nodes: Vec<usize> = list.iter().map(|(_, node)| node + 1).collect();
+                let keep: Vec<usize> = list.iter().filter(keeps).map(|(_, node)| node + 1).collect();
+                let what = format!("only {keep:?} keep the part of {at} that {group} has, of {nodes:?}");
+                return Err(Promise::QuorumKeeps.broken(what));
+            }
+        }
+        if self.lists.contains_key(&group) {
+            return Ok(());
+        }
+        let what = format!("{at} has a part in {group}, which no record names");
+        Err(Promise::RecordLeads.broken(what))
+    }
+
+    /// Which copies of a group count, each with its node.
+    pub(crate) fn copies_of(&self, group: GroupId) -> impl Iterator<Item = (SegmentId, usize)> {
+        self.lists.get(&group).into_iter().flatten().flatten().copied()
     }
 
     /// The flushes from `end` back to the first.
@@ -153,6 +250,12 @@ impl Checker {
         let known = |at: &Position| self.flushes.contains_key(at);
         let before = move |at: &Position| self.flushes.get(at).map(|flush| flush.previous).filter(known);
         std::iter::successors(Some(end).filter(known), before)
+    }
+
+    /// The flushes of a group from `end` back to the first.
+    pub(crate) fn history_of(&self, group: GroupId, end: Position) -> impl Iterator<Item = Position> {
+        let has_part = move |at: &Position| self.flushes[at].groups.contains(&group);
+        self.history(end).filter(has_part)
     }
 
     /// The flush that ends here, as the path sees it.

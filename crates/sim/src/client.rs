@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use timeline::Path;
-use units::{Epoch, Lsn, Page, Position};
+use units::{Epoch, GroupId, Lsn, Page, Position, SegmentId};
 use wire_format::message::{Request, Response};
 
 use crate::checker::Violation;
-use crate::toy::{BLOCKS, FORK};
-use crate::world::{COPIES, Event, World, segment_id};
+use crate::event::Event;
+use crate::layout::Layout;
+use crate::toy::FORK;
+use crate::world::World;
 use crate::writer::{FLUSH_BYTES, Stage};
 use crate::{Broken, Promise};
 
@@ -25,6 +27,7 @@ const READ_POINTS_MAX: usize = 4;
 /// A question to one copy.
 #[derive(Clone, Copy, Debug)]
 struct Question {
+    group: GroupId,
     block: u32,
     needed: Lsn,
     read_point: Lsn,
@@ -45,6 +48,10 @@ struct Kept {
 pub(crate) struct Client {
     asked: u64,
     under_way: BTreeMap<u64, Question>,
+    /// The question for the catalog, with which a reign begins.
+    catalog: Option<u64>,
+    /// The last durable batch of each group beside group 0 that is awake.
+    groups: BTreeMap<GroupId, Lsn>,
     kept: BTreeMap<u32, Kept>,
     /// Where the durable LSN stood lately, oldest first: a read point may be any of them.
     durable: Vec<Lsn>,
@@ -59,6 +66,20 @@ impl Client {
         if READ_POINTS_MAX < self.durable.len() {
             self.durable.remove(0);
         }
+    }
+
+    /// Whoever has all batches of the group up to here has everything durable of it.
+    pub(crate) fn group_advanced(&mut self, group: GroupId, durable: Lsn) {
+        self.groups.insert(group, durable);
+    }
+
+    /// What a copy of the group must be complete up to so that it has everything up to `needed` (hole 20). `None` while the
+    /// group sleeps.
+    fn needed(&self, group: GroupId, needed: Lsn) -> Option<Lsn> {
+        if group == GroupId::FIRST {
+            return Some(needed);
+        }
+        self.groups.get(&group).map(|durable| needed.min(*durable))
     }
 
     /// No read needs a version below.
@@ -77,6 +98,7 @@ impl Client {
     /// Nobody waits for the answer any more.
     pub(crate) fn give_up(&mut self, question: u64) {
         self.under_way.remove(&question);
+        self.catalog.take_if(|asked| *asked == question);
     }
 }
 
@@ -87,7 +109,9 @@ impl World {
             return Ok(());
         };
         let (path, durable) = (shipper.path().clone(), shipper.durable());
-        let block = self.random.below(u64::from(BLOCKS)) as u32;
+        let Some((block, _)) = self.some_block(at, durable) else {
+            return Ok(());
+        };
         let changed = self.checker.last_change(&path, durable, block);
         if let Some(kept) = self.writers[at].client.kept.remove(&block)
             && changed <= kept.complete
@@ -97,15 +121,22 @@ impl World {
                 .page_shown(&path, block, (changed, kept.read_point), &kept.page);
         }
         let read_point = self.read_point(at, durable);
-        let question = Question {
-            block,
-            needed: self.checker.last_change(&path, read_point, block),
-            read_point,
-            ahead: false,
+        if let Some((block, group)) = self.some_block(at, read_point) {
+            let question = Question {
+                group,
+                block,
+                needed: self.checker.last_change(&path, read_point, block),
+                read_point,
+                ahead: false,
+            };
+            self.ask_for_page(at, &path, question)?;
+        }
+        let Some((block, group)) = self.some_block(at, durable) else {
+            return Ok(());
         };
-        self.ask_for_page(at, &path, question);
         let ahead = Question {
-            block: (block + 1) % BLOCKS,
+            group,
+            block,
             needed: match self.random.below(3) {
                 0 => Lsn::ZERO,
                 1 => Lsn::from_raw(durable.raw().saturating_sub(self.random.below(6) * FLUSH_BYTES)),
@@ -114,7 +145,81 @@ impl World {
             read_point: durable,
             ahead: true,
         };
-        self.ask_for_page(at, &path, ahead);
+        self.ask_for_page(at, &path, ahead)
+    }
+
+    /// Some block that there is as of a read point, and its group.
+    fn some_block(&mut self, at: usize, read_point: Lsn) -> Option<(u32, GroupId)> {
+        let layout = self.writers[at].layout.as_ref()?;
+        let groups = layout.groups_at(read_point);
+        if groups.is_empty() {
+            return None;
+        }
+        let block = self.random.below(groups.len() as u64) as usize;
+        Some((block as u32, groups[block]))
+    }
+
+    /// A question that counts as lost after a while; its number.
+    fn question(&mut self, at: usize) -> u64 {
+        self.ticks += 1;
+        let client = &mut self.writers[at].client;
+        client.asked += 1;
+        let question = client.asked;
+        let pause = self.random.millis(50, 300);
+        self.schedule(self.now() + pause, Event::NoAnswer { writer: at, question });
+        question
+    }
+
+    /// Some copy of a group.
+    fn some_copy(&mut self, at: usize, group: GroupId) -> Option<SegmentId> {
+        let holding = self.writers[at].holding.as_deref()?;
+        let copies = holding.copies.get(&group)?;
+        Some(copies[self.random.below(copies.len() as u64) as usize])
+    }
+
+    /// A reign begins with the catalog as of its branch.
+    pub(crate) fn read_catalog(&mut self, at: usize) -> Result<(), Violation> {
+        let Stage::Writing(shipper) = &self.writers[at].stage else {
+            return Ok(());
+        };
+        let (epoch, branch) = (shipper.epoch(), shipper.path().start().lsn);
+        if self.writers[at].client.catalog.is_some() {
+            return Ok(());
+        }
+        let question = self.question(at);
+        self.writers[at].client.catalog = Some(question);
+        if let Some(segment) = self.some_copy(at, GroupId::FIRST) {
+            let request = Request::ScanCatalog {
+                segment,
+                epoch,
+                read_point: branch,
+                needed: Position::new(epoch, branch),
+                after: None,
+                entries_max: u32::MAX,
+            };
+            self.send_question(at, segment, question, request);
+        }
+        Ok(())
+    }
+
+    /// A copy answered a reader.
+    pub(crate) fn answer_read(&mut self, at: usize, number: u64, response: &Response) -> Result<(), Violation> {
+        if self.writers[at].client.catalog != Some(number) {
+            return self.page_read(at, number, response);
+        }
+        self.writers[at].client.catalog = None;
+        let writer = &mut self.writers[at];
+        let (Stage::Writing(shipper), Some(holding)) = (&writer.stage, &writer.holding) else {
+            return Ok(());
+        };
+        let Response::Catalog(entries) = response else {
+            return Ok(());
+        };
+        let branch = shipper.path().start().lsn;
+        self.checker.catalog_shown(shipper.path(), branch, entries)?;
+        let record = &holding.record;
+        let layout = Layout::read(entries, record.geometry(), record.groups.len(), branch);
+        writer.layout = Some(layout);
         Ok(())
     }
 
@@ -136,38 +241,34 @@ impl World {
         client.durable.iter().rev().nth(back).copied().unwrap_or(durable)
     }
 
-    fn ask_for_page(&mut self, at: usize, path: &Path, question: Question) {
-        let client = &mut self.writers[at].client;
+    fn ask_for_page(&mut self, at: usize, path: &Path, question: Question) -> Result<(), Violation> {
+        let client = &self.writers[at].client;
         if QUESTIONS_MAX <= client.under_way.len() {
-            return;
+            return Ok(());
         }
-        self.ticks += 1;
-        client.asked += 1;
-        let number = client.asked;
-        client.under_way.insert(number, question);
-        let pause = self.random.millis(50, 300);
-        self.schedule(
-            self.now() + pause,
-            Event::NoAnswer {
-                writer: at,
-                question: number,
-            },
-        );
-        let node = self.random.below(COPIES as u64) as usize;
+        let Some(needed) = client.needed(question.group, question.needed) else {
+            return self.wake_groups(at, vec![question.group]);
+        };
+        let number = self.question(at);
+        self.writers[at].client.under_way.insert(number, question);
+        let Some(segment) = self.some_copy(at, question.group) else {
+            return Ok(());
+        };
         let epoch: Epoch = path.epoch();
         let request = Request::ReadPages {
-            segment: segment_id(node),
+            segment,
             epoch,
             read_point: question.read_point,
-            needed: Position::new(epoch, question.needed),
+            needed: Position::new(epoch, needed),
             first: FORK.page(question.block),
             count: 1,
         };
-        self.send_question(at, node, number, request);
+        self.send_question(at, segment, number, request);
+        Ok(())
     }
 
     /// A copy answered.
-    pub(crate) fn page_read(&mut self, at: usize, number: u64, response: &Response) -> Result<(), Violation> {
+    fn page_read(&mut self, at: usize, number: u64, response: &Response) -> Result<(), Violation> {
         let Stage::Writing(shipper) = &self.writers[at].stage else {
             return Ok(());
         };

@@ -1,6 +1,6 @@
 //! A storage node's files: the real page store on a disk in memory that forgets what was not synced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,17 +17,17 @@ use crate::toy::Toy;
 /// Bytes of a file's unsynced part that a power cut may leave, at most.
 const TORN_BYTES_MAX: u64 = 600;
 
-/// The disk of a node with one segment, and the store on it while the node runs.
+/// The disk of a node, and the store on it while the node runs.
 pub(crate) struct Disk {
-    segment: SegmentId,
     memory: MemoryDisk,
     store: Option<PageStore>,
     config: StoreConfig,
     /// Written, but a power cut may take any tail of it.
-    written: Vec<Position>,
-    /// For the checker: names of the batches that were synced before this disk lost anything.
-    kept: BTreeSet<Position>,
-    lost_something: bool,
+    written: Vec<(SegmentId, Position)>,
+    /// For the checker: names of the batches of each segment that were synced before it lost anything.
+    kept: BTreeMap<SegmentId, BTreeSet<Position>>,
+    /// Segments that lost something.
+    unsound: BTreeSet<SegmentId>,
     /// A bit flipped, somewhere. What that costs, the store finds out: a vote, pages, or nothing where nothing was kept.
     rots: bool,
     /// There is no room for a while.
@@ -91,28 +91,26 @@ fn link(batch: RecoveredBatch) -> Link {
 
 impl Disk {
     /// An empty disk.
-    pub(crate) fn new(segment: SegmentId, random: &mut Random) -> Disk {
+    pub(crate) fn new(random: &mut Random) -> Disk {
         Disk {
-            segment,
             memory: MemoryDisk::new(),
             store: None,
             config: config(random),
             written: Vec::new(),
-            kept: BTreeSet::new(),
-            lost_something: false,
+            kept: BTreeMap::new(),
+            unsound: BTreeSet::new(),
             rots: false,
             full: false,
             changes_before: 0,
         }
     }
 
-    /// What a node finds when it starts: `None`, if it has no segment, or files that it cannot start with. A start may end
-    /// early, after so many changes of the disk.
+    /// The segments that a node finds when it starts. A start may end early, after so many changes of the disk.
     pub(crate) fn start(
         &mut self,
         broken: Option<Broken>,
         changes: Option<u64>,
-    ) -> Result<Option<Segment>, NotStarted> {
+    ) -> Result<BTreeMap<SegmentId, Segment>, NotStarted> {
         self.memory.stop_after(changes);
         self.memory.lie_about_syncs(broken == Some(Broken::StartsUnsynced));
         let opened = PageStore::open(Arc::new(self.memory.clone()), self.config.clone(), Arc::new(Toy));
@@ -122,29 +120,34 @@ impl Disk {
         let opened = match opened {
             _ if interrupted => return Err(NotStarted::Yet),
             Ok(opened) => opened,
-            Err(_) if self.full => return Err(NotStarted::Yet),
-            Err(error) if self.is_sound() => return Err(NotStarted::Damaged(error.to_string())),
-            Err(_) => return Ok(None),
+            // What rotted may be what a start needs.
+            Err(_) if self.full || self.rots => return Err(NotStarted::Yet),
+            Err(error) => return Err(NotStarted::Damaged(error.to_string())),
         };
         self.store = Some(opened.store);
-        let recovered = opened.segments.into_iter().find(|one| one.segment == self.segment);
-        let Some(mut recovered) = recovered else {
-            return Ok(None);
-        };
-        if !recovered.vouches && self.is_sound() {
-            return Err(NotStarted::Damaged("it finds that it lost something".to_owned()));
+        let mut segments = BTreeMap::new();
+        for mut recovered in opened.segments {
+            let id = recovered.segment;
+            if !recovered.vouches && !self.rots {
+                return Err(NotStarted::Damaged(format!("it finds that {id} lost something")));
+            }
+            if !recovered.vouches {
+                self.unsound.insert(id);
+            }
+            recovered.vouches |= broken == Some(Broken::RotForgotten);
+            let batches = recovered.batches.iter();
+            self.written.extend(batches.map(|batch| (id, batch.end)));
+            let state = SegmentState::decode(recovered.state).expect("a journaled state reads back as it was written");
+            let links = recovered.batches.into_iter().map(link).collect();
+            segments.insert(id, Segment::recover(state, links, recovered.vouches));
         }
-        self.lost_something |= !recovered.vouches;
-        recovered.vouches |= broken == Some(Broken::RotForgotten);
-        self.written = recovered.batches.iter().map(|batch| batch.end).collect();
         self.keep_written();
-        let state = SegmentState::decode(recovered.state).expect("a journaled state reads back as it was written");
-        let links = recovered.batches.into_iter().map(link).collect();
-        Ok(Some(Segment::recover(state, links, recovered.vouches)))
+        Ok(segments)
     }
 
-    fn is_sound(&self) -> bool {
-        !self.lost_something && !self.rots
+    /// Whether something on it rotted, or was overwritten.
+    pub(crate) fn rots(&self) -> bool {
+        self.rots
     }
 
     /// The store of a node that runs.
@@ -155,7 +158,7 @@ impl Disk {
     pub(crate) fn append(&mut self, entries: &[JournalEntry]) -> Result<(), AppendError> {
         self.store().append(entries)?;
         let batches = entries.iter().filter_map(|entry| match entry {
-            JournalEntry::Batch { batch, .. } => Some(batch.batch().position()),
+            JournalEntry::Batch { segment, batch } => Some((*segment, batch.batch().position())),
             JournalEntry::State { .. } => None,
         });
         self.written.extend(batches);
@@ -169,9 +172,10 @@ impl Disk {
     }
 
     fn keep_written(&mut self) {
-        let written = self.written.drain(..);
-        if !self.lost_something {
-            self.kept.extend(written);
+        for (segment, at) in self.written.drain(..) {
+            if !self.unsound.contains(&segment) {
+                self.kept.entry(segment).or_default().insert(at);
+            }
         }
     }
 
@@ -180,16 +184,16 @@ impl Disk {
         self.config.journal_retained_bytes_max < self.store().status().journal_bytes
     }
 
-    /// What these batches did is durable, in layers.
-    pub(crate) fn keep(&mut self, batches: impl Iterator<Item = Position>) {
-        if !self.lost_something {
-            self.kept.extend(batches);
+    /// What these batches did is durable, in a segment's layers.
+    pub(crate) fn keep(&mut self, segment: SegmentId, batches: impl Iterator<Item = Position>) {
+        if !self.unsound.contains(&segment) {
+            self.kept.entry(segment).or_default().extend(batches);
         }
     }
 
-    /// The last state that the journal has of the segment.
-    pub(crate) fn last_state(&self) -> Option<SegmentState> {
-        let bytes = self.store().last_state(self.segment)?;
+    /// The last state that the journal has of a segment.
+    pub(crate) fn last_state(&self, segment: SegmentId) -> Option<SegmentState> {
+        let bytes = self.store().last_state(segment)?;
         Some(SegmentState::decode(bytes).expect("a journaled state reads back as it was written"))
     }
 
@@ -312,29 +316,32 @@ impl Disk {
         self.changes_before += self.memory.changes();
         self.memory = MemoryDisk::new();
         self.full = false;
-        self.lost_something = true;
+        self.rots = false;
+        self.unsound.extend(self.kept.keys());
     }
 
-    /// The segment is born on an empty disk.
-    pub(crate) fn bear(&mut self, state: &Bytes) {
+    /// Segments are born on an empty disk, with these states.
+    pub(crate) fn bear(&mut self, births: &[(SegmentId, Bytes)]) {
         let opened = PageStore::open(Arc::new(self.memory.clone()), self.config.clone(), Arc::new(Toy));
         let store = opened.expect("an empty disk is opened").store;
-        let state = JournalEntry::State {
-            segment: self.segment,
-            bytes: state.clone(),
+        let state = |(segment, bytes): &(SegmentId, Bytes)| JournalEntry::State {
+            segment: *segment,
+            bytes: bytes.clone(),
         };
-        store.append(&[state]).expect("an empty disk takes a state");
+        let states: Vec<JournalEntry> = births.iter().map(state).collect();
+        store.append(&states).expect("an empty disk takes states");
         store.sync().expect("an empty disk syncs");
     }
 
-    /// Whether this batch was synced here while the disk was sound: what was acknowledged is promised for as long as no more
-    /// disks lose something than may.
-    pub(crate) fn keeps(&self, position: Position) -> bool {
-        self.kept.contains(&position)
+    /// Whether this batch was synced here while its segment was sound: what was acknowledged is promised for as long as no
+    /// more copies lose something than may.
+    pub(crate) fn keeps(&self, segment: SegmentId, position: Position) -> bool {
+        self.kept.get(&segment).is_some_and(|kept| kept.contains(&position))
     }
 
-    /// Whether any batch that was synced here ends at this LSN.
-    pub(crate) fn keeps_lsn(&self, lsn: Lsn) -> bool {
-        self.kept.iter().any(|position| position.lsn == lsn)
+    /// Whether any batch of a segment that was synced here ends at this LSN.
+    pub(crate) fn keeps_lsn(&self, segment: SegmentId, lsn: Lsn) -> bool {
+        let kept = self.kept.get(&segment).into_iter().flatten();
+        kept.into_iter().any(|position| position.lsn == lsn)
     }
 }

@@ -3,11 +3,18 @@
 //! Some faults strike from time to time ([`World::fault`]); others strike an action while it happens ([`World::strikes`]).
 //! Every one is counted, with the states of the protocol that it hit.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use segment::Segment;
+use units::{GroupId, SegmentId};
+use volume::placement::Wish;
+
 use crate::Broken;
 use crate::disk::PowerCut;
+use crate::event::Event;
 use crate::network::End;
 use crate::tally::{Fault, State};
-use crate::world::{COPIES, Event, World};
+use crate::world::{World, node_named, zone_of};
 use crate::writer::Stage;
 
 /// Faults that strike from time to time, and how often each beside the others.
@@ -32,6 +39,9 @@ const FROM_TIME_TO_TIME: &[(Fault, u64)] = &[
     (Fault::WriteMisdirected, 1),
     (Fault::ClockJumped, 2),
     (Fault::MetadataWentBack, 1),
+    (Fault::CopyReplaced, 5),
+    (Fault::NodeDrained, 2),
+    (Fault::WishCalledOff, 2),
 ];
 
 impl World {
@@ -58,6 +68,7 @@ impl World {
     /// What the newest of those who live does to the volume.
     fn volume_state(&self) -> State {
         let newest = self.writers.iter().rev().find(|writer| writer.alive());
+        let holding = newest.and_then(|writer| writer.holding.as_deref());
         match newest.map(|writer| &writer.stage) {
             Some(Stage::Opening(opening)) => match opening.activity().split_once(' ') {
                 Some(("waiting", _)) => State::Promising,
@@ -65,24 +76,34 @@ impl World {
                 Some(("recording", _)) => State::Recording,
                 _ => State::Installing,
             },
+            Some(Stage::Writing(_)) if holding.is_some_and(|holding| holding.is_replacing()) => State::Replacing,
+            Some(Stage::Writing(_)) if holding.is_some_and(|holding| holding.growth.is_growing()) => State::Growing,
             Some(Stage::Writing(_)) => State::Reigning,
             _ => State::NoWriter,
         }
     }
 
+    /// A node's copy of group 0, or else of another group.
+    fn first_copy(&self, node: usize) -> Option<&Segment> {
+        let segments = || self.nodes[node].segments.values();
+        let of_first = segments().find(|segment| segment.group() == GroupId::FIRST);
+        of_first.or_else(|| segments().next())
+    }
+
     /// How the copy on a node stands.
     fn copy_state(&self, node: usize) -> State {
-        let node = &self.nodes[node];
-        if !node.up {
+        if !self.nodes[node].up {
             return State::NodeDown;
         }
-        let Some(segment) = &node.segment else {
+        let Some(segment) = self.first_copy(node) else {
             return State::NoSegment;
         };
         let horizon = segment.horizon();
         let reign = horizon.path.epoch();
         if !segment.vouches() {
             State::Damaged
+        } else if segment.is_copying() {
+            State::Newborn
         } else if reign < self.metadata.last_opened() {
             State::Asleep
         } else if reign < segment.promised() {
@@ -118,19 +139,23 @@ impl World {
     }
 
     fn strike(&mut self, fault: Fault) {
-        let node = self.random.below(COPIES as u64) as usize;
-        let zone = node / 2;
+        let node = self.random.below(self.nodes.len() as u64) as usize;
         match fault {
             Fault::NodeKilled | Fault::PowerCut => {
                 self.note(fault, Some(node));
                 self.crash(node, fault == Fault::PowerCut, 5, 600);
             }
-            Fault::ZoneDown => self.crash_all(fault, &[zone * 2, zone * 2 + 1], 200, 900),
+            Fault::ZoneDown => self.crash_all(fault, &self.zone(zone_of(node)), 200, 900),
             Fault::ZonePlusOneDown => {
-                let another = (zone * 2 + 2 + self.random.below(4) as usize) % COPIES;
-                self.crash_all(fault, &[zone * 2, zone * 2 + 1, another], 200, 700);
+                let mut nodes = self.zone(zone_of(node));
+                let others: Vec<usize> = self
+                    .all_nodes()
+                    .filter(|other| zone_of(*other) != zone_of(node))
+                    .collect();
+                nodes.push(others[self.random.below(others.len() as u64) as usize]);
+                self.crash_all(fault, &nodes, 200, 700);
             }
-            Fault::AllDown => self.crash_all(fault, &[0, 1, 2, 3, 4, 5], 5, 300),
+            Fault::AllDown => self.crash_all(fault, &self.all_nodes().collect::<Vec<_>>(), 5, 300),
             Fault::WriterPaused => self.pause_a_writer(),
             Fault::WriterKilled => self.kill_a_writer(),
             Fault::OpenerDuelled => {
@@ -157,7 +182,34 @@ impl World {
                 self.jump_clock();
             }
             Fault::MetadataWentBack => self.go_back(),
+            Fault::CopyReplaced | Fault::NodeDrained | Fault::WishCalledOff => self.wish(fault, node),
             _ => unreachable!("{fault:?} strikes an action"),
+        }
+    }
+
+    fn all_nodes(&self) -> std::ops::Range<usize> {
+        0..self.nodes.len()
+    }
+
+    fn zone(&self, zone: usize) -> Vec<usize> {
+        self.all_nodes().filter(|node| zone_of(*node) == zone).collect()
+    }
+
+    /// Somebody wants something of a node, or of a copy, or does not want it any more.
+    fn wish(&mut self, fault: Fault, node: usize) {
+        if !self.weather.spares || (fault == Fault::WishCalledOff) == (self.wishes[node] == Wish::Keep) {
+            return;
+        }
+        self.note(fault, Some(node));
+        let copies: BTreeSet<SegmentId> = self.nodes[node].segments.keys().copied().collect();
+        self.wishes[node] = match fault {
+            Fault::CopyReplaced => Wish::Replace(copies),
+            Fault::NodeDrained => Wish::Drain,
+            _ => Wish::Keep,
+        };
+        if fault == Fault::NodeDrained {
+            let pause = self.random.millis(300, 2500);
+            self.schedule(self.now() + pause, Event::WishEnds { node });
         }
     }
 
@@ -193,7 +245,7 @@ impl World {
 
     /// A disk loses something for good: it rots, writes where it should not, or comes back empty.
     fn lose(&mut self, fault: Fault, node: usize) {
-        if self.weather.losses_max <= self.losses || self.lost_nodes.contains(&node) {
+        if self.nodes[node].disk.rots() || !self.may_lose(node) {
             return;
         }
         let copy = self.copy_state(node);
@@ -206,20 +258,51 @@ impl World {
             }
             _ => {
                 self.crash(node, true, 5, 200);
-                let disk = &mut self.nodes[node].disk;
-                disk.wipe();
-                if self.broken == Some(Broken::EmptyDiskVouches) {
-                    disk.bear(&self.births[node]);
-                }
+                self.wipe(node);
                 true
             }
         };
         if happened {
-            self.losses += 1;
-            self.lost_nodes.insert(node);
             self.tally.hit(fault, copy);
             self.note(fault, None);
         }
+    }
+
+    fn wipe(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        self.wiped.extend(self.on_node[at].iter().copied());
+        node.told.clear();
+        node.layered.clear();
+        node.disk.wipe();
+        if self.broken == Some(Broken::EmptyDiskVouches) {
+            let here = self.on_node[at]
+                .iter()
+                .filter_map(|segment| Some((*segment, self.births.get(segment)?.clone())));
+            let births: Vec<_> = here.collect();
+            self.nodes[at].disk.bear(&births);
+        }
+    }
+
+    /// Whether what is on this node may be lost as well: of no list that counts are too many copies lost then.
+    fn may_lose(&self, node: usize) -> bool {
+        let limit = self.weather.losses_max;
+        self.losses(|segment, home| home == node || self.is_lost(home, segment)) <= limit
+    }
+
+    /// The most copies of one list of which this is so.
+    fn losses(&self, is_lost: impl Fn(SegmentId, usize) -> bool) -> u64 {
+        let groups = self.metadata.newest().groups.iter();
+        let lists = groups.flat_map(|group| std::iter::once(&group.members).chain(&group.joining));
+        let lost = |member: &&volume::record::MemberRecord| is_lost(member.segment, node_named(&member.node));
+        let losses = lists.map(|list| list.iter().filter(lost).count() as u64);
+        losses.max().unwrap_or(0)
+    }
+
+    /// Whether of some list so many copies are lost that nobody can write any more.
+    pub(crate) fn is_stuck(&self) -> bool {
+        !self
+            .weather
+            .survives(self.losses(|segment, node| self.is_lost(node, segment)))
     }
 
     fn fill_disk(&mut self, node: usize) {
@@ -242,8 +325,12 @@ impl World {
 
     /// All nodes, those first whose copies have least.
     fn by_completeness(&self) -> Vec<usize> {
-        let mut nodes: Vec<usize> = (0..COPIES).collect();
-        nodes.sort_by_key(|node| self.nodes[*node].segment.as_ref().map(|segment| segment.complete().lsn));
+        let complete: BTreeMap<usize, _> = self
+            .all_nodes()
+            .map(|node| (node, self.first_copy(node).map(|segment| segment.complete().lsn)))
+            .collect();
+        let mut nodes: Vec<usize> = self.all_nodes().collect();
+        nodes.sort_by_key(|node| complete[node]);
         nodes
     }
 
@@ -252,8 +339,7 @@ impl World {
         self.note(fault, Some(node));
         let until = self.now() + self.random.millis(20, 700);
         let writers = self.living().map(End::Writer).collect::<Vec<_>>();
-        let zone = node / 2;
-        let nodes = (0..COPIES).filter(|other| *other != node).map(End::Node);
+        let nodes = self.all_nodes().filter(|other| *other != node).map(End::Node);
         let (one_side, other_side): (Vec<End>, Vec<End>) = match self.random.below(10) {
             // Those who have most, or least, and every writer: what an opponent would do.
             6..=9 => {
@@ -267,7 +353,11 @@ impl World {
             }
             // Some nodes and every writer.
             0 | 1 => {
-                let some = (0..COPIES).filter(|_| self.random.chance(500)).map(End::Node).collect();
+                let some = self
+                    .all_nodes()
+                    .filter(|_| self.random.chance(500))
+                    .map(End::Node)
+                    .collect();
                 (some, vec![End::AnyWriter])
             }
             // A node and everybody else.
@@ -276,16 +366,21 @@ impl World {
             3 => (vec![End::Node(node)], nodes.collect()),
             // A zone and everybody else.
             4 => {
-                let inside = [zone * 2, zone * 2 + 1].map(End::Node);
+                let inside: Vec<End> = self.zone(zone_of(node)).into_iter().map(End::Node).collect();
                 let outside = nodes.filter(|node| !inside.contains(node)).chain([End::AnyWriter]);
-                (inside.to_vec(), outside.collect())
+                let outside = outside.collect();
+                (inside, outside)
             }
             // Some writer and some nodes.
             _ => {
                 let Some(writer) = writers.get(self.random.below(writers.len().max(1) as u64) as usize) else {
                     return;
                 };
-                let some = (0..COPIES).filter(|_| self.random.chance(500)).map(End::Node).collect();
+                let some = self
+                    .all_nodes()
+                    .filter(|_| self.random.chance(500))
+                    .map(End::Node)
+                    .collect();
                 (vec![*writer], some)
             }
         };

@@ -1,24 +1,85 @@
 //! What must be so in the end: faults stopped long ago, and nothing new is written.
 
+use std::collections::BTreeSet;
+
 use timeline::Path;
-use units::{Lsn, Position};
+use units::{GroupId, Lsn, Position, SegmentId};
+use volume::placement::{self, Lost};
+use volume::record::GroupRecord;
 
 use crate::Promise;
 use crate::checker::Violation;
-use crate::toy::{BLOCKS, FORK};
-use crate::world::{COPIES, World, segment_id};
+use crate::layout::Layout;
+use crate::toy::FORK;
+use crate::world::{World, node_named};
 use crate::writer::Stage;
+
+/// A copy that has to be healthy in the end: its group, its node and its name.
+type Sound = (GroupId, usize, SegmentId);
 
 impl World {
     /// Faults stopped long ago: there is one writer, everything it made is durable, and every copy that lost nothing has
     /// all of it.
     pub(crate) fn healed(&self) -> Result<(), Violation> {
-        if self.weather.is_worst() && self.weather.losses_max == self.losses {
+        if self.is_stuck() {
             return self.nothing_is_lost();
         }
         let Healed { path, end, durable } = self.one_reigns()?;
+        if self.weather.spares {
+            self.memberships_settled()?;
+        }
         self.all_have_the_log(end)?;
         self.all_show_the_same(&path, durable)
+    }
+
+    /// Every copy that the record names and whose disk lost nothing.
+    fn sound(&self) -> Vec<Sound> {
+        let groups = self.metadata.newest().groups.iter();
+        let members = groups.flat_map(|group| group.members.iter().map(|member| (group.group, member)));
+        let copies =
+            members.map(|(group, member)| (GroupId::from_raw(group), node_named(&member.node), member.segment));
+        copies
+            .filter(|(_, node, segment)| !self.is_lost(*node, *segment))
+            .collect()
+    }
+
+    /// No copy is on its way to another node, none that could be replaced is lost, and no node has what belongs to no list.
+    fn memberships_settled(&self) -> Result<(), Violation> {
+        let record = self.metadata.newest();
+        let unsettled = |what: String| Err(Promise::CopiesBecomeEqual.broken(what));
+        if let Some(joint) = record.groups.iter().find(|group| group.joining.is_some()) {
+            return unsettled(format!("a copy of group {} is still being replaced", joint.group));
+        }
+        let members = || record.groups.iter().flat_map(GroupRecord::all_members);
+        let missing = members().filter(|member| {
+            let segment = self.nodes[node_named(&member.node)].segments.get(&member.segment);
+            segment.is_none_or(|segment| !segment.vouches())
+        });
+        let copies: BTreeSet<SegmentId> = missing.map(|member| member.segment).collect();
+        let overdue = copies.clone();
+        let plan = placement::plan(record, &self.storage_nodes(), &Lost { copies, overdue });
+        if let Some(replacement) = plan.replacements.first() {
+            let (group, leaving) = (replacement.group, replacement.leaving);
+            let node = self.homes[&leaving].node + 1;
+            return unsettled(format!(
+                "a copy of {group} on storage-{node} could be replaced, and is not"
+            ));
+        }
+        let listed: BTreeSet<SegmentId> = members().map(|member| member.segment).collect();
+        let reign = self.living().map(|at| self.writers[at].epoch).max();
+        for node in self.nodes.iter().filter(|node| !node.disk.rots()) {
+            // One that promised an epoch of a store that had gone back in time listens only to a later one.
+            let mut left = node.segments.iter().filter(|(id, _)| !listed.contains(id));
+            if let Some((left, _)) = left.find(|(_, segment)| Some(segment.promised()) <= reign) {
+                let home = self.homes[left];
+                return unsettled(format!(
+                    "storage-{} still has a copy of {} that no list names",
+                    home.node + 1,
+                    home.group
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// There is a writer, and everything that it made is durable.
@@ -41,12 +102,10 @@ impl World {
     }
 
     fn all_have_the_log(&self, end: Position) -> Result<(), Violation> {
-        let history: Vec<_> = self.checker.history(end).collect();
-        let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
-        for node in sound {
-            let missing = history.iter().find(|at| !self.nodes[node].disk.keeps(**at));
-            if let Some(missing) = missing {
-                let what = format!("storage-{} never got {missing}", node + 1);
+        for (group, node, segment) in self.sound() {
+            let mut history = self.checker.history_of(group, end);
+            if let Some(missing) = history.find(|at| !self.nodes[node].disk.keeps(segment, *at)) {
+                let what = format!("the copy of {group} on storage-{} never got {missing}", node + 1);
                 return Err(Promise::CopiesBecomeEqual.broken(what));
             }
         }
@@ -65,35 +124,58 @@ impl World {
     /// Every page and every catalog entry is the same on every sound copy, byte for byte, and what the history makes of it:
     /// at the end, and at what is left of earlier read points.
     fn all_show_the_same(&self, path: &Path, durable: Lsn) -> Result<(), Violation> {
-        let sound = (0..COPIES).filter(|node| !self.lost_nodes.contains(node));
-        let sound: Vec<usize> = sound.filter(|node| self.nodes[*node].segment.is_some()).collect();
-        let floor = |node: &usize| {
-            self.nodes[*node]
-                .segment
-                .as_ref()
-                .map(|segment| segment.horizon().floor.lsn)
-        };
-        let floor = sound.iter().filter_map(floor).max().unwrap_or(Lsn::ZERO);
-        for read_point in [durable, Lsn::from_raw(floor.raw().midpoint(durable.raw())), floor] {
-            let mut first = None;
-            for node in &sound {
-                let differs = |what: String| {
-                    let what = format!("as of {read_point} storage-{}: {what}", node + 1);
-                    Promise::CopiesBecomeEqual.broken(what)
-                };
-                let store = self.nodes[*node].disk.store();
-                let pages = store.read_pages(segment_id(*node), path, read_point, FORK.page(0), BLOCKS);
-                let pages = pages.map_err(|error| differs(error.to_string()))?;
-                let entries = store.scan_catalog(segment_id(*node), path, read_point, None, usize::MAX);
-                let entries = entries.map_err(|error| differs(error.to_string()))?;
-                for (block, page) in (0..).zip(&pages) {
-                    self.checker.page_shown(path, block, (read_point, read_point), page)?;
-                }
+        for group in &self.metadata.newest().groups {
+            let group = GroupId::from_raw(group.group);
+            let sound = self.sound().into_iter().filter(|(of, ..)| *of == group);
+            let sound: Vec<Sound> = sound
+                .filter(|(_, node, segment)| self.nodes[*node].segments.contains_key(segment))
+                .collect();
+            let floors = sound
+                .iter()
+                .map(|(_, node, segment)| self.nodes[*node].segments[segment].horizon().floor.lsn);
+            let floor = floors.max().unwrap_or(Lsn::ZERO);
+            for read_point in [durable, Lsn::from_raw(floor.raw().midpoint(durable.raw())), floor] {
+                self.group_shows_the_same(group, &sound, path, read_point)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn group_shows_the_same(
+        &self,
+        group: GroupId,
+        sound: &[Sound],
+        path: &Path,
+        read_point: Lsn,
+    ) -> Result<(), Violation> {
+        let record = self.metadata.newest();
+        let catalog = self.checker.catalog(path, read_point);
+        let layout = Layout::read(&catalog, record.geometry(), record.groups.len(), read_point);
+        let groups = layout.groups_at(read_point);
+        let mut first = None;
+        for (_, node, segment) in sound {
+            let differs = |what: String| {
+                let what = format!("as of {read_point} the copy of {group} on storage-{}: {what}", node + 1);
+                Promise::CopiesBecomeEqual.broken(what)
+            };
+            let store = self.nodes[*node].disk.store();
+            let mut pages = Vec::new();
+            for (block, _) in (0..).zip(groups).filter(|(_, of)| **of == group) {
+                let read = store.read_pages(*segment, path, read_point, FORK.page(block), 1);
+                let read = read.map_err(|error| differs(error.to_string()))?;
+                self.checker
+                    .page_shown(path, block, (read_point, read_point), &read[0])?;
+                pages.extend(read);
+            }
+            let mut entries = Vec::new();
+            if group == GroupId::FIRST {
+                let read = store.scan_catalog(*segment, path, read_point, None, usize::MAX);
+                entries = read.map_err(|error| differs(error.to_string()))?;
                 self.checker.catalog_shown(path, read_point, &entries)?;
-                let first = first.get_or_insert_with(|| (pages.clone(), entries.clone()));
-                if *first != (pages, entries) {
-                    return Err(differs("other bytes than on another copy".to_owned()));
-                }
+            }
+            let first = first.get_or_insert_with(|| (pages.clone(), entries.clone()));
+            if *first != (pages, entries) {
+                return Err(differs("other bytes than on another copy".to_owned()));
             }
         }
         Ok(())
@@ -101,12 +183,18 @@ impl World {
 
     /// More copies are lost than a writer can do without: what was acknowledged still lies on a copy that is not.
     fn nothing_is_lost(&self) -> Result<(), Violation> {
-        let sound: Vec<_> = (0..COPIES).filter(|node| !self.lost_nodes.contains(node)).collect();
-        let kept = |at: Position| sound.iter().any(|node| self.nodes[*node].disk.keeps(at));
-        match self.checker.all_acknowledged().find(|at| !kept(*at)) {
-            Some(gone) => Err(Promise::AcknowledgedStays.broken(format!("{gone} is on no copy any more"))),
-            None => Ok(()),
+        for at in self.checker.all_acknowledged() {
+            for group in &self.checker.flushes[&at].groups {
+                let mut copies = self.checker.copies_of(*group);
+                let kept = copies
+                    .any(|(segment, node)| !self.is_lost(node, segment) && self.nodes[node].disk.keeps(segment, at));
+                if !kept {
+                    let what = format!("{at} is on no copy of {group} any more");
+                    return Err(Promise::AcknowledgedStays.broken(what));
+                }
+            }
         }
+        Ok(())
     }
 
     fn stuck(&self) -> Violation {

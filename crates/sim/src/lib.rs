@@ -14,8 +14,12 @@ mod broken;
 mod checker;
 mod client;
 mod disk;
+mod event;
 mod faults;
+mod growth;
 mod healing;
+mod holding;
+mod layout;
 mod metadata;
 mod mistakes;
 mod network;
@@ -23,6 +27,7 @@ mod node;
 mod pages;
 mod random;
 mod reads;
+mod shipping;
 mod tally;
 mod told;
 mod toy;
@@ -89,6 +94,12 @@ pub struct Report {
     pub outdated_stops: u64,
     /// How often a copy took what it lacked from the layers of others.
     pub layered: u64,
+    /// Copies that took the place of others.
+    pub replaced: u64,
+    /// Replacements that were taken back.
+    pub taken_back: u64,
+    /// Groups that were added under load.
+    pub grown: u64,
     /// What went wrong, how often, and in which states.
     pub tally: Tally,
     /// A hash over every event: equal seeds give equal histories.

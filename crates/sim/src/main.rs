@@ -23,6 +23,8 @@ usage: sim mistakes [--seconds S] [--renew]
 
 /// Where the seeds that find mistakes are written down.
 const MISTAKES_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/seeds/mistakes.txt");
+/// With this begins what stands below the coverage report.
+const BELOW_COVERAGE: &str = "# Which test belongs to which trace";
 /// A mistake has to be found within this.
 const MISTAKE_LIMIT: Duration = Duration::from_secs(60);
 /// Failing seeds that are shown; beyond it something is wrong with everything.
@@ -86,6 +88,9 @@ struct Total {
     pages: u64,
     outdated_stops: u64,
     layered: u64,
+    replaced: u64,
+    taken_back: u64,
+    grown: u64,
     tally: Tally,
     failures: BTreeMap<u64, sim::Failure>,
 }
@@ -101,6 +106,9 @@ impl Total {
                 self.pages += report.pages as u64;
                 self.outdated_stops += report.outdated_stops;
                 self.layered += report.layered;
+                self.replaced += report.replaced;
+                self.taken_back += report.taken_back;
+                self.grown += report.grown;
                 self.tally.add(&report.tally);
             }
             Err(failure) => {
@@ -127,8 +135,16 @@ impl Total {
     fn summary(&self) {
         println!(
             "{} timelines opened, {} flushes acknowledged, {} pages read, {} openings stopped at an old metadata store, \
-             {} times a copy took from the layers of others",
-            self.timelines, self.flushes, self.pages, self.outdated_stops, self.layered
+             {} times a copy took from the layers of others, {} copies replaced and {} replacements taken back, {} groups \
+             added under load",
+            self.timelines,
+            self.flushes,
+            self.pages,
+            self.outdated_stops,
+            self.layered,
+            self.replaced,
+            self.taken_back,
+            self.grown
         );
         let faults: Vec<String> = Fault::ALL
             .iter()
@@ -197,7 +213,7 @@ fn run(options: &Options) -> ExitCode {
     total.summary();
     total.print(began.elapsed());
     if let Some(file) = &options.coverage
-        && let Err(error) = std::fs::write(file, coverage(&total))
+        && let Err(error) = std::fs::write(file, coverage(&total) + &kept_of(file))
     {
         eprintln!("{file}: {error}");
         return ExitCode::FAILURE;
@@ -209,6 +225,14 @@ fn run(options: &Options) -> ExitCode {
     }
 }
 
+/// What stands below the report in its file: written by hand.
+fn kept_of(file: &str) -> String {
+    let before = std::fs::read_to_string(file).unwrap_or_default();
+    before
+        .find(BELOW_COVERAGE)
+        .map_or(String::new(), |at| before[at..].to_owned())
+}
+
 /// The coverage report as it is committed.
 fn coverage(total: &Total) -> String {
     format!(
@@ -217,7 +241,7 @@ fn coverage(total: &Total) -> String {
          A fault that hits the volume is counted by what its newest writer or opener was doing, one that hits a copy also by\n\
          how that copy stood: *asleep* does not know the last opened timeline yet, *fenced* promised an epoch that is not\n\
          opened, *behind* lacks log that it knows to be durable, *stranded* lacks log that its peers no longer have, *damaged*\n\
-         has no vote. A dot is a state that the fault never hit.\n\n{}",
+         has no vote, *newborn* is not whole yet. A dot is a state that the fault never hit.\n\n{}",
         total.histories,
         shown_count(total.events),
         total.failures.len(),

@@ -63,6 +63,21 @@ impl Metadata {
         true
     }
 
+    /// Raised by every change.
+    pub(crate) fn revision(&self) -> u64 {
+        self.content.revision
+    }
+
+    /// Whether nothing was changed since: whoever does not know how its swap ended may try again.
+    pub(crate) fn is_unchanged(&self, epoch: Epoch, revision: u64) -> bool {
+        epoch == self.content.epoch && revision == self.content.revision
+    }
+
+    /// The newest record, whatever the store says now.
+    pub(crate) fn newest(&self) -> &VolumeRecord {
+        &self.newest.as_ref().unwrap_or(&self.content).record
+    }
+
     /// What an opener finds that does not know how its swap ended and reads again.
     pub(crate) fn holds(&self, epoch: Epoch, record: &VolumeRecord) -> bool {
         epoch == self.content.epoch && *record == self.content.record
@@ -70,16 +85,20 @@ impl Metadata {
 
     /// The last timeline that was ever opened, whatever the store says now.
     pub(crate) fn last_opened(&self) -> Epoch {
-        let content = self.newest.as_ref().unwrap_or(&self.content);
-        content.record.last().map_or(Epoch::ZERO, |last| last.epoch)
+        self.newest().last().map_or(Epoch::ZERO, |last| last.epoch)
     }
 
-    /// Puts some old copy in the place of the store. `false`: there is none, or it is one already.
+    /// Puts some old copy in the place of the store, one that lacks a timeline. `false`: there is none, or it is one already.
+    /// Copies tell an opener of timelines that the record lacks; that members have changed since, nobody tells it: after that
+    /// no copy of the store from before may be used.
     pub(crate) fn go_back(&mut self, random: &mut Random) -> bool {
-        if self.newest.is_some() || self.copies.is_empty() {
+        let now = &self.content.record;
+        let may_be_used = |old: &&Content| old.record.groups == now.groups && old.record.last() != now.last();
+        let copies: Vec<&Content> = self.copies.iter().filter(may_be_used).collect();
+        if self.newest.is_some() || copies.is_empty() {
             return false;
         }
-        let old = self.copies[random.below(self.copies.len() as u64) as usize].clone();
+        let old = copies[random.below(copies.len() as u64) as usize].clone();
         self.newest = Some(std::mem::replace(&mut self.content, old));
         self.life += 1;
         true

@@ -5,6 +5,16 @@
 
 use crate::Promise;
 
+/// What the histories have in common in which a mistake is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Focus {
+    Anything,
+    OneGroup,
+    Groups,
+    Growth,
+    Replacements,
+}
+
 macro_rules! mistakes {
     ($($(#[doc = $words:literal])+ $variant:ident: $($promise:ident)|+,)*) => {
         /// A rule that is broken on purpose.
@@ -21,6 +31,27 @@ macro_rules! mistakes {
             pub fn words(self) -> &'static str {
                 match self {
                     $(Broken::$variant => concat!($($words),+).trim_ascii(),)*
+                }
+            }
+
+            /// In which histories it is looked for: a rule of several groups shows only where there are several, and one that
+            /// shows rarely is found sooner where histories are short.
+            pub(crate) fn focus(self) -> Focus {
+                match self {
+                    Broken::OnePromiseFewer
+                    | Broken::ShownBeforeDecided
+                    | Broken::AsleepButServes
+                    | Broken::StaleEpochTaken => Focus::OneGroup,
+                    Broken::NewListAlone
+                    | Broken::NewListFenced
+                    | Broken::NewbornVotes
+                    | Broken::SettledTooEarly => Focus::Replacements,
+                    Broken::StripesBeforeSegments | Broken::StripesBeforeRecord => Focus::Growth,
+                    Broken::TruncationForgotten
+                    | Broken::OtherGroupNotFenced
+                    | Broken::NoListOfParts
+                    | Broken::OneCopyTellsTheEnd => Focus::Groups,
+                    _ => Focus::Anything,
                 }
             }
 
@@ -56,7 +87,7 @@ mistakes! {
     /// Three copies are taken for a write quorum.
     ThreeAcknowledge: QuorumKeeps | AcknowledgedStays,
     /// Two promises are taken for enough.
-    OnePromiseFewer: AcknowledgedStays,
+    OnePromiseFewer: AcknowledgedStays | ShownStays,
     /// A segment takes log of a reign that it promised to refuse.
     StaleEpochTaken: AcknowledgedStays | PowerTakesNothing,
     /// An opener does not copy what it found to a write quorum before it writes (step 4).
@@ -95,4 +126,24 @@ mistakes! {
     CopyLeavesOut: PagesAreExact | CopiesBecomeEqual,
     /// The journal recycles batches before a synced state says that the segment is complete without them.
     RecyclesTooEarly: PowerTakesNothing | QuorumKeeps | CopiesBecomeEqual,
+    /// Of two lists of copies only the new one is counted (hole 7).
+    NewListAlone: QuorumKeeps | AcknowledgedStays,
+    /// Of two lists of copies an opener fences only the new one (hole 7).
+    NewListFenced: AcknowledgedStays | QuorumKeeps,
+    /// A copy that is not whole yet acknowledges and votes (holes 7 and 9).
+    NewbornVotes: QuorumKeeps | PowerTakesNothing | AcknowledgedStays,
+    /// The record has the new list alone before the new copy is whole (hole 7).
+    SettledTooEarly: QuorumKeeps | AcknowledgedStays,
+    /// Stripes are assigned to a group whose segments do not exist.
+    StripesBeforeSegments: QuorumKeeps | CopiesBecomeEqual,
+    /// Stripes are assigned to a group that the record does not name (hole 7).
+    StripesBeforeRecord: RecordLeads,
+    /// What is truncated or dropped is not told to the other groups that have some of it (hole 16).
+    TruncationForgotten: PagesAreExact,
+    /// A group that a flush names is looked at without fencing it (hole 6).
+    OtherGroupNotFenced: AcknowledgedStays | PowerTakesNothing | QuorumKeeps,
+    /// Flush headers do not say which groups have a part (hole 3).
+    NoListOfParts: QuorumKeeps | FlushesAreWhole | CopiesBecomeEqual,
+    /// A group that was asleep goes on from what one copy says (hole 3: a late fence hears three).
+    OneCopyTellsTheEnd: QuorumKeeps | PowerTakesNothing | PagesAreExact,
 }

@@ -11,9 +11,10 @@ use units::SegmentId;
 use wire_format::message::{Member, Request, Response, VersionCursor};
 
 use crate::checker::Violation;
+use crate::event::Event;
 use crate::node::{Arrival, ReplyTo};
 use crate::tally::Fault;
-use crate::world::{Event, World, segment_id};
+use crate::world::World;
 use crate::writer::News;
 
 /// The connection of one writer to one node.
@@ -23,6 +24,12 @@ pub(crate) struct Link {
     up: bool,
     /// The latest of its messages that has arrived.
     arrived: u64,
+}
+
+impl Link {
+    pub(crate) fn is_up(self) -> bool {
+        self.up
+    }
 }
 
 /// Who sends and who hears.
@@ -62,8 +69,8 @@ impl World {
         link.number += 1;
         link.up = true;
         link.arrived = 0;
-        let segment = segment_id(node);
-        self.tell(writer, News::Connected { segment })
+        let segments = self.on_node[node].clone();
+        self.tell(writer, News::Connected { segments })
     }
 
     /// A connection ends: the writer hears of it a little later and connects again.
@@ -73,8 +80,7 @@ impl World {
             return;
         }
         link.up = false;
-        let segment = segment_id(node);
-        let news = News::Disconnected { segment };
+        let news = News::Disconnected { node };
         self.schedule(self.now(), Event::News { writer, news });
         let pause = match self.random.chance(100) {
             true => self.random.millis(80, 600),
@@ -93,8 +99,22 @@ impl World {
         let of_writer = self.links.range((writer, 0)..(writer + 1, 0));
         of_writer
             .filter(|(_, link)| link.up)
-            .map(|((_, node), _)| segment_id(*node))
+            .flat_map(|((_, node), _)| self.on_node[*node].iter().copied())
             .collect()
+    }
+
+    /// Which of these copies stand on nodes that a writer is connected to.
+    pub(crate) fn connected_of(&self, writer: usize, members: &[Member]) -> Vec<SegmentId> {
+        let segments = members.iter().map(|member| member.segment);
+        let is_up = |segment: &SegmentId| {
+            let link = self.links.get(&(writer, self.node_of(*segment)));
+            link.is_some_and(|link| link.up)
+        };
+        segments.filter(is_up).collect()
+    }
+
+    fn node_of(&self, segment: SegmentId) -> usize {
+        self.homes[&segment].node
     }
 
     /// Until when nothing that one sends reaches the other.
@@ -136,7 +156,7 @@ impl World {
 
     /// A writer sends a request.
     pub(crate) fn send(&mut self, writer: usize, segment: SegmentId, request: Request) {
-        let node = node_of(segment);
+        let node = self.node_of(segment);
         let Some(link) = self.links.get(&(writer, node)).copied().filter(|link| link.up) else {
             return;
         };
@@ -149,6 +169,7 @@ impl World {
         let from = ReplyTo::Writer {
             writer,
             connection: link.number,
+            segment,
         };
         let sent = self.next_number();
         if twice {
@@ -167,7 +188,7 @@ impl World {
 
     /// Notes if a request that arrives was overtaken by a later one of its connection.
     pub(crate) fn note_order(&mut self, node: usize, from: &ReplyTo, sent: u64) {
-        let ReplyTo::Writer { writer, connection } = *from else {
+        let ReplyTo::Writer { writer, connection, .. } = *from else {
             return;
         };
         let Some(link) = self
@@ -185,7 +206,8 @@ impl World {
     }
 
     /// A reader asks a copy, on a connection of its own.
-    pub(crate) fn send_question(&mut self, writer: usize, node: usize, question: u64, request: Request) {
+    pub(crate) fn send_question(&mut self, writer: usize, segment: SegmentId, question: u64, request: Request) {
+        let node = self.node_of(segment);
         let Some(at) = self.arrival(End::Writer(writer), End::Node(node), node) else {
             return;
         };
@@ -195,17 +217,34 @@ impl World {
         self.schedule(at, Event::Arrive { node, arrival });
     }
 
+    /// A writer has something made or removed: on a connection of its own to the process that runs now.
+    pub(crate) fn call(&mut self, writer: usize, segment: SegmentId, request: Request) {
+        let node = self.node_of(segment);
+        if !self.nodes[node].up {
+            return;
+        }
+        let Some(at) = self.arrival(End::Writer(writer), End::Node(node), node) else {
+            return;
+        };
+        let from = ReplyTo::Caller { writer, segment };
+        let sent = self.next_number();
+        let arrival = Arrival::Request { from, request, sent };
+        let boot = self.nodes[node].boot;
+        self.schedule(at, Event::ArriveAtBoot { node, boot, arrival });
+    }
+
     /// A segment asks another. What a node that is down or cut off answers is nothing, after a while.
     pub(crate) fn ask_peer(&mut self, from: ReplyTo, peer: &Member, request: Request) {
         let ReplyTo::Peer {
             node: asker,
             boot,
+            segment,
             part,
         } = from.clone()
         else {
             return;
         };
-        let node = node_of(peer.segment);
+        let node = self.node_of(peer.segment);
         let arrives = match self.nodes[node].up {
             true => self.arrival(End::Node(asker), End::Node(node), node),
             false => None,
@@ -216,7 +255,7 @@ impl World {
             self.schedule(at, Event::Arrive { node, arrival });
         } else {
             let pause = self.random.millis(20, 100);
-            let arrival = answered(part, None);
+            let arrival = answered(segment, part, None);
             self.schedule(
                 self.now() + pause,
                 Event::ArriveAtBoot {
@@ -232,14 +271,24 @@ impl World {
     pub(crate) fn answer(&mut self, at: usize, to: ReplyTo, response: Response) {
         let hearer = match to {
             ReplyTo::Peer { node, .. } => End::Node(node),
-            ReplyTo::Reader { writer, .. } | ReplyTo::Writer { writer, .. } => End::Writer(writer),
+            ReplyTo::Reader { writer, .. } | ReplyTo::Writer { writer, .. } | ReplyTo::Caller { writer, .. } => {
+                End::Writer(writer)
+            }
         };
         let arrives = self.arrival(End::Node(at), hearer, at);
         match (to, arrives) {
-            (ReplyTo::Peer { node, boot, part }, arrives) => {
+            (
+                ReplyTo::Peer {
+                    node,
+                    boot,
+                    segment,
+                    part,
+                },
+                arrives,
+            ) => {
                 let pause = self.random.millis(20, 100);
                 let when = arrives.unwrap_or(self.now() + pause);
-                let arrival = answered(part, arrives.map(|_| response));
+                let arrival = answered(segment, part, arrives.map(|_| response));
                 self.schedule(when, Event::ArriveAtBoot { node, boot, arrival });
             }
             (ReplyTo::Reader { writer, question }, Some(when)) => {
@@ -247,12 +296,24 @@ impl World {
                 let news = News::PageRead { question, response };
                 self.schedule(when, Event::News { writer, news });
             }
-            (ReplyTo::Reader { .. }, None) => {}
-            (ReplyTo::Writer { writer, connection }, Some(when)) => {
+            (ReplyTo::Caller { writer, segment }, Some(when)) if response == Response::SegmentCreated => {
+                let news = News::Created { segment };
+                self.schedule(when, Event::News { writer, news });
+            }
+            (ReplyTo::Reader { .. } | ReplyTo::Caller { .. }, _) => {}
+            (
+                ReplyTo::Writer {
+                    writer,
+                    connection,
+                    segment,
+                },
+                Some(when),
+            ) => {
                 let event = Event::Response {
                     writer,
                     node: at,
                     connection,
+                    segment,
                     response: Box::new(response),
                 };
                 self.schedule(when, event);
@@ -267,25 +328,26 @@ impl World {
         writer: usize,
         node: usize,
         connection: u64,
+        segment: SegmentId,
         response: Box<Response>,
     ) -> Result<(), Violation> {
         let link = self.links.get(&(writer, node)).copied().unwrap_or_default();
         if !link.up || link.number != connection {
             return Ok(());
         }
-        let segment = segment_id(node);
         self.tell(writer, News::Response { segment, response })
     }
 }
 
 /// What reaches a segment that asked a peer.
-fn answered(part: Option<(PartId, Box<VersionCursor>)>, response: Option<Response>) -> Arrival {
+fn answered(segment: SegmentId, part: Option<(PartId, Box<VersionCursor>)>, response: Option<Response>) -> Arrival {
     match part {
-        Some((part, from)) => Arrival::Versions { part, from, response },
-        None => Arrival::Fetched(response),
+        Some((part, from)) => Arrival::Versions {
+            segment,
+            part,
+            from,
+            response,
+        },
+        None => Arrival::Fetched { segment, response },
     }
-}
-
-fn node_of(segment: SegmentId) -> usize {
-    usize::from(segment.bytes()[0]) - 1
 }

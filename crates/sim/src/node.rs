@@ -1,22 +1,26 @@
-//! A simulated storage node: the real segment above the real page store, with the turns of the real node.
+//! A simulated storage node: the real segments above the real page store, with the turns of the real node.
 //!
 //! Whatever arrives while a sync is running waits for the next turn; what a turn answers leaves after its sync. Reads wait
 //! for neither.
 
+mod deciding;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use page_store::{AppendError, Horizon, JournalEntry, ReadError};
-use segment::{Effect, PartId, Read, Segment};
-use units::Position;
+use page_store::{AppendError, JournalEntry, ReadError};
+use segment::{PartId, Read, Segment};
+use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
 use crate::checker::Violation;
 use crate::disk::{Disk, NotStarted};
+use crate::event::Event;
 use crate::reads;
 use crate::tally::Fault;
 use crate::told::Told;
-use crate::world::{Event, World, segment_id};
-use crate::{Broken, Promise, broken};
+use crate::world::World;
+use crate::{Broken, Promise};
 
 /// Changes of the disk after which a crash strikes, at most, in the middle of a start, a journal write, or background work.
 const START_CHANGES: u64 = 12;
@@ -27,13 +31,20 @@ const UPKEEP_CHANGES: u64 = 20;
 #[derive(Clone, Debug)]
 pub(crate) enum ReplyTo {
     /// To a writer, as long as its connection is the one the request came on.
-    Writer { writer: usize, connection: u64 },
+    Writer {
+        writer: usize,
+        connection: u64,
+        segment: SegmentId,
+    },
     /// To whoever reads pages in the instance of a writer; each question has its number.
     Reader { writer: usize, question: u64 },
+    /// To a writer that has something made or removed, on a connection of its own.
+    Caller { writer: usize, segment: SegmentId },
     /// To the segment of another node, as long as that has not been restarted.
     Peer {
         node: usize,
         boot: u64,
+        segment: SegmentId,
         /// Which part of what it takes from layers it asked for, and from where on.
         part: Option<(PartId, Box<VersionCursor>)>,
     },
@@ -48,9 +59,13 @@ pub(crate) enum Arrival {
         /// Its number among all messages.
         sent: u64,
     },
-    Fetched(Option<Response>),
+    Fetched {
+        segment: SegmentId,
+        response: Option<Response>,
+    },
     /// A peer gave versions, or did not.
     Versions {
+        segment: SegmentId,
         part: PartId,
         from: Box<VersionCursor>,
         response: Option<Response>,
@@ -62,7 +77,7 @@ pub(crate) enum Arrival {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) disk: Disk,
-    pub(crate) segment: Option<Segment>,
+    pub(crate) segments: BTreeMap<SegmentId, Segment>,
     pub(crate) up: bool,
     /// Number of its starts: what an earlier life asked for is not for this one.
     pub(crate) boot: u64,
@@ -70,35 +85,41 @@ pub(crate) struct Node {
     /// What this turn journals.
     entries: Vec<JournalEntry>,
     answers: Vec<(ReplyTo, Response)>,
+    /// Segments that are gone once this turn is synced.
+    removed: BTreeSet<SegmentId>,
     busy: bool,
     /// What waits for a paused node; `None`: it runs.
     pub(crate) frozen: Option<Vec<Event>>,
     /// Its disk takes its time until then.
     pub(crate) slow_until: Duration,
-    /// Up to here it took from the layers of peers, and has not synced that yet.
-    layered: Position,
+    /// Up to here segments took from the layers of peers, and have not synced that yet.
+    pub(crate) layered: BTreeMap<SegmentId, Position>,
     /// Where the clock of its present life began.
     clock_began: Duration,
-    /// What it told others, and a power cut must not take.
-    pub(crate) told: Told,
+    /// What its segments told others, and a power cut must not take.
+    pub(crate) told: BTreeMap<SegmentId, Told>,
+    /// Since when it is down.
+    pub(crate) down_since: Option<Duration>,
 }
 
 impl Node {
     pub(crate) fn new(disk: Disk) -> Node {
         Node {
             disk,
-            segment: None,
+            segments: BTreeMap::new(),
             up: false,
             boot: 0,
             arrivals: Vec::new(),
             entries: Vec::new(),
             answers: Vec::new(),
+            removed: BTreeSet::new(),
             busy: false,
             frozen: None,
             slow_until: Duration::ZERO,
-            layered: Position::ZERO,
+            layered: BTreeMap::new(),
             clock_began: Duration::ZERO,
-            told: Told::default(),
+            told: BTreeMap::new(),
+            down_since: None,
         }
     }
 }
@@ -117,7 +138,7 @@ impl World {
         let broken = self.broken;
         let node = &mut self.nodes[at];
         match node.disk.start(broken, changes) {
-            Ok(segment) => node.segment = segment,
+            Ok(segments) => node.segments = segments,
             Err(NotStarted::Damaged(what)) => {
                 let what = format!("the disk of storage-{} lost nothing, but: {what}", at + 1);
                 return Err(Promise::PowerTakesNothing.broken(what));
@@ -134,13 +155,29 @@ impl World {
             }
         }
         node.up = true;
+        node.down_since = None;
         node.boot += 1;
         node.clock_began = began;
         let boot = node.boot;
-        if let Some(segment) = &node.segment
-            && !self.lost_nodes.contains(&at)
-        {
-            node.told.still_holds(at, segment)?;
+        // The state that says what was taken from layers may be on the disk, although nobody saw it synced.
+        for (id, layered) in std::mem::take(&mut node.layered) {
+            let found = node
+                .segments
+                .get(&id)
+                .filter(|segment| layered.lsn <= segment.complete().lsn);
+            if let Some(segment) = found {
+                node.disk.keep(id, self.checker.history_of(segment.group(), layered));
+            }
+        }
+        let node = &self.nodes[at];
+        for (id, told) in node.told.iter().filter(|(id, _)| !self.is_lost(at, **id)) {
+            match node.segments.get(id) {
+                Some(segment) => told.still_holds(at, segment, &self.checker)?,
+                None => {
+                    let what = format!("storage-{} started without its segment {id}", at + 1);
+                    return Err(Promise::PowerTakesNothing.broken(what));
+                }
+            }
         }
         self.schedule(self.now(), Event::NodeTick { node: at, boot });
         self.schedule(self.now(), Event::Maintain { node: at, boot });
@@ -166,13 +203,14 @@ impl World {
             return;
         }
         node.up = false;
-        node.segment = None;
+        node.down_since = Some(self.now);
+        node.segments.clear();
         node.arrivals.clear();
         node.entries.clear();
         node.answers.clear();
+        node.removed.clear();
         node.busy = false;
         node.frozen = None;
-        node.layered = Position::ZERO;
         node.slow_until = Duration::ZERO;
         self.cut_power(at, power_cut);
         self.break_links_of(at);
@@ -245,122 +283,6 @@ impl World {
         Ok(())
     }
 
-    fn decide(&mut self, at: usize, arrival: Arrival) {
-        let node = &mut self.nodes[at];
-        let now = self.now + node.clock_began;
-        let mut effects = Vec::new();
-        let Some(segment) = &mut node.segment else {
-            if let Arrival::Request { from, request, .. } = arrival
-                && let Some(segment) = request.segment()
-            {
-                let refusal = Response::Refused(Refusal::UnknownSegment { segment });
-                node.answers.push((from, refusal));
-            }
-            return;
-        };
-        let mut reply = None;
-        let mut keeps_state = true;
-        let ticks = matches!(arrival, Arrival::Tick);
-        match arrival {
-            Arrival::Request { from, request, .. } => {
-                let looks = matches!(request, Request::Promise { .. });
-                keeps_state = !(looks && self.broken == Some(Broken::ForgetPromise));
-                reply = Some(from);
-                let request = broken::asked(self.broken, segment, &node.disk, request);
-                if looks && self.broken == Some(Broken::LookWithoutFencing) {
-                    // The answer of a segment that promised; but the one that goes on has not.
-                    segment.clone().request(&request, &mut effects);
-                    effects.retain(|effect| matches!(effect, Effect::Answer(_)));
-                } else {
-                    segment.request(&request, &mut effects);
-                }
-                for effect in &mut effects {
-                    if let Effect::Answer(response) = effect {
-                        *response = broken::answered(self.broken, &request, response.clone());
-                    }
-                }
-            }
-            Arrival::Fetched(response) => {
-                // A peer that cannot help is no failure: the next one is asked.
-                let _ = segment.fetched(now, response, &mut effects);
-            }
-            Arrival::Versions { part, from, response } => {
-                let complete = segment.complete();
-                let store = node.disk.store();
-                if let Some(taken) = reads::take(store, segment_id(at), part, *from, response, self.broken) {
-                    // As above.
-                    let _ = segment.taken(now, part, taken, &mut effects);
-                }
-                if complete < segment.complete() {
-                    node.layered = segment.complete();
-                    self.layered += 1;
-                }
-            }
-            Arrival::Tick => {
-                segment.permit_layers(true);
-                segment.tick(now, &mut effects);
-                let horizon = segment.horizon();
-                let crowded = self.weather.crowded && node.disk.is_crowded();
-                segment.set_crowded(crowded);
-                let needed_by_none = if crowded { horizon.durable } else { horizon.all_complete };
-                let recycle_through = segment.forget(needed_by_none, &mut effects);
-                let mut horizon = Horizon {
-                    path: horizon.path,
-                    durable: horizon.durable,
-                    floor: horizon.floor,
-                    recycle_through,
-                    let_go: horizon.let_go,
-                };
-                if self.broken == Some(Broken::RecyclesTooEarly) {
-                    horizon.recycle_through = segment.complete();
-                }
-                if self.broken == Some(Broken::FoldsAboveDurable) {
-                    horizon.durable = segment.complete();
-                    (horizon.floor, horizon.recycle_through) = (horizon.durable, horizon.durable);
-                }
-                node.disk.store().set_horizon(segment_id(at), horizon);
-                let unneeded = segment.journal_unneeded_through();
-                node.disk.store().let_journal_go(segment_id(at), unneeded);
-            }
-        }
-        self.ticks += u64::from(ticks && !effects.is_empty());
-        for effect in effects {
-            self.perform(at, effect, reply.as_ref(), keeps_state);
-        }
-    }
-
-    fn perform(&mut self, at: usize, effect: Effect, reply: Option<&ReplyTo>, keeps_state: bool) {
-        let node = &mut self.nodes[at];
-        let segment = segment_id(at);
-        match effect {
-            Effect::KeepState(bytes) if keeps_state => node.entries.push(JournalEntry::State { segment, bytes }),
-            Effect::KeepState(_) => {}
-            Effect::KeepBatch(batch) => node.entries.push(JournalEntry::Batch { segment, batch }),
-            Effect::Answer(response) => node.answers.extend(reply.cloned().map(|reply| (reply, response))),
-            Effect::Read(_) => unreachable!("reads do not wait for a turn"),
-            Effect::Remove => unreachable!("no segment of a history is removed"),
-            Effect::Take { peer, request, part } => {
-                let Request::FetchVersions { from: begin, .. } = &request else {
-                    unreachable!("versions are asked for by key")
-                };
-                let from = ReplyTo::Peer {
-                    node: at,
-                    boot: node.boot,
-                    part: Some((part, Box::new(begin.clone()))),
-                };
-                self.ask_peer(from, &peer, request);
-            }
-            Effect::Fetch { peer, request } => {
-                let from = ReplyTo::Peer {
-                    node: at,
-                    boot: node.boot,
-                    part: None,
-                };
-                self.ask_peer(from, &peer, request);
-            }
-        }
-    }
-
     /// The sync came back.
     pub(crate) fn synced(&mut self, at: usize) -> Result<(), Violation> {
         if !std::mem::take(&mut self.nodes[at].entries).is_empty() {
@@ -385,12 +307,21 @@ impl World {
                 return Ok(());
             }
             let node = &mut self.nodes[at];
-            if let Some(segment) = &mut node.segment {
-                segment.synced();
+            for removed in std::mem::take(&mut node.removed) {
+                node.segments.remove(&removed);
             }
-            // What it took from the layers of peers stands for the batches.
-            let layered = std::mem::take(&mut node.layered);
-            node.disk.keep(self.checker.history(layered));
+            node.segments.values_mut().for_each(Segment::synced);
+            // What they took from the layers of peers stands for the batches.
+            let (segments, disk, checker) = (&node.segments, &mut node.disk, &self.checker);
+            node.layered.retain(|id, layered| match segments.get(id) {
+                Some(segment) if layered.lsn <= segment.complete().lsn => {
+                    disk.keep(*id, checker.history_of(segment.group(), *layered));
+                    false
+                }
+                // A roll-back took it again, for now: the layers are there.
+                Some(_) => true,
+                None => false,
+            });
         }
         let node = &mut self.nodes[at];
         let more = !node.arrivals.is_empty();
@@ -405,10 +336,16 @@ impl World {
 
     fn send_answers(&mut self, at: usize) -> Result<(), Violation> {
         for (to, response) in std::mem::take(&mut self.nodes[at].answers) {
-            let node = &mut self.nodes[at];
-            node.told.tell(&response);
-            if !self.lost_nodes.contains(&at) {
-                node.told.is_true(at, &self.checker, &node.disk)?;
+            if let Some((id, group)) = told_by(&response).and_then(|id| Some((id, self.homes.get(&id)?.group)))
+                && self.nodes[at].segments.contains_key(&id)
+            {
+                let is_lost = self.is_lost(at, id);
+                let node = &mut self.nodes[at];
+                let told = node.told.entry(id).or_default();
+                told.tell(&response);
+                if !is_lost {
+                    told.is_true((at, id, group), &self.checker, &node.disk)?;
+                }
             }
             self.answer(at, to, response);
         }
@@ -439,7 +376,7 @@ impl World {
             self.crash_here(at, Fault::CrashInUpkeep);
             return;
         }
-        let excused = sync_fails || disk.is_full() || self.lost_nodes.contains(&at);
+        let excused = sync_fails || disk.is_full() || disk.rots();
         assert!(
             done.is_ok() || excused,
             "background work on a sound disk failed: {done:?}"
@@ -449,11 +386,12 @@ impl World {
         }
         self.ticks += u64::from(worked);
         let node = &mut self.nodes[at];
-        if let Some(segment) = &mut node.segment
-            && self.broken != Some(Broken::RotForgotten)
-            && node.disk.store().damaged().contains(&segment.id())
-        {
-            segment.damaged();
+        if self.broken != Some(Broken::RotForgotten) && node.disk.rots() {
+            for id in node.disk.store().damaged() {
+                if let Some(segment) = node.segments.get_mut(&id) {
+                    segment.damaged();
+                }
+            }
         }
         let pause = self.random.millis(1, 80);
         self.schedule(self.now() + pause, Event::Maintain { node: at, boot });
@@ -461,17 +399,19 @@ impl World {
 
     /// A read is answered without waiting for the journal: permitted now, carried out a little later.
     fn permit(&mut self, at: usize, from: &ReplyTo, request: &Request) {
-        let permitted = match &mut self.nodes[at].segment {
+        let Some(id) = request.segment() else {
+            return;
+        };
+        let permitted = match self.nodes[at].segments.get_mut(&id) {
             Some(segment) => reads::permit(segment, request, self.broken),
-            None => Err(Refusal::UnknownSegment {
-                segment: segment_id(at),
-            }),
+            None => Err(Refusal::UnknownSegment { segment: id }),
         };
         match permitted {
             Ok(read) => {
                 let event = Event::Read {
                     node: at,
                     boot: self.nodes[at].boot,
+                    segment: id,
                     to: from.clone(),
                     read: Box::new(read),
                 };
@@ -487,11 +427,12 @@ impl World {
         }
     }
 
-    pub(crate) fn read(&mut self, at: usize, to: ReplyTo, read: Read) -> Result<(), Violation> {
-        let response = match reads::carry_out(self.nodes[at].disk.store(), segment_id(at), read) {
+    pub(crate) fn read(&mut self, at: usize, id: SegmentId, to: ReplyTo, read: Read) -> Result<(), Violation> {
+        let response = match reads::carry_out(self.nodes[at].disk.store(), id, read) {
             Ok(response) => response,
             Err(ReadError::NoFlush(_)) => return Ok(()),
-            Err(error) if self.lost_nodes.contains(&at) => Response::Refused(Refusal::Damaged {
+            Err(_) if !self.nodes[at].has(id) => Response::Refused(Refusal::UnknownSegment { segment: id }),
+            Err(error) if self.is_lost(at, id) => Response::Refused(Refusal::Damaged {
                 what: error.to_string(),
             }),
             Err(error) => {
@@ -504,19 +445,13 @@ impl World {
     }
 }
 
-impl Node {
-    /// The journal did not take this turn: the segment forgets it, and nobody is told anything else.
-    fn roll_back(&mut self, error: &str) {
-        let batches = self.entries.drain(..).filter_map(|entry| match entry {
-            JournalEntry::Batch { batch, .. } => Some(batch.batch().position()),
-            JournalEntry::State { .. } => None,
-        });
-        let batches: Vec<_> = batches.collect();
-        if let (Some(segment), Some(state)) = (&mut self.segment, self.disk.last_state()) {
-            segment.roll_back(state, &batches);
-        }
-        for (_, response) in &mut self.answers {
-            *response = Response::Refused(Refusal::Stopped { what: error.to_owned() });
-        }
+/// The segment that an answer is of, if it tells what the segment promised or has.
+fn told_by(response: &Response) -> Option<SegmentId> {
+    match response {
+        Response::Promised(promised) => Some(promised.segment),
+        Response::Installed { segment, .. }
+        | Response::Appended { segment, .. }
+        | Response::Announced { segment, .. } => Some(*segment),
+        _ => None,
     }
 }

@@ -7,14 +7,27 @@ use units::{Lsn, Page, Position};
 use wire_format::CatalogEntry;
 
 use crate::Promise;
-use crate::checker::{Checker, Violation};
+use crate::checker::{Checker, Logged, Violation};
 use crate::toy::{self, Record};
 
 impl Checker {
     /// Every record of the path's history up to an LSN, oldest first.
     fn records<'a>(&'a self, path: &'a Path, through: Lsn) -> impl Iterator<Item = &'a Record> {
-        let flushes = self.flushes.values().filter_map(|flush| flush.record.as_ref());
-        flushes.filter(move |record| record.name.lsn <= through && path.sees(record.name))
+        self.log(path, through).map(|logged| &logged.record)
+    }
+
+    fn log<'a>(&'a self, path: &'a Path, through: Lsn) -> impl Iterator<Item = &'a Logged> {
+        let flushes = self.flushes.values().filter_map(|flush| flush.logged.as_ref());
+        flushes.filter(move |logged| logged.record.name.lsn <= through && path.sees(logged.record.name))
+    }
+
+    /// The whole catalog as of an LSN.
+    pub(crate) fn catalog(&self, path: &Path, through: Lsn) -> Vec<CatalogEntry> {
+        let mut expected = BTreeMap::new();
+        for entry in self.log(path, through).flat_map(|logged| &logged.entries) {
+            expected.insert(entry.key.clone(), entry.clone());
+        }
+        expected.into_values().filter(|entry| entry.value.is_some()).collect()
     }
 
     /// Where the last change of a page up to `through` ends.
@@ -34,12 +47,8 @@ impl Checker {
 
     /// Somebody was shown the whole catalog as of an LSN.
     pub(crate) fn catalog_shown(&self, path: &Path, through: Lsn, shown: &[CatalogEntry]) -> Result<(), Violation> {
-        let mut expected = BTreeMap::new();
-        for entry in self.records(path, through).map(Record::entry) {
-            expected.insert(entry.key.clone(), entry);
-        }
-        expected.retain(|_, entry| entry.value.is_some());
-        if shown.iter().eq(expected.values()) {
+        let expected = self.catalog(path, through);
+        if shown == expected {
             return Ok(());
         }
         let what = format!("the catalog as of {through} is {shown:?}, where it is {expected:?}");

@@ -65,6 +65,9 @@ counted! {
         SwapLost => "compare-and-swap never arrives",
         OutcomeUnknown => "outcome of a compare-and-swap unknown",
         MetadataWentBack => "metadata store goes back in time",
+        CopyReplaced => "somebody has a copy replaced",
+        NodeDrained => "somebody has a node drained",
+        WishCalledOff => "somebody calls that off",
     }
 }
 
@@ -77,9 +80,12 @@ counted! {
         Recording => "recording",
         Installing => "installing",
         Reigning => "reigning",
+        Replacing => "replacing a copy",
+        Growing => "growing",
         NodeDown => "down",
         NoSegment => "no segment",
         Damaged => "damaged",
+        Newborn => "newborn",
         Asleep => "asleep",
         Fenced => "fenced",
         Stranded => "stranded",

@@ -1,7 +1,7 @@
 //! What a copy told others, which nothing may take from it: neither a crash nor a power cut.
 
 use segment::Segment;
-use units::{Epoch, Position};
+use units::{Epoch, GroupId, Position, SegmentId};
 use wire_format::message::Response;
 
 use crate::Promise;
@@ -31,12 +31,19 @@ impl Told {
     }
 
     /// Everything up to where the copy says that it is complete is synced on its disk, if that is sound.
-    pub(crate) fn is_true(&mut self, node: usize, checker: &Checker, disk: &Disk) -> Result<(), Violation> {
+    pub(crate) fn is_true(
+        &mut self,
+        (node, segment, group): (usize, SegmentId, GroupId),
+        checker: &Checker,
+        disk: &Disk,
+    ) -> Result<(), Violation> {
         let verified = self.verified;
-        let unverified = checker.history(self.complete).take_while(|at| *at != verified);
-        if let Some(missing) = unverified.into_iter().find(|at| !disk.keeps(*at)) {
+        let unverified = checker
+            .history_of(group, self.complete)
+            .take_while(|at| *at != verified);
+        if let Some(missing) = unverified.into_iter().find(|at| !disk.keeps(segment, *at)) {
             let what = format!(
-                "storage-{} said that it is complete up to {}, but {missing} is not synced there",
+                "storage-{} said that its copy of {group} is complete up to {}, but {missing} is not synced there",
                 node + 1,
                 self.complete
             );
@@ -47,7 +54,7 @@ impl Told {
     }
 
     /// The copy started again: it knows what it promised, and has what it acknowledged as far as its history sees it.
-    pub(crate) fn still_holds(&self, node: usize, segment: &Segment) -> Result<(), Violation> {
+    pub(crate) fn still_holds(&self, node: usize, segment: &Segment, checker: &Checker) -> Result<(), Violation> {
         let (promised, complete) = (segment.promised(), segment.complete());
         if promised < self.promised {
             let what = format!(
@@ -57,11 +64,14 @@ impl Told {
             );
             return Err(Promise::PowerTakesNothing.broken(what));
         }
-        let seen = segment.horizon().path.reach(self.complete);
+        let path = segment.horizon().path;
+        let mut history = checker.history_of(segment.group(), self.complete);
+        let seen = history.find(|at| path.sees(*at)).unwrap_or(Position::ZERO);
         if complete.lsn < seen.lsn {
             let what = format!(
-                "storage-{} said that it is complete up to {}, and started with {complete}",
+                "storage-{} said that its copy of {} is complete up to {}, and started with {complete}",
                 node + 1,
+                segment.group(),
                 self.complete
             );
             return Err(Promise::PowerTakesNothing.broken(what));

@@ -8,8 +8,7 @@ use wire_format::{CatalogEntry, CatalogKey};
 use crate::random::Random;
 use crate::writer::FLUSH_BYTES;
 
-/// Pages of the one fork there is.
-pub(crate) const BLOCKS: u32 = 6;
+/// The one fork there is.
 pub(crate) const FORK: ForkKey = ForkKey {
     relation: RelationKey {
         tablespace: 1663,
@@ -35,6 +34,8 @@ pub(crate) enum Change {
     Make(u32),
     /// Every page from here on is gone.
     Truncate(u32),
+    /// The database is dropped, and every page of it.
+    Drop,
 }
 
 /// A record of the toy engine: its own name, and its changes.
@@ -45,18 +46,35 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// One that changes a page or two, each once.
-    pub(crate) fn any(name: Position, random: &mut Random) -> Record {
-        let block = random.below(u64::from(BLOCKS)) as u32;
-        let mut changes = match random.below(20) {
-            0 => vec![Change::Truncate(block)],
-            1 => vec![Change::Make(block)],
+    /// One that changes a page or two of the first `blocks`, each once.
+    pub(crate) fn any(name: Position, blocks: u32, random: &mut Random) -> Record {
+        let block = random.below(u64::from(blocks)) as u32;
+        let mut changes = match random.below(40) {
+            0 | 1 => vec![Change::Truncate(block)],
+            2 | 3 => vec![Change::Make(block)],
+            4 if random.chance(300) => vec![Change::Drop],
             _ => vec![Change::Add(block)],
         };
-        if random.chance(300) && !matches!(changes[0], Change::Truncate(_)) {
-            changes.push(Change::Add((block + 1) % BLOCKS));
+        if random.chance(300) && matches!(changes[0], Change::Add(_) | Change::Make(_)) {
+            changes.push(Change::Add((block + 1) % blocks));
         }
         Record { name, changes }
+    }
+
+    /// What it does, as the engine says it.
+    pub(crate) fn touches(&self) -> Vec<Touch> {
+        let touch = |change: &Change| match *change {
+            Change::Add(block) | Change::Make(block) => Touch::Page {
+                key: FORK.page(block),
+                from_nothing: matches!(change, Change::Make(_)),
+            },
+            Change::Truncate(from_block) => Touch::Truncate { fork: FORK, from_block },
+            Change::Drop => Touch::DropDatabase {
+                tablespace: FORK.relation.tablespace,
+                database: FORK.relation.database,
+            },
+        };
+        self.changes.iter().map(touch).collect()
     }
 
     pub(crate) fn encode(&self) -> Bytes {
@@ -67,6 +85,7 @@ impl Record {
                 Change::Add(block) => (0, block),
                 Change::Make(block) => (1, block),
                 Change::Truncate(block) => (2, block),
+                Change::Drop => (3, &0),
             };
             bytes.extend_from_slice(&[kind, *block as u8]);
         }
@@ -87,6 +106,7 @@ impl Record {
             [0, block] => Ok(Change::Add(u32::from(*block))),
             [1, block] => Ok(Change::Make(u32::from(*block))),
             [2, block] => Ok(Change::Truncate(u32::from(*block))),
+            [3, _] => Ok(Change::Drop),
             _ => Err(malformed("an unknown change")),
         };
         let changes = changes.chunks(CHANGE_BYTES).map(change).collect::<Result<_, _>>()?;
@@ -109,6 +129,7 @@ impl Record {
         self.changes.iter().any(|change| match change {
             Change::Add(at) | Change::Make(at) => *at == block,
             Change::Truncate(from) => *from <= block,
+            Change::Drop => true,
         })
     }
 
@@ -119,6 +140,7 @@ impl Record {
                 Change::Add(at) if *at == block => listed.push(self.name),
                 Change::Make(at) if *at == block => *listed = vec![self.name],
                 Change::Truncate(from) if *from <= block => listed.clear(),
+                Change::Drop => listed.clear(),
                 _ => {}
             }
         }
@@ -151,15 +173,7 @@ pub(crate) struct Toy;
 
 impl Engine for Toy {
     fn touches(&self, record: &[u8], end: Lsn, touches: &mut Vec<Touch>) -> Result<(), EngineError> {
-        for change in Record::decode(record, end)?.changes {
-            touches.push(match change {
-                Change::Add(block) | Change::Make(block) => Touch::Page {
-                    key: FORK.page(block),
-                    from_nothing: matches!(change, Change::Make(_)),
-                },
-                Change::Truncate(from_block) => Touch::Truncate { fork: FORK, from_block },
-            });
-        }
+        touches.extend(Record::decode(record, end)?.touches());
         Ok(())
     }
 

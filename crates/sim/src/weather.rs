@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use volume::stripes::Geometry;
+
+use crate::mistakes::Focus;
 use crate::random::Random;
 use crate::tally::Fault;
 
@@ -12,6 +15,8 @@ use crate::tally::Fault;
 const LOSSES_MAX: u64 = 2;
 /// One history in so many loses one copy more: nothing that was acknowledged may be gone, but nobody can write any more.
 const WORST_OF: u64 = 12;
+/// Pages of the fork, at least.
+const BLOCKS_MIN: u32 = 6;
 /// Faults end between these.
 const CALM_FROM_MS: std::ops::Range<u64> = 500..2000;
 
@@ -26,10 +31,20 @@ pub(crate) struct Weather {
     pub(crate) crowded: bool,
     /// No fault strikes from here on.
     pub(crate) calm_from: Duration,
+    /// Groups that the volume begins with, and that it grows to at most.
+    pub(crate) groups: u32,
+    pub(crate) groups_max: u32,
+    /// How it is divided, and pages of its one fork, at most.
+    pub(crate) geometry: Geometry,
+    pub(crate) blocks: u32,
+    /// Each zone has a third node, and copies are replaced.
+    pub(crate) spares: bool,
+    /// A node that is down for so long, or a copy that is lost for so long, is replaced without anybody's asking.
+    pub(crate) replace_after: Duration,
 }
 
 impl Weather {
-    pub(crate) fn any(random: &mut Random) -> Weather {
+    pub(crate) fn any(random: &mut Random, focus: Focus) -> Weather {
         let strengths = Fault::ALL.iter().map(|_| match random.below(8) {
             0 | 1 => 0,
             2..=5 => 1,
@@ -39,7 +54,48 @@ impl Weather {
         let strengths = strengths.collect();
         let worst = random.below(WORST_OF) == 0;
         let calm_from = random.millis(CALM_FROM_MS.start, CALM_FROM_MS.end);
+        let groups = match random.below(20) {
+            0..=9 => 1,
+            10..=15 => 2,
+            16 | 17 => 3,
+            _ => 4 + random.below(3) as u32,
+        };
+        let groups = match focus {
+            Focus::OneGroup => 1,
+            Focus::Groups => groups.max(2),
+            _ => groups,
+        };
+        let grows = match focus {
+            Focus::OneGroup => false,
+            Focus::Growth => true,
+            _ => random.chance(350),
+        };
+        let groups_max = if grows {
+            groups + 1 + random.below(2) as u32
+        } else {
+            groups
+        };
+        let (geometry, blocks) = match groups_max {
+            1 => (Geometry::DEFAULT, BLOCKS_MIN),
+            _ => {
+                let geometry = Geometry {
+                    group_blocks: 2 + random.below(3),
+                    stripe_blocks: 1 + random.below(2) as u32,
+                };
+                (geometry, (groups_max * geometry.group_blocks as u32).max(BLOCKS_MIN))
+            }
+        };
         Weather {
+            groups,
+            groups_max,
+            geometry,
+            blocks,
+            spares: match focus {
+                Focus::OneGroup => false,
+                Focus::Replacements => true,
+                _ => random.chance(450),
+            },
+            replace_after: random.millis(60, 900),
             strengths,
             crowded: random.chance(500),
             losses_max: LOSSES_MAX + u64::from(worst),
@@ -51,8 +107,8 @@ impl Weather {
         self.strengths[fault as usize]
     }
 
-    /// Whether so many copies may be lost that nobody can write any more.
-    pub(crate) fn is_worst(&self) -> bool {
-        LOSSES_MAX < self.losses_max
+    /// Whether somebody can still write when so many copies of one list are lost.
+    pub(crate) fn survives(&self, losses: u64) -> bool {
+        losses <= LOSSES_MAX
     }
 }

@@ -1,162 +1,41 @@
-//! The simulated world: virtual time, six nodes, however many writers, and one metadata store.
+//! The simulated world: virtual time, six nodes or nine, however many writers, and one metadata store.
+
+mod birth;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quorum::COPIES_COUNT;
-use segment::{Read, Segment};
-use units::{Epoch, Lsn, Position, SegmentId, VolumeId, Zone};
-use volume::record::MemberRecord;
-use volume::{Opening, Shipper, ShipperLimits, VolumeRecord, creation};
-use wire_format::message::Response;
+use units::{Epoch, GroupId, SegmentId, Zone};
+use volume::placement::{StorageNode, Wish};
+use volume::record::{GroupRecord, MemberRecord};
+use volume::{Opening, VolumeRecord};
 
 use crate::checker::{Checker, Violation};
-use crate::disk::Disk;
+use crate::event::Event;
 use crate::metadata::Metadata;
 use crate::network::{End, Link};
-use crate::node::{Arrival, Node, ReplyTo};
+use crate::node::Node;
 use crate::random::Random;
 use crate::tally::{Fault, Tally};
 use crate::weather::Weather;
-use crate::writer::{FLUSH_BYTES, News, Stage, Writer};
-use crate::{Broken, Report};
+use crate::writer::{News, Stage, Writer};
+use crate::{Broken, Report, broken};
 
-pub(crate) const COPIES: usize = COPIES_COUNT;
 /// Nothing goes wrong before the volume is made.
 const FAULTS_FROM: Duration = Duration::from_millis(60);
 /// From here on nothing new is written, and copies only become equal.
 const REST_FROM: Duration = Duration::from_millis(3000);
 const END: Duration = Duration::from_millis(5000);
-/// A history that has not healed by then goes on so long: longer than the longest pause of the shipping code.
-const END_LATEST: Duration = Duration::from_millis(30_000);
+/// A history that has not healed by then goes on, at most so long: longer than the longest pauses of the shipping code, one
+/// after the other.
+const END_LATEST: Duration = Duration::from_millis(80_000);
+/// Nodes of two in each zone; with spares there are three.
+const NODES: usize = COPIES_COUNT;
+const SPARES: usize = Zone::ALL.len();
 /// How long an opener tries.
 const OPENING_LIMIT: Duration = Duration::from_millis(1200);
-
-/// Everything that can happen.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Arrive {
-        node: usize,
-        arrival: Arrival,
-    },
-    ArriveAtBoot {
-        node: usize,
-        boot: u64,
-        arrival: Arrival,
-    },
-    Turn {
-        node: usize,
-        boot: u64,
-    },
-    Synced {
-        node: usize,
-        boot: u64,
-    },
-    NodeTick {
-        node: usize,
-        boot: u64,
-    },
-    Maintain {
-        node: usize,
-        boot: u64,
-    },
-    /// A read that a segment permitted is carried out.
-    Read {
-        node: usize,
-        boot: u64,
-        to: ReplyTo,
-        read: Box<Read>,
-    },
-    StartNode {
-        node: usize,
-    },
-    Connect {
-        writer: usize,
-        node: usize,
-    },
-    Response {
-        writer: usize,
-        node: usize,
-        connection: u64,
-        response: Box<Response>,
-    },
-    News {
-        writer: usize,
-        news: News,
-    },
-    WriterTick {
-        writer: usize,
-    },
-    WriterWork {
-        writer: usize,
-    },
-    ReaderWork {
-        writer: usize,
-    },
-    /// A reader waits no longer for an answer.
-    NoAnswer {
-        writer: usize,
-        question: u64,
-    },
-    GiveUp {
-        writer: usize,
-    },
-    Wake {
-        writer: usize,
-    },
-    Swap {
-        writer: usize,
-        record: Box<VolumeRecord>,
-    },
-    ReadAgain {
-        writer: usize,
-        record: Box<VolumeRecord>,
-    },
-    /// An opener dies if it has not opened the volume yet.
-    KillOpener {
-        writer: usize,
-    },
-    /// A rival begins if the opener has not opened the volume yet.
-    Duel {
-        writer: usize,
-    },
-    /// An opener that took an epoch hears of it only now.
-    BeginOpening {
-        /// Of the metadata store.
-        life: u64,
-        epoch: Epoch,
-        revision: u64,
-        record: Box<VolumeRecord>,
-    },
-    /// A paused node goes on, with everything that came meanwhile.
-    Thaw {
-        node: usize,
-    },
-    /// There is room on a disk again.
-    DiskFreed {
-        node: usize,
-    },
-    PutMetadataBack,
-    Supervise,
-    Fault,
-}
-
-impl Event {
-    /// The node whose process it is that something happens to.
-    fn process(&self) -> Option<usize> {
-        match self {
-            Event::Arrive { node, .. }
-            | Event::ArriveAtBoot { node, .. }
-            | Event::Turn { node, .. }
-            | Event::Synced { node, .. }
-            | Event::NodeTick { node, .. }
-            | Event::Maintain { node, .. }
-            | Event::Read { node, .. } => Some(*node),
-            _ => None,
-        }
-    }
-}
 
 /// All of it.
 #[derive(Debug)]
@@ -169,16 +48,28 @@ pub(crate) struct World {
     scheduled: u64,
     events: BTreeMap<(Duration, u64), Event>,
     pub(crate) nodes: Vec<Node>,
-    /// The states that their segments were born with.
-    pub(crate) births: Vec<Bytes>,
+    /// What somebody wants of each.
+    pub(crate) wishes: Vec<Wish>,
+    /// Every segment that was ever made, or was to be.
+    pub(crate) homes: BTreeMap<SegmentId, Home>,
+    pub(crate) on_node: Vec<Vec<SegmentId>>,
+    /// The states that the first segments were born with.
+    pub(crate) births: BTreeMap<SegmentId, Bytes>,
+    segments_made: u64,
     pub(crate) writers: Vec<Writer>,
     pub(crate) links: BTreeMap<(usize, usize), Link>,
     /// Who is not heard by whom, and until when.
     pub(crate) cuts: BTreeMap<(End, End), Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) checker: Checker,
-    pub(crate) losses: u64,
-    pub(crate) lost_nodes: BTreeSet<usize>,
+    /// Segments whose disks came back empty.
+    pub(crate) wiped: BTreeSet<SegmentId>,
+    /// Copies that took the place of others.
+    pub(crate) replaced: u64,
+    /// Replacements that were taken back.
+    pub(crate) taken_back: u64,
+    /// Groups that were added under load.
+    pub(crate) grown: u64,
     pub(crate) pages_read: usize,
     /// Openings that stopped since the metadata store went back in time.
     pub(crate) outdated_stops: u64,
@@ -192,70 +83,90 @@ pub(crate) struct World {
     history: u64,
 }
 
-/// The segment on a node.
-pub(crate) fn segment_id(node: usize) -> SegmentId {
-    SegmentId::from_bytes([node as u8 + 1; 16])
+/// Where a segment is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home {
+    pub(crate) node: usize,
+    pub(crate) group: GroupId,
 }
 
-fn member(node: usize) -> MemberRecord {
-    MemberRecord {
-        segment: segment_id(node),
-        node: format!("storage-{}", node + 1),
+/// The zone of a node: two in each, then the spares.
+pub(crate) fn zone_of(node: usize) -> usize {
+    if node < NODES { node / 2 } else { node - NODES }
+}
+
+pub(crate) fn node_name(node: usize) -> String {
+    format!("storage-{}", node + 1)
+}
+
+/// The node of a name.
+pub(crate) fn node_named(name: &str) -> usize {
+    let number = name
+        .strip_prefix("storage-")
+        .and_then(|number| number.parse::<usize>().ok());
+    number.expect("every name is made of a number") - 1
+}
+
+/// A node that is well.
+pub(crate) fn storage_node(node: usize) -> StorageNode {
+    StorageNode {
+        name: node_name(node),
+        zone: Zone::ALL[zone_of(node)],
         address: String::new(),
-        zone: Zone::ALL[node / 2],
-        kind: units::SegmentKind::Full,
+        is_alive: true,
+        is_overdue: false,
+        wish: Wish::Keep,
+        disk_used_bytes: 0,
+        disk_total_bytes: 0,
+        held_bytes: 0,
+        sync_time: None,
     }
 }
 
 impl World {
-    /// A new volume, with its first writer.
-    pub(crate) fn new(seed: u64, broken: Option<Broken>) -> World {
-        let record = creation::record(VolumeId::from_bytes([7; 16]), (0..COPIES).map(member).collect());
-        let path = record.path().expect("a new volume has one timeline");
-        let limits = ShipperLimits {
-            window_bytes_max: 10 * FLUSH_BYTES,
-            small_flushes_max: usize::MAX,
-            retained_bytes_max: 4000,
-        };
-        let shipper = Shipper::new(record.volume, path, record.members(), Position::ZERO, Lsn::ZERO, limits);
-        let first = Writer::new(creation::IMPORT_EPOCH, 1, Stage::Writing(Box::new(shipper)));
-        let loose = broken == Some(Broken::LooseSwap);
-        let mut random = Random::new(seed);
-        let mut world = World {
-            weather: Weather::any(&mut random),
-            random,
-            tally: Tally::default(),
-            broken,
-            now: Duration::ZERO,
-            scheduled: 0,
-            events: BTreeMap::new(),
-            nodes: Vec::new(),
-            births: (0..COPIES).map(|at| birth(&record, at)).collect(),
-            writers: Vec::new(),
-            links: BTreeMap::new(),
-            cuts: BTreeMap::new(),
-            metadata: Metadata::new(record, creation::IMPORT_EPOCH, loose),
-            checker: Checker::default(),
-            losses: 0,
-            lost_nodes: BTreeSet::new(),
-            pages_read: 0,
-            outdated_stops: 0,
-            layered: 0,
-            messages: 0,
-            ticks: 0,
-            steps: 0,
-            history: seed,
-        };
-        for at in 0..COPIES {
-            let mut disk = Disk::new(segment_id(at), &mut world.random);
-            disk.bear(&world.births[at]);
-            world.nodes.push(Node::new(disk));
-            world.start_node(at).expect("a segment that was just born is complete");
+    /// A name that nothing had before.
+    pub(crate) fn new_identity(&mut self) -> SegmentId {
+        self.segments_made += 1;
+        SegmentId::from_bytes(u128::from(self.segments_made).to_be_bytes())
+    }
+
+    pub(crate) fn identities(&mut self) -> [SegmentId; COPIES_COUNT] {
+        std::array::from_fn(|_| self.new_identity())
+    }
+
+    /// A new copy of a group on a node.
+    pub(crate) fn member(&mut self, node: usize, group: GroupId) -> MemberRecord {
+        let segment = self.new_identity();
+        self.settle(segment, node, group);
+        MemberRecord {
+            segment,
+            node: node_name(node),
+            address: String::new(),
+            zone: Zone::ALL[zone_of(node)],
+            kind: units::SegmentKind::Full,
         }
-        world.add_writer(first);
-        world.schedule(FAULTS_FROM, Event::Fault);
-        world.schedule(FAULTS_FROM, Event::Supervise);
-        world
+    }
+
+    pub(crate) fn settle(&mut self, segment: SegmentId, node: usize, group: GroupId) {
+        self.homes.insert(segment, Home { node, group });
+        self.on_node[node].push(segment);
+    }
+
+    pub(crate) fn settle_homes(&mut self, group: &GroupRecord) {
+        for member in &group.members {
+            self.settle(member.segment, node_named(&member.node), GroupId::from_raw(group.group));
+        }
+    }
+
+    /// The checker hears what the record says.
+    pub(crate) fn grouped(&mut self, record: &VolumeRecord) -> Result<(), Violation> {
+        let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
+        self.checker.grouped(record, &disks)
+    }
+
+    /// Whether what a copy has can no longer be counted on.
+    pub(crate) fn is_lost(&self, node: usize, segment: SegmentId) -> bool {
+        self.nodes[node].disk.rots() || self.wiped.contains(&segment)
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -284,7 +195,7 @@ impl World {
     fn add_writer(&mut self, writer: Writer) {
         let at = self.writers.len();
         self.writers.push(writer);
-        for node in 0..COPIES {
+        for node in 0..self.nodes.len() {
             let pause = self.random.micros(100, 5000);
             self.schedule(self.now + pause, Event::Connect { writer: at, node });
         }
@@ -313,6 +224,10 @@ impl World {
     }
 
     fn begin_opening(&mut self, epoch: Epoch, revision: u64, record: VolumeRecord) {
+        let record = match self.broken {
+            Some(Broken::NewListFenced) => broken::new_lists_only(record),
+            _ => record,
+        };
         let opening = Opening::new(epoch, record).expect("the record holds a path");
         let at = self.writers.len();
         let mut writer = Writer::new(epoch, revision, Stage::Opening(Box::new(opening)));
@@ -330,7 +245,7 @@ impl World {
             match self.healed() {
                 Ok(()) => break,
                 // A copy may wait for an answer that was lost, or until a disk that was full is tried again.
-                Err(_) if end < END_LATEST => end = END_LATEST,
+                Err(_) if end < END_LATEST => end *= 2,
                 Err(violation) => return Err((end, self.with_losses(violation))),
             }
         }
@@ -344,6 +259,9 @@ impl World {
             pages: self.pages_read,
             outdated_stops: self.outdated_stops,
             layered: self.layered,
+            replaced: self.replaced,
+            taken_back: self.taken_back,
+            grown: self.grown,
             tally: self.tally,
             history: self.history,
         })
@@ -362,8 +280,12 @@ impl World {
     }
 
     fn with_losses(&self, (promise, mut what): Violation) -> Violation {
-        for node in &self.lost_nodes {
-            what += &format!("; storage-{} is lost", node + 1);
+        for (node, _) in self.nodes.iter().enumerate().filter(|(_, node)| node.disk.rots()) {
+            what += &format!("; the disk of storage-{} rots", node + 1);
+        }
+        for segment in &self.wiped {
+            let home = self.homes[segment];
+            what += &format!("; a copy of {} on storage-{} is wiped", home.group, home.node + 1);
         }
         (promise, what)
     }
@@ -399,7 +321,13 @@ impl World {
             Event::Synced { node, boot } if self.runs(node, boot) => self.synced(node)?,
             Event::NodeTick { node, boot } if self.runs(node, boot) => self.tick_node(node, boot),
             Event::Maintain { node, boot } if self.runs(node, boot) => self.maintain(node, boot),
-            Event::Read { node, boot, to, read } if self.runs(node, boot) => self.read(node, to, *read)?,
+            Event::Read {
+                node,
+                boot,
+                segment,
+                to,
+                read,
+            } if self.runs(node, boot) => self.read(node, segment, to, *read)?,
             // What an earlier life of the node was about to do.
             Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } => {}
             Event::NodeTick { .. } | Event::Maintain { .. } | Event::Read { .. } => {}
@@ -409,9 +337,10 @@ impl World {
                 writer,
                 node,
                 connection,
+                segment,
                 response,
             } => {
-                self.deliver(writer, node, connection, response)?;
+                self.deliver(writer, node, connection, segment, response)?;
             }
             Event::News { writer, news } => self.tell(writer, news)?,
             Event::WriterTick { writer } => {
@@ -466,6 +395,7 @@ impl World {
             }
             Event::DiskFreed { node } => self.nodes[node].disk.free(),
             Event::PutMetadataBack => self.put_metadata_back(),
+            Event::WishEnds { node } => self.wishes[node] = Wish::Keep,
             Event::Supervise => self.supervise(),
             Event::Fault => self.fault(),
         }
@@ -475,11 +405,4 @@ impl World {
     fn runs(&self, node: usize, boot: u64) -> bool {
         self.nodes[node].up && self.nodes[node].boot == boot
     }
-}
-
-/// The state that the segment of a node is born with.
-fn birth(record: &VolumeRecord, at: usize) -> Bytes {
-    let request = creation::create_segment(record, segment_id(at)).expect("a new volume has one timeline");
-    let segment = Segment::create(&request, &mut Vec::new()).expect("the request is one for a new segment");
-    segment.state()
 }

@@ -2,18 +2,19 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use units::{Epoch, Lsn, Position, SegmentId};
-use volume::{FlushParts, Opened, Opening, OpeningEffect, Share, Shipper, ShipperEffect, ShipperLimits, VolumeRecord};
+use volume::{Opened, Opening, OpeningEffect, OpeningError, Shipper, ShipperLimits, VolumeRecord};
 use wire_format::Item;
 use wire_format::message::Response;
 
-use crate::checker::Violation;
+use crate::checker::{Logged, Violation};
 use crate::client::Client;
+use crate::event::Event;
+use crate::holding::Holding;
+use crate::layout::{Layout, Route};
 use crate::tally::Fault;
-use crate::toy::Record;
-use crate::world::{Event, World};
-use crate::{Broken, Promise, broken};
+use crate::world::World;
+use crate::{Broken, Promise, broken, shipping};
 
 /// Log in one flush: so much that segments forget the links of some dozen flushes that every copy has.
 pub(crate) const FLUSH_BYTES: u64 = 8 << 10;
@@ -22,16 +23,20 @@ pub(crate) const FLUSH_BYTES: u64 = 8 << 10;
 #[derive(Debug)]
 pub(crate) enum News {
     Connected {
-        segment: SegmentId,
+        segments: Vec<SegmentId>,
     },
     Disconnected {
-        segment: SegmentId,
+        node: usize,
     },
     Response {
         segment: SegmentId,
         response: Box<Response>,
     },
     Swapped(bool),
+    /// A segment was made.
+    Created {
+        segment: SegmentId,
+    },
     /// A copy answered a reader.
     PageRead {
         question: u64,
@@ -51,6 +56,14 @@ pub(crate) enum Stage {
     Over,
 }
 
+/// A record that leaves in pieces.
+#[derive(Debug)]
+pub(crate) struct Long {
+    pub(crate) pieces: VecDeque<Item>,
+    pub(crate) logged: Logged,
+    pub(crate) route: Route,
+}
+
 /// One writer.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -60,12 +73,15 @@ pub(crate) struct Writer {
     pub(crate) paused: bool,
     waiting: Vec<News>,
     /// Its last flush, and the last record end in it.
-    last: Position,
-    boundary: Lsn,
+    pub(crate) last: Position,
+    pub(crate) boundary: Lsn,
     /// What is still to come of the long record being shipped.
-    pieces: VecDeque<Item>,
-    long_record: Option<Record>,
+    pub(crate) long: Option<Long>,
     pub(crate) client: Client,
+    /// The catalog, once it is read.
+    pub(crate) layout: Option<Layout>,
+    /// What it does with the record, while it writes.
+    pub(crate) holding: Option<Box<Holding>>,
     /// The life of the metadata store that it took its epoch in.
     pub(crate) metadata_life: u64,
     /// Microseconds that its wall clock is ahead.
@@ -82,9 +98,10 @@ impl Writer {
             waiting: Vec::new(),
             last: Position::ZERO,
             boundary: Lsn::ZERO,
-            pieces: VecDeque::new(),
-            long_record: None,
+            long: None,
             client: Client::default(),
+            layout: None,
+            holding: None,
             metadata_life: 0,
             clock_ahead_us: 0,
         }
@@ -113,68 +130,20 @@ impl World {
         let now = self.now();
         let writer = &mut self.writers[at];
         match &mut writer.stage {
-            Stage::Opening(opening) => {
-                let mut effects = Vec::new();
-                let mut outcome = Ok(());
-                match news {
-                    News::Connected { segment } => opening.connected(segment, &mut effects),
-                    News::Disconnected { segment } => opening.disconnected(segment, &mut effects),
-                    News::Response { segment, mut response } => {
-                        if let Response::Promised(promised) = &mut *response
-                            && self.broken == Some(Broken::CandidateOfAnyEpoch)
-                        {
-                            broken::of_any_reign(promised);
-                        }
-                        let promised = match &*response {
-                            Response::Promised(promised) if self.broken == Some(Broken::OnePromiseFewer) => {
-                                Some(promised.clone())
-                            }
-                            _ => None,
-                        };
-                        outcome = opening.response(now, segment, *response, &mut effects);
-                        if let Some(forged) = promised.and_then(|promised| broken::forged_promise(opening, &promised)) {
-                            let silent = forged.segment;
-                            outcome = outcome
-                                .and_then(|()| opening.response(now, silent, Response::Promised(forged), &mut effects));
-                        }
-                    }
-                    News::Swapped(swapped) => outcome = opening.recorded(swapped, &mut effects),
-                    News::Tick => outcome = opening.tick(now, &mut effects),
-                    News::Work | News::Read | News::PageRead { .. } => {}
-                }
-                if self.broken == Some(Broken::ShownBeforeDecided)
-                    && let Some(candidate) = broken::candidate(&effects)
-                {
-                    self.checker.shown(candidate);
-                }
-                if matches!(self.broken, Some(Broken::NoCopying | Broken::CandidateOfAnyEpoch)) {
-                    for said in broken::said_to_be_copied(opening, &effects) {
-                        if let Response::Appended { segment, .. } = said {
-                            outcome = outcome.and_then(|()| opening.response(now, segment, said, &mut effects));
-                        }
-                    }
-                }
-                self.ticks += u64::from(ticks && !effects.is_empty());
-                if let Err(error) = outcome {
-                    if matches!(error, volume::OpeningError::RecordOutdated { .. }) {
-                        if self.metadata.went_back() {
-                            self.outdated_stops += 1;
-                            self.writers[at].stage = Stage::Over;
-                            return Ok(());
-                        }
-                        let what = format!("the store never went back in time, but: {error}");
-                        return Err(Promise::RecordLeads.broken(what));
-                    }
-                    self.writers[at].stage = Stage::Over;
-                    return Ok(());
-                }
-                self.perform_opening(at, effects)
-            }
+            Stage::Opening(_) => self.tell_opener(at, news),
             Stage::Writing(shipper) => {
                 let mut effects = Vec::new();
                 match news {
-                    News::Connected { segment } => shipper.connected(segment, &mut effects),
-                    News::Disconnected { segment } => shipper.disconnected(segment),
+                    News::Connected { segments } => {
+                        segments
+                            .into_iter()
+                            .for_each(|segment| shipper.connected(segment, &mut effects));
+                    }
+                    News::Disconnected { node } => {
+                        self.on_node[node]
+                            .iter()
+                            .for_each(|segment| shipper.disconnected(*segment));
+                    }
                     News::Response { segment, response } => {
                         shipper.response(now, segment, &response, &mut effects);
                         if self.broken == Some(Broken::ThreeAcknowledge)
@@ -182,8 +151,12 @@ impl World {
                         {
                             shipper.response(now, fourth, &forged, &mut effects);
                         }
+                        if self.broken == Some(Broken::OneCopyTellsTheEnd) {
+                            for forged in broken::told_by_one(shipper, &response) {
+                                shipper.response(now, forged.0, &forged.1, &mut effects);
+                            }
+                        }
                     }
-                    News::Swapped(_) => {}
                     News::Tick => {
                         shipper.raise_floor(match self.broken {
                             Some(Broken::BelowTheFloor) => shipper.durable(),
@@ -191,15 +164,91 @@ impl World {
                         });
                         shipper.tick(now, &mut effects);
                     }
-                    News::PageRead { question, response } => return self.page_read(at, question, &response),
+                    News::Swapped(swapped) => return self.swapped(at, swapped),
+                    News::Created { segment } => return self.created(at, segment),
+                    News::PageRead { question, response } => return self.answer_read(at, question, &response),
                     News::Work => return self.work(at),
                     News::Read => return self.read_pages(at),
                 }
                 self.ticks += u64::from(ticks && !effects.is_empty());
-                self.perform_shipping(at, effects)
+                self.perform_shipping(at, effects)?;
+                if ticks { self.hold(at) } else { Ok(()) }
             }
             Stage::Over => Ok(()),
         }
+    }
+
+    fn tell_opener(&mut self, at: usize, news: News) -> Result<(), Violation> {
+        let now = self.now();
+        let ticks = matches!(news, News::Tick);
+        let Stage::Opening(opening) = &mut self.writers[at].stage else {
+            return Ok(());
+        };
+        let mut effects = Vec::new();
+        let mut outcome = Ok(());
+        match news {
+            News::Connected { segments } => {
+                segments
+                    .into_iter()
+                    .for_each(|segment| opening.connected(segment, &mut effects));
+            }
+            News::Disconnected { node } => {
+                let segments = self.on_node[node].iter();
+                segments.for_each(|segment| opening.disconnected(*segment, &mut effects));
+            }
+            News::Response { segment, mut response } => {
+                if let Response::Promised(promised) = &mut *response {
+                    match self.broken {
+                        Some(Broken::CandidateOfAnyEpoch) => broken::of_any_reign(promised),
+                        Some(Broken::NoListOfParts) => {
+                            promised.held.iter_mut().for_each(|held| held.groups.truncate(1))
+                        }
+                        _ => {}
+                    }
+                }
+                let promised = match &*response {
+                    Response::Promised(promised) if self.broken == Some(Broken::OnePromiseFewer) => {
+                        Some(promised.clone())
+                    }
+                    _ => None,
+                };
+                outcome = opening.response(now, segment, *response, &mut effects);
+                if let Some(forged) = promised.and_then(|promised| broken::forged_promise(opening, &promised)) {
+                    let silent = forged.segment;
+                    outcome =
+                        outcome.and_then(|()| opening.response(now, silent, Response::Promised(forged), &mut effects));
+                }
+            }
+            News::Swapped(swapped) => outcome = opening.recorded(swapped, &mut effects),
+            News::Tick => outcome = opening.tick(now, &mut effects),
+            News::Work | News::Read | News::PageRead { .. } | News::Created { .. } => {}
+        }
+        if self.broken == Some(Broken::ShownBeforeDecided)
+            && let Some(candidate) = broken::candidate(&effects)
+        {
+            self.checker.shown(candidate);
+        }
+        if matches!(self.broken, Some(Broken::NoCopying | Broken::CandidateOfAnyEpoch)) {
+            for said in broken::said_to_be_copied(opening, &effects) {
+                if let Response::Appended { segment, .. } = said {
+                    outcome = outcome.and_then(|()| opening.response(now, segment, said, &mut effects));
+                }
+            }
+        }
+        self.ticks += u64::from(ticks && !effects.is_empty());
+        let Err(error) = outcome else {
+            return self.perform_opening(at, effects);
+        };
+        self.writers[at].stage = Stage::Over;
+        if !matches!(error, OpeningError::RecordOutdated { .. } | OpeningError::Groups { .. }) {
+            return Ok(());
+        }
+        if self.metadata.went_back() {
+            self.outdated_stops += 1;
+            return Ok(());
+        }
+        let what = format!("the store never went back in time, but: {error}");
+        Err(Promise::RecordLeads.broken(what))
     }
 
     fn perform_opening(&mut self, at: usize, effects: Vec<OpeningEffect>) -> Result<(), Violation> {
@@ -212,25 +261,34 @@ impl World {
                 OpeningEffect::CompareAndSwap(record) => {
                     let record = match self.broken {
                         Some(Broken::BranchOffByOne) => broken::branched_too_low(record),
+                        Some(Broken::NewListFenced) => broken::with_groups_of(record, self.metadata.newest()),
                         _ => record,
                     };
-                    let late = self.strikes(Fault::MetadataLate, 100);
-                    let pause = match late {
-                        true => self.random.millis(5, 600),
-                        false => self.random.micros(200, 5000),
-                    };
-                    if late {
-                        self.note(Fault::MetadataLate, None);
-                    }
-                    let record = Box::new(record);
-                    self.schedule(self.now() + pause, Event::Swap { writer: at, record });
+                    self.ask_to_swap(at, record);
                 }
-                OpeningEffect::Connect(..) => unreachable!("the toy volume has one group"),
-                OpeningEffect::Create { .. } => unreachable!("nobody replaces copies of the toy volume"),
+                OpeningEffect::Connect(_, members) => {
+                    let segments = self.connected_of(at, &members);
+                    self.tell(at, News::Connected { segments })?;
+                }
+                OpeningEffect::Create { .. } => unreachable!("no copy is replaced while the volume is opened"),
                 OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
             }
         }
         Ok(())
+    }
+
+    /// A swap is on its way to the store.
+    pub(crate) fn ask_to_swap(&mut self, at: usize, record: VolumeRecord) {
+        let late = self.strikes(Fault::MetadataLate, 100);
+        let pause = match late {
+            true => self.random.millis(5, 600),
+            false => self.random.micros(200, 5000),
+        };
+        if late {
+            self.note(Fault::MetadataLate, None);
+        }
+        let record = Box::new(record);
+        self.schedule(self.now() + pause, Event::Swap { writer: at, record });
     }
 
     /// The swap reaches the store, or is lost on the way there or back.
@@ -250,8 +308,10 @@ impl World {
                 let what = format!("{epoch:?} opened the volume with an old copy of the metadata store");
                 return Err(Promise::RecordLeads.broken(what));
             }
-            let path = record.path().expect("an opener extends a path");
+            self.writers[at].revision = self.metadata.revision();
+            let path = record.path().expect("whoever changes the record keeps its path");
             self.checker.recorded(&path)?;
+            self.grouped(record)?;
         }
         // Without an answer the record is read again, and that decides.
         let unknown = !lost && self.strikes(Fault::OutcomeUnknown, 100);
@@ -275,13 +335,18 @@ impl World {
     }
 
     pub(crate) fn read_again(&mut self, at: usize, record: &VolumeRecord) -> Result<(), Violation> {
-        let swapped =
-            self.broken == Some(Broken::UnknownSwapBelieved) || self.metadata.holds(self.writers[at].epoch, record);
+        let writer = &self.writers[at];
+        let (epoch, revision) = (writer.epoch, writer.revision);
+        let swapped = self.broken == Some(Broken::UnknownSwapBelieved) || self.metadata.holds(epoch, record);
+        if !swapped && self.metadata.is_unchanged(epoch, revision) && writer.alive() {
+            self.ask_to_swap(at, record.clone());
+            return Ok(());
+        }
         self.tell(at, News::Swapped(swapped))
     }
 
     /// Whether a writer or opener dies before its next effect.
-    fn dies_here(&mut self, at: usize) -> bool {
+    pub(crate) fn dies_here(&mut self, at: usize) -> bool {
         if self.writers[at].alive() && self.strikes(Fault::WriterKilledAtEffect, 1) {
             self.note(Fault::WriterKilledAtEffect, None);
             self.writers[at].stage = Stage::Over;
@@ -292,7 +357,7 @@ impl World {
     fn begin_reign(&mut self, at: usize, opened: Opened) -> Result<(), Violation> {
         let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
         self.checker.opened(&opened.path, opened.branch, opened.last, &disks)?;
-        if opened.marks != marks(opened.last) {
+        if opened.marks != shipping::marks(opened.last) {
             let what = format!("the marks at {} are not those of {}", opened.branch, opened.last);
             return Err(Promise::FlushesAreWhole.broken(what));
         }
@@ -302,101 +367,16 @@ impl World {
             retained_bytes_max: 200 + self.random.below(20) * 200,
         };
         let (last, branch) = (opened.last, opened.branch);
+        let holding = Box::new(Holding::of(opened.record.clone()));
         let shipper = Shipper::of(opened, limits);
         let writer = &mut self.writers[at];
+        writer.holding = Some(holding);
         writer.stage = Stage::Writing(Box::new(shipper));
         (writer.last, writer.boundary) = (last, branch);
         writer.client.durable_advanced(branch);
         // The connections stay; whoever is connected is told of the reign.
-        for segment in self.connected_to(at) {
-            self.tell(at, News::Connected { segment })?;
-        }
-        Ok(())
-    }
-
-    /// The writer has something to flush: records of equal length, so that branches reuse the same LSNs, and sometimes a
-    /// long one in pieces.
-    fn work(&mut self, at: usize) -> Result<(), Violation> {
-        if self.resting() {
-            return Ok(());
-        }
-        let written_at_us = self.wall_clock_us(at);
-        let writer = &mut self.writers[at];
-        let Stage::Writing(shipper) = &mut writer.stage else {
-            return Ok(());
-        };
-        // A window that ends inside a record yields to its pieces: the durable LSN cannot move without them.
-        if !shipper.can_submit() && writer.pieces.is_empty() {
-            return Ok(());
-        }
-        let end = Lsn::from_raw(writer.last.lsn.raw() + FLUSH_BYTES);
-        if writer.pieces.is_empty() && self.random.chance(50) {
-            let pieces_count = 2 + self.random.below(4);
-            let end = Lsn::from_raw(writer.last.lsn.raw() + pieces_count * FLUSH_BYTES);
-            let record = Record::any(Position::new(writer.epoch, end), &mut self.random);
-            writer.pieces = pieces(&record, pieces_count as usize);
-            writer.long_record = Some(record);
-        }
-        let (item, record) = match writer.pieces.pop_front() {
-            Some(piece) => {
-                let last = writer.pieces.is_empty();
-                (piece, if last { writer.long_record.take() } else { None })
-            }
-            None => {
-                let record = Record::any(Position::new(writer.epoch, end), &mut self.random);
-                let bytes = record.encode();
-                (Item::Record { end, bytes }, Some(record))
-            }
-        };
-        let catalog = record.as_ref().map_or(Vec::new(), |record| vec![record.entry()]);
-        if record.is_some() {
-            writer.boundary = end;
-        }
-        let position = Position::new(writer.epoch, end);
-        self.checker.flushed(position, writer.last, writer.boundary, record);
-        writer.last = position;
-        let parts = FlushParts {
-            end,
-            boundary: match self.broken {
-                Some(Broken::BoundaryIgnored) => end,
-                _ => writer.boundary,
-            },
-            first: Share::of(vec![item]),
-            marks: marks(position),
-            written_at_us,
-            catalog,
-            ..FlushParts::default()
-        };
-        let mut effects = Vec::new();
-        let submitted = shipper.submit(parts, &mut effects);
-        submitted.expect("the flushes of the toy engine are small");
-        self.ticks += 1;
-        self.perform_shipping(at, effects)
-    }
-
-    pub(crate) fn perform_shipping(&mut self, at: usize, effects: Vec<ShipperEffect>) -> Result<(), Violation> {
-        for effect in effects {
-            if self.dies_here(at) {
-                return Ok(());
-            }
-            match effect {
-                ShipperEffect::Connect(..) | ShipperEffect::GroupAdvanced { .. } | ShipperEffect::TooLong(_) => {
-                    unreachable!("the toy volume has one group, and its flushes are small")
-                }
-                ShipperEffect::Send { segment, request } => {
-                    let request = broken::announced(self.broken, self.writers[at].last, request);
-                    self.send(at, segment, request);
-                }
-                ShipperEffect::DurableAdvanced(durable) => {
-                    let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
-                    self.checker.acknowledged(at, self.writers[at].epoch, durable, &disks)?;
-                    self.writers[at].client.durable_advanced(durable);
-                }
-                ShipperEffect::Fenced { .. } => self.writers[at].stage = Stage::Over,
-                ShipperEffect::Trouble { .. } => {}
-            }
-        }
-        Ok(())
+        let segments = self.connected_to(at);
+        self.tell(at, News::Connected { segments })
     }
 
     /// A paused writer wakes, and finds everything that came meanwhile.
@@ -408,23 +388,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// What stands for the engine's marks after a flush: its name.
-pub(crate) fn marks(at: Position) -> Bytes {
-    Bytes::from(at.to_string())
-}
-
-/// A record cut into pieces of about equal length.
-fn pieces(record: &Record, count: usize) -> VecDeque<Item> {
-    let bytes = record.encode();
-    let piece_bytes = bytes.len().div_ceil(count);
-    let cuts = (0..bytes.len()).step_by(piece_bytes);
-    let piece = |at: usize| Item::Fragment {
-        end: record.name.lsn,
-        record_bytes: bytes.len() as u32,
-        offset: at as u32,
-        bytes: bytes.slice(at..bytes.len().min(at + piece_bytes)),
-    };
-    cuts.map(piece).collect()
 }

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - A copy stays in its zone, so that every group keeps two in each.
 //! - No node ever holds two copies of one group that count.
+//! - A replacement begins only while the copies that stay are a write quorum.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -120,6 +121,9 @@ pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
             if !is_to_leave(member, nodes, lost) {
                 continue;
             }
+            if !others_suffice(group, member, nodes, lost) {
+                continue;
+            }
             let node = nodes.iter().find(|node| node.name == member.node);
             let is_lost = lost.copies.contains(&member.segment);
             let spare = spare(group, member, nodes, is_lost, &loads);
@@ -149,6 +153,18 @@ pub(crate) fn is_to_leave(member: &MemberRecord, nodes: &[StorageNode], lost: &L
         Wish::Drain => true,
     });
     is_wished || node.is_some_and(|node| node.is_overdue) || lost.overdue.contains(&member.segment)
+}
+
+/// Whether the copies that stay are a write quorum. If not, nothing could be written, and the volume not be opened, before the
+/// new one is whole: rather than that, the replacement waits until others are back.
+fn others_suffice(group: &GroupRecord, leaving: &MemberRecord, nodes: &[StorageNode], lost: &Lost) -> bool {
+    let counts = |member: &&MemberRecord| {
+        let mut nodes = nodes.iter();
+        let is_alive = nodes.any(|node| node.name == member.node && node.is_alive);
+        is_alive && member.segment != leaving.segment && !lost.copies.contains(&member.segment)
+    };
+    let stay = group.members.iter().filter(counts).map(|member| member.segment);
+    group.membership().writable(&stay.collect())
 }
 
 /// The node that is to get the new copy: one of the same zone without a copy of the group, with as few copies as possible; the

@@ -517,3 +517,65 @@ fn a_stranded_copy_lets_the_journal_go_once_it_is_full() {
     let expected = [10, 20, 80].map(|lsn| position(1, lsn));
     assert_eq!(ends, expected, "an opener may look for what is not known to be durable");
 }
+
+/// What was sent while it copied is not sent again, and may be durable nowhere: with two others lost it is the fourth that has it.
+#[test]
+fn a_copy_that_is_whole_asks_its_peers_for_the_log_that_it_left_out() {
+    let mut copy = newborn();
+    copy.install(path(&[(1, 0), (2, 90)]));
+    copy.announce(2, 110);
+    let asked = questions(&mut copy, 0);
+    assert_eq!(
+        copy.append(2, batch(2, 120, position(2, 110))),
+        appended(2, Position::ZERO)
+    );
+    let (_, part, from, _) = asked[0].clone();
+    answer(
+        &mut copy,
+        1,
+        part,
+        from,
+        versions(None, position(2, 110), Position::ZERO),
+    );
+    assert!(!copy.segment.is_copying());
+    let mut fetches = Vec::new();
+    for now in (100..1000).step_by(100) {
+        copy.segment.tick(millis(now), &mut fetches);
+    }
+    let asks = |effect: &Effect| matches!(effect, Effect::Fetch { request: Request::FetchBatches { after, .. }, .. } if *after == position(2, 110));
+    assert!(fetches.iter().any(asks), "{fetches:?}");
+    let mut effects = Vec::new();
+    let found = Response::Batches(vec![batch(2, 120, position(2, 110))]);
+    let taken = copy.segment.fetched(millis(1000), Some(found), &mut effects);
+    taken.expect("the peer could help");
+    assert_eq!(copy.segment.complete(), position(2, 120));
+    fetches.clear();
+    copy.segment.tick(millis(1100), &mut fetches);
+    assert!(!fetches.iter().any(asks), "nothing is missing any more");
+}
+
+/// Its peers have nothing more to give: what it has is all that it was told of.
+#[test]
+fn a_copy_that_starts_again_with_everything_is_whole_without_another_pass() {
+    let mut copy = newborn();
+    copy.install(path(&[(1, 0), (2, 90)]));
+    copy.announce(2, 120);
+    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
+    answer(
+        &mut copy,
+        1,
+        part,
+        from,
+        versions(None, position(2, 110), Position::ZERO),
+    );
+    assert!(copy.segment.is_copying(), "it lacks 120");
+    let mut copy = copy.restarted();
+    copy.append(2, batch(2, 120, position(2, 110)));
+    let mut effects = Vec::new();
+    let found = Response::Batches(vec![batch(2, 120, position(2, 110))]);
+    let taken = copy.segment.fetched(millis(100), Some(found), &mut effects);
+    taken.expect("the peer could help");
+    copy.segment.tick(millis(200), &mut effects);
+    assert!(!copy.segment.is_copying());
+    assert_eq!(copy.segment.acknowledged(), position(2, 120));
+}

@@ -185,3 +185,35 @@ fn one_copy_of_a_group_moves_at_a_time_and_copies_are_spread() {
     let planned = plan(&record, &both, &Lost::default());
     assert_eq!(planned.replacements.len(), 1, "group 0 has a change under way");
 }
+
+/// Until the new copy is whole the new list has no more votes than those that stay.
+#[test]
+fn a_replacement_waits_while_the_copies_that_stay_are_no_write_quorum() {
+    let wished = |node: &mut StorageNode| node.wish = Wish::Drain;
+    let zone_c_away = |node: &mut StorageNode| {
+        if ["storage-5", "storage-6"].contains(&node.name.as_str()) {
+            node.is_alive = false;
+        }
+        if node.name == "storage-2" {
+            wished(node);
+        }
+    };
+    let planned = plan(&volume(), &nodes(&[7], zone_c_away), &Lost::default());
+    assert_eq!(planned, Plan::default(), "a healthy copy can wait until zone c is back");
+    let gone_as_well = |node: &mut StorageNode| {
+        zone_c_away(node);
+        (node.is_alive, node.is_overdue) = match node.name.as_str() {
+            "storage-2" | "storage-5" => (false, true),
+            _ => (true, false),
+        };
+    };
+    let planned = plan(&volume(), &nodes(&[7], gone_as_well), &Lost::default());
+    assert_eq!(moves(&planned), [(segment(2), "storage-7")], "four stay");
+    let lost = Lost {
+        copies: [segment(1), segment(3)].into(),
+        overdue: [segment(1)].into(),
+    };
+    let drained = nodes(&[7], named("storage-2", wished));
+    let planned = plan(&volume(), &drained, &lost);
+    assert_eq!(moves(&planned), [(segment(1), "storage-7")], "the lost copies first");
+}
