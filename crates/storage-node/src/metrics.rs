@@ -70,7 +70,7 @@ telemetry::metrics! {
     /// Passes that met with a disk that could not be read.
     pub(crate) SCRUB_FAILED: Counter = Counter::new("storage_scrub_passes_failed_total");
     /// When the last pass ended, in seconds since 1970; zero: none has since the node was started.
-    SCRUB_ENDED: Sampled = Sampled::gauge("storage_scrub_last_pass_timestamp_seconds", &[]);
+    SCRUB_ENDED: Sampled = Sampled::gauge("storage_scrub_last_pass_timestamp", &[]);
     /// Whether a pass is under way (1).
     SCRUB_UNDER_WAY: Sampled = Sampled::gauge("storage_scrub_running", &[]);
     /// Files found damaged, by a pass or by whoever needed them: their segment has no vote until they are mended.
