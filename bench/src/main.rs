@@ -20,6 +20,7 @@ mod repair;
 mod report;
 mod segments;
 mod soak;
+mod spread;
 mod stock;
 mod system;
 
@@ -31,8 +32,6 @@ use clap::{Parser, Subcommand};
 
 use crate::machine::Machine;
 use crate::measure::Plan;
-use crate::opening::Size;
-use crate::soak::Sizes;
 use crate::system::System;
 
 /// Measures Borealis side by side with stock PostgreSQL; without options the short run.
@@ -54,50 +53,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Six full segments a group against three full ones and three tails.
-    Segments {
-        /// Rounds of both, each on a fresh cluster.
-        #[arg(long, default_value_t = 3)]
-        rounds: u32,
-        /// `pgbench` scale.
-        #[arg(long, default_value_t = 50)]
-        scale: u32,
-        /// Clients.
-        #[arg(long, default_value_t = 8)]
-        clients: u32,
-        /// Seconds of load in each round.
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
-    },
+    Segments(segments::Sizes),
     /// A long load on one cluster: do memory and disk of the storage nodes stay within their bounds?
-    Soak {
-        /// `pgbench` scale of the load.
-        #[arg(long, default_value_t = Sizes::WHOLE.scale)]
-        scale: u32,
-        /// Seconds of updates to a small table.
-        #[arg(long, default_value_t = Sizes::WHOLE.seconds)]
-        seconds: u32,
-    },
+    Soak(soak::Sizes),
     /// A volume of many groups, opened again and again after `kill -9` of everything.
-    Opening {
-        /// `pgbench` scale of what is in the volume, some 15 MB each.
-        #[arg(long, default_value_t = 200)]
-        scale: u32,
-        /// Size of a group.
-        #[arg(long, default_value = "64MiB")]
-        group_size: String,
-    },
+    Opening(opening::Size),
     /// A storage node with an empty disk becomes whole: how fast, and what commits feel of it.
-    Repair {
-        /// `pgbench` scale of the data.
-        #[arg(long, default_value_t = 400)]
-        scale: u32,
-        /// Seconds of each stretch of load.
-        #[arg(long, default_value_t = 15)]
-        seconds: u32,
-        /// Times that each is measured.
-        #[arg(long, default_value_t = 3)]
-        rounds: u32,
-    },
+    Repair(repair::Sizes),
 }
 
 /// Where `--tmpfs` puts everything.
@@ -105,25 +67,11 @@ const TMPFS: &str = "/dev/shm";
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    match arguments.command {
-        Some(Command::Soak { scale, seconds }) => return soak::run(&Sizes { scale, seconds }),
-        Some(Command::Opening { scale, group_size }) => return opening::run(&Size { scale, group_size }),
-        Some(Command::Segments {
-            rounds,
-            scale,
-            clients,
-            seconds,
-        }) => {
-            return segments::run(&segments::Sizes {
-                rounds,
-                scale,
-                clients,
-                seconds,
-            });
-        }
-        Some(Command::Repair { scale, seconds, rounds }) => {
-            return repair::run(&repair::Sizes { scale, seconds, rounds });
-        }
+    match &arguments.command {
+        Some(Command::Segments(sizes)) => return segments::run(sizes),
+        Some(Command::Soak(sizes)) => return soak::run(sizes),
+        Some(Command::Opening(size)) => return opening::run(size),
+        Some(Command::Repair(sizes)) => return repair::run(sizes),
         None => {}
     }
     if arguments.tmpfs && std::env::temp_dir() != Path::new(TMPFS) {

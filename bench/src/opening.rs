@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use system_tests::Cluster;
 
 use crate::machine::Machine;
@@ -30,11 +31,14 @@ const INSTANCE: &str = "instance-1";
 const DAY_SECONDS: f64 = 86_400.0;
 
 /// How large.
+#[derive(Args)]
 pub struct Size {
-    /// `pgbench` scale: some 15 MB each.
-    pub scale: u32,
-    /// As `borealis up --group-size` takes it.
-    pub group_size: String,
+    /// `pgbench` scale of what is in the volume, some 15 MB each.
+    #[arg(long, default_value_t = 200)]
+    scale: u32,
+    /// Size of a group.
+    #[arg(long, default_value = "64MiB")]
+    group_size: String,
 }
 
 struct Round {

@@ -9,16 +9,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use serde_json::Value;
 use system_tests::exposition::scrape;
 use system_tests::{Cluster, new_directory};
 
 use crate::latency;
 use crate::machine::Machine;
+use crate::spread::median;
 
-/// What the issue asks for: of a plain copy's rate,
+/// A repair is to reach this share of a plain copy's rate,
 const RATE_SHARE_MIN: f64 = 0.5;
-/// and of the latency without a repair.
+/// and may make the median latency of a transaction so many times as long.
 const LATENCY_RATIO_MAX: f64 = 1.5;
 /// The node whose disk is emptied, and one whose layers are copied plainly.
 const WIPED: &str = "storage-4";
@@ -28,13 +30,17 @@ const LIMIT: Duration = Duration::from_secs(1800);
 const CLIENTS: &str = "8";
 
 /// How large and how long.
+#[derive(Args)]
 pub struct Sizes {
     /// `pgbench` scale of the data.
-    pub scale: u32,
+    #[arg(long, default_value_t = 400)]
+    scale: u32,
     /// Seconds of each stretch of load.
-    pub seconds: u32,
+    #[arg(long, default_value_t = 15)]
+    seconds: u32,
     /// Times that each is measured.
-    pub rounds: u32,
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
 }
 
 struct Repair {
@@ -45,17 +51,6 @@ struct Repair {
 /// One copy: bytes of layers a second.
 fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    } else {
-        sorted[middle]
-    }
 }
 
 impl Repair {

@@ -9,6 +9,7 @@ use anyhow::Result;
 use crate::latency;
 use crate::machine::{self, Machine};
 use crate::measure::{Better, CLIENTS, Measurement, Plan, Results};
+use crate::spread::spread;
 use crate::system::{LOCAL, OURS, RECEIVERS, STANDBYS};
 
 /// The columns: the systems, with what the table calls them.
@@ -18,27 +19,6 @@ const COLUMNS: [(&str, &str); 4] = [
     (RECEIVERS, "(b) receivers"),
     (STANDBYS, "(c) standbys"),
 ];
-
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-fn spread(values: &[f64]) -> Option<Spread> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = match sorted.len() {
-        0 => return None,
-        count if count % 2 == 1 => sorted[count / 2],
-        count => (sorted[count / 2 - 1] + sorted[count / 2]) / 2.0,
-    };
-    Some(Spread {
-        least: sorted[0],
-        median,
-        most: sorted[sorted.len() - 1],
-    })
-}
 
 fn figure(value: f64) -> String {
     match value {

@@ -6,25 +6,32 @@
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use system_tests::Cluster;
 
+use crate::machine::Machine;
 use crate::measure::number;
-use crate::{machine::Machine, processor};
+use crate::{processor, spread};
 
 /// What is compared.
 const KINDS: [&str; 2] = ["full", "full-and-tail"];
 const MIB: f64 = (1 << 20) as f64;
 
 /// How often, how large and how long.
+#[derive(Args)]
 pub struct Sizes {
-    /// Rounds of both kinds.
-    pub rounds: u32,
+    /// Rounds of both, each on a fresh cluster.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
     /// `pgbench` scale.
-    pub scale: u32,
+    #[arg(long, default_value_t = 50)]
+    scale: u32,
     /// Clients.
-    pub clients: u32,
+    #[arg(long, default_value_t = 8)]
+    clients: u32,
     /// Seconds of load in each round.
-    pub seconds: u32,
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
 }
 
 /// What one round of one kind came to.
@@ -95,11 +102,10 @@ fn line(one: &Measured) -> String {
     )
 }
 
-/// The middle of the rounds of one kind.
+/// The median over the rounds of one kind.
 fn median(rounds: &[Measured], kind: &str, of: impl Fn(&Measured) -> f64) -> f64 {
-    let mut values: Vec<f64> = rounds.iter().filter(|one| one.kind == kind).map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let values: Vec<f64> = rounds.iter().filter(|one| one.kind == kind).map(of).collect();
+    spread::median(&values)
 }
 
 fn page(sizes: &Sizes, machine: &Machine, rounds: &[Measured]) -> Result<String> {

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 use system_tests::small_table::{GROWTH_BYTES_MAX, LOG_BYTES_MIN, SmallTableUpdates};
 use system_tests::{Cluster, Footprint};
 
@@ -27,16 +28,19 @@ const PATIENCE: u32 = 6;
 const TREND_BYTES_MAX: u64 = 32 << 20;
 
 /// How long and how large.
+#[derive(Args)]
 pub struct Sizes {
     /// `pgbench` scale of the load.
-    pub scale: u32,
-    /// Seconds of updates.
-    pub seconds: u32,
+    #[arg(long, default_value_t = Sizes::WHOLE.scale)]
+    scale: u32,
+    /// Seconds of updates to a small table.
+    #[arg(long, default_value_t = Sizes::WHOLE.seconds)]
+    seconds: u32,
 }
 
 impl Sizes {
     /// What `make soak` does.
-    pub const WHOLE: Sizes = Sizes {
+    const WHOLE: Sizes = Sizes {
         scale: 100,
         seconds: 600,
     };
