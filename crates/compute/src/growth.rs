@@ -37,8 +37,8 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
 enum Outcome {
     /// It is in the record.
     Made(GroupRecord),
-    /// Nothing of it counts.
-    Failed(String),
+    /// Nothing of it counts. The group that was tried, if there was a place for one.
+    Failed(String, Option<GroupRecord>),
     /// The reign is over.
     Over(Ended),
 }
@@ -54,8 +54,8 @@ pub(crate) struct Growth {
     record: Rc<Record>,
     fleet: Rc<Fleet>,
     making: Option<oneshot::Receiver<Outcome>>,
-    /// The identities of the next group's segments: an attempt that is repeated finds those that were made.
-    identities: Option<[SegmentId; quorum::COPIES_COUNT]>,
+    /// What the last attempt tried: one that is repeated finds the segments that were made.
+    before: Option<GroupRecord>,
     not_before: Instant,
     pause: Duration,
 }
@@ -66,7 +66,7 @@ impl Growth {
             record,
             fleet,
             making: None,
-            identities: None,
+            before: None,
             not_before: Instant::now(),
             pause: RETRY_PAUSE_MIN,
         }
@@ -89,18 +89,14 @@ impl Growth {
     }
 
     fn begin(&mut self, shipping: &Shipping) -> Result<(), Ended> {
-        let identities = match self.identities {
-            Some(identities) => identities,
-            None => random_identities()?,
-        };
-        self.identities = Some(identities);
+        let (before, fresh) = (self.before.take(), random_identities()?);
         let candidates = self.candidates(shipping);
         let (record, path) = (self.record.clone(), shipping.shipper.path().clone());
         let (tell, told) = oneshot::channel();
         self.making = Some(told);
         tokio::task::spawn_local(async move {
             // Nobody listens if the reign ended meanwhile.
-            let _ = tell.send(make(&record, &path, &candidates, identities).await);
+            let _ = tell.send(make(&record, &path, &candidates, before, fresh).await);
         });
         Ok(())
     }
@@ -130,7 +126,7 @@ impl Growth {
             Outcome::Made(record) => {
                 let group = GroupId::from_raw(record.group);
                 tracing::info!(%group, "volume.grow");
-                (self.identities, self.pause) = (None, RETRY_PAUSE_MIN);
+                self.pause = RETRY_PAUSE_MIN;
                 let last = shipping.shipper.path().start();
                 shipping.add_group(GroupMembers {
                     group,
@@ -141,7 +137,8 @@ impl Growth {
                 catalog.stripes.add_group();
                 Ok(())
             }
-            Outcome::Failed(why) => {
+            Outcome::Failed(why, tried) => {
+                self.before = tried;
                 tracing::warn!(%why, again_in = ?self.pause, "volume.grow: the groups that there are grow beyond their size");
                 self.not_before = Instant::now() + self.pause;
                 self.pause = (2 * self.pause).min(RETRY_PAUSE_MAX);
@@ -167,15 +164,16 @@ async fn make(
     record: &Record,
     path: &Path,
     candidates: &Candidates,
-    identities: [SegmentId; quorum::COPIES_COUNT],
+    before: Option<GroupRecord>,
+    fresh: [SegmentId; quorum::COPIES_COUNT],
 ) -> Outcome {
     let known = record.current().await;
-    let Some(group) = growth::next_group(&known, &candidates.nodes, identities) else {
+    let Some(group) = growth::next_group(&known, &candidates.nodes, before.as_ref(), || fresh) else {
         let why = "not every zone has two storage nodes that can take a copy: alive, with room, and not to be drained or replaced";
-        return Outcome::Failed(why.to_owned());
+        return Outcome::Failed(why.to_owned(), before);
     };
     if let Err(why) = create_segments(&known, path, &group, &candidates.links).await {
-        return Outcome::Failed(why);
+        return Outcome::Failed(why, Some(group));
     }
     let added = |record: &VolumeRecord| {
         let mut next = record.clone();

@@ -245,6 +245,11 @@ impl Memberships {
     fn plan(&mut self, told: &message::Fleet, shipping: &mut Shipping) -> Result<(), Ended> {
         let record = self.record.now();
         let lost = self.fleet.lost(&record);
+        // A new copy that lost something before it was whole never will be: another one is made.
+        let changes = self.changes.values_mut().map(|running| &mut running.change);
+        for change in changes.filter(|change| lost.overdue.contains(&change.joining().segment)) {
+            change.abort();
+        }
         // What was said of nodes long ago is no reason to move anything.
         let Some(nodes) = self.fleet.nodes() else {
             return Ok(());

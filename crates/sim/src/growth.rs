@@ -101,19 +101,10 @@ impl World {
         nodes: &[StorageNode],
         before: Option<GroupRecord>,
     ) -> Option<GroupRecord> {
-        let identities = match &before {
-            Some(before) => std::array::from_fn(|at| before.members[at].segment),
-            None => self.identities(),
-        };
-        let next = growth::next_group(record, nodes, identities)?;
-        if Some(&next) == before.as_ref() {
-            return before;
+        let next = growth::next_group(record, nodes, before.as_ref(), || self.identities())?;
+        if Some(&next) != before.as_ref() {
+            self.settle_homes(&next);
         }
-        let next = match before {
-            Some(_) => growth::next_group(record, nodes, self.identities())?,
-            None => next,
-        };
-        self.settle_homes(&next);
         Some(next)
     }
 

@@ -54,10 +54,29 @@ fn load(node: &StorageNode, copies: usize, group_bytes: u64) -> (bool, u64, u64)
 
 /// The next group: on the two least loaded nodes of each zone, among those that may get copies. `None` if a zone has fewer
 /// than two.
+///
+/// It is the one that an attempt `before` did not bring to its end, if nothing of it has changed: repeating that finds the
+/// segments that were made. Otherwise its segments get `fresh` identities: one that was made already must not be asked for
+/// on another node, as another kind, or with other peers.
 pub fn next_group(
     record: &VolumeRecord,
     nodes: &[StorageNode],
-    identities: [SegmentId; quorum::COPIES_COUNT],
+    before: Option<&GroupRecord>,
+    fresh: impl FnOnce() -> [SegmentId; quorum::COPIES_COUNT],
+) -> Option<GroupRecord> {
+    if let Some(before) = before {
+        let again = group_of(record, nodes, before.members.iter().map(|member| member.segment))?;
+        if again == *before {
+            return Some(again);
+        }
+    }
+    group_of(record, nodes, fresh())
+}
+
+fn group_of(
+    record: &VolumeRecord,
+    nodes: &[StorageNode],
+    identities: impl IntoIterator<Item = SegmentId>,
 ) -> Option<GroupRecord> {
     let copies = copies_of_nodes(record);
     let mut full_copies: BTreeMap<&str, usize> = BTreeMap::new();
@@ -165,7 +184,7 @@ mod tests {
 
     /// The numbers of the nodes that a new group goes to.
     fn chosen(record: &VolumeRecord, nodes: &[StorageNode]) -> Option<Vec<u8>> {
-        let group = next_group(record, nodes, identities(20))?;
+        let group = next_group(record, nodes, None, || identities(20))?;
         let number = |member: &MemberRecord| member.node.strip_prefix("storage-")?.parse().ok();
         group.members.iter().map(number).collect()
     }
@@ -182,9 +201,9 @@ mod tests {
         let mut record = record(SegmentKinds::Full);
         record
             .groups
-            .push(next_group(&record, &nodes, identities(20)).expect("two nodes a zone"));
+            .push(next_group(&record, &nodes, None, || identities(20)).expect("two nodes a zone"));
         assert_eq!(record.groups[1].group, 1);
-        let next = next_group(&record, &nodes, identities(40)).expect("two nodes a zone");
+        let next = next_group(&record, &nodes, None, || identities(40)).expect("two nodes a zone");
         assert_eq!(next.group, 2);
         let next = chosen(&record, &nodes).expect("two nodes a zone");
         assert!(next.contains(&4), "{next:?}");
@@ -194,7 +213,25 @@ mod tests {
     fn a_zone_with_one_node_gets_no_group() {
         let mut nodes = six();
         nodes.remove(2);
-        assert_eq!(next_group(&record(SegmentKinds::Full), &nodes, identities(20)), None);
+        assert_eq!(
+            next_group(&record(SegmentKinds::Full), &nodes, None, || identities(20)),
+            None
+        );
+    }
+
+    #[test]
+    fn an_attempt_is_repeated_as_it_was_or_with_other_segments() {
+        let (record, mut nodes) = (record(SegmentKinds::Full), six());
+        nodes.push(node(7, Zone::C));
+        let first = next_group(&record, &nodes, None, || identities(20)).expect("two nodes a zone");
+        let again = next_group(&record, &nodes, Some(&first), || identities(40));
+        assert_eq!(again.as_ref(), Some(&first));
+        let taken = first.members.iter().any(|member| member.node == "storage-7");
+        assert!(taken, "it has no copy yet");
+        nodes.pop();
+        let other = next_group(&record, &nodes, Some(&first), || identities(40)).expect("two nodes a zone");
+        let segments: Vec<SegmentId> = other.members.iter().map(|member| member.segment).collect();
+        assert_eq!(segments, identities(40), "not one of them is asked for a second time");
     }
 
     #[test]
@@ -246,7 +283,7 @@ mod tests {
         let mut record = record(SegmentKinds::FullAndTail);
         record
             .groups
-            .push(next_group(&record, &six(), identities(20)).expect("two nodes a zone"));
+            .push(next_group(&record, &six(), None, || identities(20)).expect("two nodes a zone"));
         let full = |group: usize| -> Vec<&str> {
             let members = record.groups[group].members.iter();
             let full = members.filter(|member| member.kind == SegmentKind::Full);

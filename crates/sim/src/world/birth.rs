@@ -96,8 +96,7 @@ impl World {
         record.groups[0].members = (0..NODES).map(|node| self.member(node, GroupId::FIRST)).collect();
         let nodes: Vec<_> = (0..self.on_node.len()).map(storage_node).collect();
         for group in 1..self.weather.groups {
-            let identities = self.identities();
-            let next = growth::next_group(&record, &nodes, identities).expect("two nodes a zone");
+            let next = growth::next_group(&record, &nodes, None, || self.identities()).expect("two nodes a zone");
             assert_eq!(next.group, group);
             self.settle_homes(&next);
             record.groups.push(next);
