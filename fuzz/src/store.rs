@@ -20,8 +20,9 @@ const BATCH: u8 = 2;
 const BEGINNING: u8 = 3;
 const JOURNAL: &str = "journal/00000000000000000000";
 const LAYER: &str = "layers/0000000000000001";
+const LAYER_NUMBER: u64 = 1;
 /// Version of the store's files, as in the manifest.
-const STORE_VERSION: u64 = 4;
+const STORE_VERSION: u64 = 5;
 /// The page that is read.
 const KEY: PageKey = RelationKey {
     tablespace: 1663,
@@ -207,6 +208,7 @@ pub(crate) fn layer_gives_page(data: &[u8]) -> bool {
             1 => input.rest().to_vec(),
             _ => lz4_flex::compress_prepend_size(input.rest()),
         };
+        varint(&mut index, LAYER_NUMBER);
         varint(&mut index, 1);
         page_key(&mut index);
         varint(&mut index, 0);
@@ -264,14 +266,17 @@ pub(crate) fn layer_with_index() -> Vec<u8> {
     let mut seed = vec![0];
     seed.extend_from_slice(&(block.len() as u16).to_le_bytes());
     seed.extend_from_slice(&block);
+    varint(&mut seed, LAYER_NUMBER);
     varint(&mut seed, 1);
     page_key(&mut seed);
     varint(&mut seed, 0);
     varint(&mut seed, block.len() as u64);
     varint(&mut seed, u64::from(crc32c::crc32c(&block)));
     page_key(&mut seed);
-    varint(&mut seed, 1);
-    varint(&mut seed, 100);
+    // The oldest version, and the newest of the one reign.
+    for number in [1, 100, 1, 1, 100] {
+        varint(&mut seed, number);
+    }
     seed
 }
 

@@ -26,7 +26,14 @@ impl Sandbox {
         std::fs::create_dir_all(folder.join("postgresql")).expect("a temporary folder");
         // Loosely readable: the other user has to get here.
         std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
-        std::fs::copy(env!("CARGO_BIN_EXE_borealis"), folder.join("borealis")).expect("a copy of the program");
+        // Written by a process that is gone by then: had this one written it, another test's child, born at that moment, could
+        // hold it open for writing, and nobody can run such a file.
+        let mut copy = Command::new("cp");
+        let copied = copy
+            .arg(env!("CARGO_BIN_EXE_borealis"))
+            .arg(folder.join("borealis"))
+            .status();
+        assert!(copied.expect("cp runs").success(), "a copy of the program");
         let sandbox = Sandbox { folder };
         for program in ["postgres", "initdb", "psql"] {
             sandbox.program(program, "15.20 (Debian 15.20-0+deb12u1)");
@@ -37,8 +44,12 @@ impl Sandbox {
     /// A program that does nothing but tell its version.
     fn program(&self, name: &str, version: &str) {
         let path = self.folder.join("postgresql").join(name);
-        std::fs::write(&path, format!("#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")).expect("a script");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let mut write = Command::new("sh");
+        let write = write.args(["-c", r#"echo "$1" > "$0" && chmod 755 "$0""#]).arg(&path);
+        let written = write
+            .arg(format!("#!/bin/sh\necho '{name} (PostgreSQL) {version}'"))
+            .status();
+        assert!(written.expect("sh runs").success(), "a script");
     }
 
     fn cluster(&self) -> PathBuf {
@@ -258,6 +269,8 @@ fn help_teaches() {
         "psql",
         "logs",
         "version",
+        "retention",
+        "log export",
         "storage list",
         "storage add",
         "storage replace",

@@ -40,8 +40,8 @@ telemetry::metrics! {
     WINDOW_BYTES: Sampled = Sampled::gauge("volume_window_limit_bytes", &[]);
     /// Bytes of the volume's relations.
     SIZE_BYTES: Sampled = Sampled::gauge("volume_size_bytes", &[]);
-    /// For how long old versions of pages, and the log, are kept, in seconds.
-    RETENTION_SECONDS: Sampled = Sampled::gauge("volume_retention_seconds", &[]);
+    /// For how long old versions of pages, and the log, are kept.
+    RETENTION_SECONDS: Sampled = Sampled::seconds("volume_retention_seconds", &[]);
     /// Log between the floor, below which nothing is kept, and the durable LSN, in bytes.
     FLOOR_LAG_BYTES: Sampled = Sampled::gauge("volume_floor_lag_bytes", &[]);
     /// Log of each flush, in bytes; the count is that of flushes.
@@ -137,7 +137,7 @@ pub(crate) fn look_up(config: &InstanceConfig, status: &SharedStatus, scrape: &m
     scrape.set(&DURABLE_LAG_BYTES, &[], *in_flight_bytes);
     scrape.set(&WINDOW_BYTES, &[], config.limits.window_bytes_max);
     scrape.set(&SIZE_BYTES, &[], *size_bytes);
-    scrape.set(&RETENTION_SECONDS, &[], *retention_seconds);
+    scrape.set(&RETENTION_SECONDS, &[], retention_seconds.saturating_mul(1_000_000_000));
     scrape.set(&FLOOR_LAG_BYTES, &[], durable.raw().saturating_sub(floor.raw()));
     scrape.set(&LOG_SENT_BYTES, &[], *log_bytes_shipped);
     // Until the first PostgreSQL has made it, there is none. It has holes: its length says nothing.

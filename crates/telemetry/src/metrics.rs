@@ -339,13 +339,10 @@ impl Sampled {
         }
     }
 
-    /// The same, of durations: set in nanoseconds, told in seconds.
-    pub const fn in_seconds(self) -> Sampled {
+    /// A duration that rises and falls: set in nanoseconds, told in seconds.
+    pub const fn seconds(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Sampled {
         Sampled {
-            description: Description {
-                unit: Unit::Nanoseconds,
-                ..self.description
-            },
+            description: describe(name, Kind::Gauge, Unit::Nanoseconds, labels, help),
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct UpArguments {
     /// Whether copies move away from full and slow disks by themselves: on, off [default: on]
     #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
     heat: Option<bool>,
-    /// For how long old versions of pages, and the log, are kept: 10m, 72h, 0 [default: what it was, 0 of a new cluster].
+    /// For how long old versions of pages, and the log, are kept: 10m, 72h, 0 [default: as before, or 0]
     #[arg(long, value_name = "TIME", value_parser = retention)]
     retention: Option<u64>,
     /// Stay in the foreground, for systemd and containers; SIGTERM or Ctrl-C stops everything.
@@ -72,8 +72,7 @@ pub struct UpArguments {
     /// Size of its stripes, runs of a file that stay in one group, such as 8MiB, used then as well.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     stripe_size: Option<u64>,
-    /// Which segments each group has: `full`, six with log and pages, or `full-and-tail`, three of them and three with log only.
-    /// Used then as well; it cannot be changed later.
+    /// Segments of a group, for good: full (six), full-and-tail (three of them log only)
     #[arg(long, value_name = "KINDS", default_value = "full")]
     segments: SegmentKinds,
 }
