@@ -9,6 +9,8 @@ use system_tests::{Cluster, Ledger, SOON};
 
 /// Journal that a node keeps for copies that are away.
 const JOURNAL_BYTES: u64 = 8 << 20;
+/// What the writer keeps for them.
+const RETAINED_BYTES: u64 = 2 << 20;
 /// Log that is more than that, the file that is being written and the one before included.
 const LOG_BYTES: u64 = 64 << 20;
 /// Slow enough to be seen at it.
@@ -30,16 +32,28 @@ fn names() -> impl Iterator<Item = String> {
     (1..=6).map(|number| format!("storage-{number}"))
 }
 
-/// Small journals: what they no longer have is soon reached.
-fn configure(cluster: &Cluster, name: &str) -> Result<()> {
+/// Starts a daemon again with some of its settings changed.
+fn configure(cluster: &Cluster, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
     let file = cluster.directory().join(format!("config/{name}.json"));
     let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    config["journal_retained_bytes_max"] = JOURNAL_BYTES.into();
-    config["repair_bytes_per_second_busy"] = REPAIR_BYTES_PER_SECOND.into();
+    change(&mut config);
     std::fs::write(&file, serde_json::to_vec(&config)?)?;
     cluster.borealis(&["kill", name])?;
     cluster.wait_until_available()?;
     Ok(())
+}
+
+/// Small journals, and a writer that keeps little for copies that are away: what nobody has any more is soon reached.
+fn configure_all(cluster: &Cluster) -> Result<()> {
+    for name in names() {
+        configure(cluster, &name, |config| {
+            config["journal_retained_bytes_max"] = JOURNAL_BYTES.into();
+            config["repair_bytes_per_second_busy"] = REPAIR_BYTES_PER_SECOND.into();
+        })?;
+    }
+    configure(cluster, "instance-1", |config| {
+        config["limits"]["retained_bytes_max"] = RETAINED_BYTES.into();
+    })
 }
 
 fn log_bytes(cluster: &Cluster) -> Result<u64> {
@@ -59,7 +73,7 @@ fn content(cluster: &Cluster) -> Result<String> {
 #[test]
 fn a_stranded_and_a_wiped_node_become_whole_from_the_layers_of_their_peers() -> Result<()> {
     let cluster = Cluster::up("stranded", &["shared_buffers=1MB", "borealis.overlay_size=1MB"])?;
-    names().try_for_each(|name| configure(&cluster, &name))?;
+    configure_all(&cluster)?;
     cluster.sql("CREATE EXTENSION amcheck; CREATE TABLE filled (number bigint PRIMARY KEY, what text)")?;
     cluster.pgbench(&["-i", "-q", "-s", "2"])?;
     let ledger = Ledger::start(&cluster, 2)?;
