@@ -99,7 +99,10 @@ fn wait_until_sound(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-const DAMAGE: [(&str, fn(&Path) -> Result<()>); 4] = [
+/// What a disk does to a file.
+type Damage = fn(&Path) -> Result<()>;
+
+const DAMAGE: [(&str, Damage); 4] = [
     ("storage-1", flip_bits),
     ("storage-2", tear),
     ("storage-3", swap),
@@ -107,7 +110,7 @@ const DAMAGE: [(&str, fn(&Path) -> Result<()>); 4] = [
 ];
 
 /// Damages the longest layer of a node. Whether a pass found that, and everything is in its place again.
-fn is_found_and_mended(cluster: &Cluster, name: &str, damage: fn(&Path) -> Result<()>) -> Result<bool> {
+fn is_found_and_mended(cluster: &Cluster, name: &str, damage: Damage) -> Result<bool> {
     damage(&layer(cluster, name)?)?;
     let said = cluster.borealis(&["storage", "scrub", name, "--wait"])?;
     ensure!(said.contains("mended") || said.contains("nothing is damaged"), "{said}");
