@@ -71,9 +71,18 @@ impl Segment {
     /// How far the journal may go without what this segment has in it. Of a copy that only the layers of peers can bring further that
     /// is everything durable, once there is no room: a pass brings that again, and others share the journal. What is not known to be
     /// durable stays: an opener may look for it here. No link is kept of what may go.
+    ///
+    /// First a synced state has to say that it is complete without the batches that it is complete with: nobody brings those again.
     pub fn journal_unneeded_through(&mut self) -> Position {
         let durable = self.durable_here();
         if !self.crowded || !self.wants_layers() || durable.lsn <= self.recyclable.lsn {
+            return self.recyclable;
+        }
+        if self.recyclable.lsn < self.complete.lsn {
+            let readable = self.readable_here();
+            let bound = if readable.lsn < durable.lsn { readable } else { durable };
+            // [`Segment::forget`] journals the state that says so.
+            self.chain.forget(bound, 0, &self.state.path);
             return self.recyclable;
         }
         self.chain.forget_above(self.complete, durable, &self.state.path);

@@ -35,6 +35,7 @@ mod weather;
 mod world;
 mod writer;
 
+use crate::mistakes::Focus;
 use std::fmt;
 use std::panic;
 use std::time::Duration;
@@ -133,8 +134,17 @@ impl std::error::Error for Failure {}
 
 /// Runs the history of one seed.
 pub fn run(seed: u64, broken: Option<Broken>) -> Result<Report, Failure> {
+    run_focused(seed, broken, broken.map_or(Focus::Anything, Broken::focus))
+}
+
+/// Runs the history of one seed, in which no copy is replaced.
+pub fn run_without_replacements(seed: u64) -> Result<Report, Failure> {
+    run_focused(seed, None, Focus::NoReplacements)
+}
+
+fn run_focused(seed: u64, broken: Option<Broken>, focus: Focus) -> Result<Report, Failure> {
     // An assertion that fails, in the shipping code or here, is a violation like any other.
-    let outcome = panic::catch_unwind(|| World::new(seed, broken).run());
+    let outcome = panic::catch_unwind(|| World::new(seed, broken, focus).run());
     let outcome = outcome.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().cloned();
         let what = what.or_else(|| panic.downcast_ref::<&str>().map(|what| (*what).to_owned()));

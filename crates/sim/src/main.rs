@@ -19,6 +19,7 @@ usage: sim mistakes [--seconds S] [--renew]
   --seeds COUNT|FROM..TO       so many fresh seeds, or these
   --minutes M | --seconds S    no longer than this
   --threads T                  on so many cores (all)
+  --replacements no            histories in which no copy is replaced
   --coverage FILE              write the table of which faults hit which states of the protocol there";
 
 /// Where the seeds that find mistakes are written down.
@@ -44,6 +45,7 @@ struct Options {
     limit: Option<Duration>,
     threads: Option<usize>,
     coverage: Option<String>,
+    without_replacements: bool,
 }
 
 fn number<T: FromStr>(word: &str) -> Option<T> {
@@ -72,6 +74,7 @@ fn options() -> Option<Options> {
             "--seconds" => options.limit = Some(Duration::from_secs_f64(number(&value)?)),
             "--threads" => options.threads = Some(number(&value)?),
             "--coverage" => options.coverage = Some(value),
+            "--replacements" if value == "no" => options.without_replacements = true,
             _ => return None,
         }
     }
@@ -189,7 +192,11 @@ fn run(options: &Options) -> ExitCode {
                 if ended(seed) {
                     return;
                 }
-                let outcome = sim::run(first.wrapping_add(seed), None);
+                let seed = first.wrapping_add(seed);
+                let outcome = match options.without_replacements {
+                    true => sim::run_without_replacements(seed),
+                    false => sim::run(seed, None),
+                };
                 locked().add(outcome);
             }
         };
@@ -320,7 +327,11 @@ fn main() -> ExitCode {
     let Some(seed) = options.seed else {
         return run(&options);
     };
-    match sim::run(seed, options.broken) {
+    let outcome = match options.without_replacements {
+        true => sim::run_without_replacements(seed),
+        false => sim::run(seed, options.broken),
+    };
+    match outcome {
         Ok(report) => {
             println!("seed {seed}: {} events went well", report.events);
             for fault in Fault::ALL.iter().filter(|fault| 0 < report.tally.times(**fault)) {

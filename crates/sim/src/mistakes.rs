@@ -13,6 +13,7 @@ pub(crate) enum Focus {
     Groups,
     Growth,
     Replacements,
+    NoReplacements,
 }
 
 macro_rules! mistakes {

@@ -91,7 +91,7 @@ impl Weather {
             geometry,
             blocks,
             spares: match focus {
-                Focus::OneGroup => false,
+                Focus::OneGroup | Focus::NoReplacements => false,
                 Focus::Replacements => true,
                 _ => random.chance(450),
             },

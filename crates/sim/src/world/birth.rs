@@ -27,9 +27,9 @@ use crate::writer::{FLUSH_BYTES, Stage, Writer};
 
 impl World {
     /// A new volume, with its first writer.
-    pub(crate) fn new(seed: u64, broken: Option<Broken>) -> World {
+    pub(crate) fn new(seed: u64, broken: Option<Broken>, focus: Focus) -> World {
         let mut random = Random::new(seed);
-        let weather = Weather::any(&mut random, broken.map_or(Focus::Anything, Broken::focus));
+        let weather = Weather::any(&mut random, focus);
         let nodes = if weather.spares { NODES + SPARES } else { NODES };
         let record = creation::record(VolumeId::from_bytes([7; 16]), Vec::new());
         let mut world = World {
