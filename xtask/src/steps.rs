@@ -61,7 +61,7 @@ pub fn test() -> Result<()> {
     build()?;
     instructions::run(false)?;
     fuzz::run(&["--seconds", "1"])?;
-    // Where copies are replaced, rare violations are known and not explained yet: see ARCHITECTURE.md.
+    // Where copies are replaced, a change may not end: see ARCHITECTURE.md, what is not there yet.
     package("sim", &["--seconds", FRESH_SEEDS_SECONDS, "--replacements", "no"])?;
     let arguments = ["test", "--release", "--workspace", "--locked", "--no-fail-fast"];
     println!("==> cargo {}", arguments.join(" "));

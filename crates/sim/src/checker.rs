@@ -3,7 +3,7 @@
 //! The checker sees what nobody in the system can: every flush that was ever made, every acknowledgement, every opened
 //! timeline, and the disks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorum::WRITE_QUORUM;
 use timeline::Path;
@@ -109,7 +109,12 @@ impl Checker {
     }
 
     /// The record says which copies count. Whatever was acknowledged is on a write quorum of every list that counts alone.
-    pub(crate) fn grouped(&mut self, record: &VolumeRecord, disks: &[&Disk]) -> Result<(), Violation> {
+    pub(crate) fn grouped(
+        &mut self,
+        record: &VolumeRecord,
+        wiped: &BTreeSet<SegmentId>,
+        disks: &[&Disk],
+    ) -> Result<(), Violation> {
         let list = |members: &Vec<MemberRecord>| -> List {
             let copies = members.iter().map(|member| (member.segment, node_named(&member.node)));
             copies.collect()
@@ -129,7 +134,7 @@ impl Checker {
                 self.before_joint.insert(id, acknowledged.collect());
             }
             if is_new && group.joining.is_none() {
-                self.newcomers_are_whole(id, &before, disks)?;
+                self.newcomers_are_whole(id, &before, wiped, disks)?;
                 let history = self.all_acknowledged().chain(self.history(self.taken_over));
                 for at in history.filter(|at| self.flushes[at].groups.contains(&id)) {
                     self.lies_on_quorums(at, id, true, disks)?;
@@ -139,12 +144,20 @@ impl Checker {
         Ok(())
     }
 
-    /// A copy that was not in the old list of two, and is in the one that counts alone, has what was acknowledged before.
-    fn newcomers_are_whole(&self, id: GroupId, before: &[List], disks: &[&Disk]) -> Result<(), Violation> {
+    /// A copy that was not in the old list of two, and is in the one that counts alone, has what was acknowledged before, unless
+    /// its disk was emptied since it said so.
+    fn newcomers_are_whole(
+        &self,
+        id: GroupId,
+        before: &[List],
+        wiped: &BTreeSet<SegmentId>,
+        disks: &[&Disk],
+    ) -> Result<(), Violation> {
         let [old, _] = before else {
             return Ok(());
         };
-        let newcomers = self.lists[&id].iter().flatten().filter(|copy| !old.contains(copy));
+        let listed = self.lists[&id].iter().flatten();
+        let newcomers = listed.filter(|copy| !old.contains(copy) && !wiped.contains(&copy.0));
         for (segment, node) in newcomers {
             let needed = self.before_joint.get(&id).into_iter().flatten();
             if let Some(missing) = needed.into_iter().find(|at| !disks[*node].keeps(*segment, **at)) {

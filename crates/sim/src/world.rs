@@ -161,7 +161,7 @@ impl World {
     /// The checker hears what the record says.
     pub(crate) fn grouped(&mut self, record: &VolumeRecord) -> Result<(), Violation> {
         let disks: Vec<_> = self.nodes.iter().map(|node| &node.disk).collect();
-        self.checker.grouped(record, &disks)
+        self.checker.grouped(record, &self.wiped, &disks)
     }
 
     /// Whether what a copy has can no longer be counted on.
