@@ -109,18 +109,7 @@ pub(crate) fn node_named(name: &str) -> usize {
 
 /// A node that is well.
 pub(crate) fn storage_node(node: usize) -> StorageNode {
-    StorageNode {
-        name: node_name(node),
-        zone: Zone::ALL[zone_of(node)],
-        address: String::new(),
-        is_alive: true,
-        is_overdue: false,
-        wish: Wish::Keep,
-        disk_used_bytes: 0,
-        disk_total_bytes: 0,
-        held_bytes: 0,
-        sync_time: None,
-    }
+    StorageNode::new(node_name(node), Zone::ALL[zone_of(node)], String::new())
 }
 
 impl World {

@@ -9,7 +9,7 @@ use timeline::Path;
 use units::{GroupId, PAGE_BYTES, SegmentId, SegmentKind, Zone};
 use wire_format::Request;
 
-use crate::placement::{StorageNode, Wish, copies_of_nodes};
+use crate::placement::{StorageNode, copies_of_nodes};
 use crate::record::{GroupRecord, MemberRecord, VolumeRecord};
 
 /// Copies of a group in each zone.
@@ -20,18 +20,7 @@ pub fn known_nodes(record: &VolumeRecord) -> Vec<StorageNode> {
     let members = record.groups.iter().flat_map(GroupRecord::all_members);
     let nodes: BTreeMap<String, StorageNode> = members
         .map(|member| {
-            let node = StorageNode {
-                name: member.node.clone(),
-                zone: member.zone,
-                address: member.address,
-                is_alive: true,
-                is_overdue: false,
-                wish: Wish::Keep,
-                disk_used_bytes: 0,
-                disk_total_bytes: 0,
-                held_bytes: 0,
-                sync_time: None,
-            };
+            let node = StorageNode::new(member.node.clone(), member.zone, member.address);
             (member.node, node)
         })
         .collect();
@@ -140,21 +129,11 @@ mod tests {
     use units::VolumeId;
 
     use super::*;
+    use crate::placement::Wish;
     use crate::{SegmentKinds, creation};
 
     fn node(number: u8, zone: Zone) -> StorageNode {
-        StorageNode {
-            name: format!("storage-{number}"),
-            zone,
-            address: String::new(),
-            is_alive: true,
-            is_overdue: false,
-            wish: Wish::Keep,
-            disk_used_bytes: 0,
-            disk_total_bytes: 0,
-            held_bytes: 0,
-            sync_time: None,
-        }
+        StorageNode::new(format!("storage-{number}"), zone, String::new())
     }
 
     fn six() -> Vec<StorageNode> {

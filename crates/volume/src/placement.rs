@@ -52,6 +52,22 @@ pub struct StorageNode {
 }
 
 impl StorageNode {
+    /// A node that is well, and holds nothing as far as is known.
+    pub fn new(name: String, zone: Zone, address: String) -> StorageNode {
+        StorageNode {
+            name,
+            zone,
+            address,
+            is_alive: true,
+            is_overdue: false,
+            wish: Wish::Keep,
+            disk_used_bytes: 0,
+            disk_total_bytes: 0,
+            held_bytes: 0,
+            sync_time: None,
+        }
+    }
+
     /// Bytes of its disk that nobody uses; `None`: not known.
     pub fn free_bytes(&self) -> Option<u64> {
         (0 < self.disk_total_bytes).then(|| self.disk_total_bytes.saturating_sub(self.disk_used_bytes))

@@ -181,18 +181,11 @@ fn a_replaced_copy_counts_for_nothing() {
 }
 
 fn node(number: u8) -> StorageNode {
-    StorageNode {
-        name: format!("storage-{number}"),
-        zone: Zone::ALL[usize::from(number - 1) % 6 / 2],
-        address: String::new(),
-        is_alive: true,
-        is_overdue: false,
-        wish: Wish::Keep,
-        disk_used_bytes: 0,
-        disk_total_bytes: 0,
-        held_bytes: 0,
-        sync_time: None,
-    }
+    StorageNode::new(
+        format!("storage-{number}"),
+        Zone::ALL[usize::from(number - 1) % 6 / 2],
+        String::new(),
+    )
 }
 
 /// What is done for copies 1, 2 and 3 if the fleet is as `change` leaves it; the nodes of the new list.

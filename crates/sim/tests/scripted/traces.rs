@@ -2,14 +2,11 @@
 //!
 //! Tests are named after the holes; `docs/simulation-coverage.md` says which test, here or elsewhere, is whose.
 
-#[allow(dead_code, reason = "each file of traces needs other parts of the cast")]
-mod cast;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cast::{ALL, Six, Store, Writer, at, id, lsn};
+use crate::cast::{ALL, Six, Store, Writer, at, id, lsn};
 use timeline::Path;
 use units::{Epoch, Lsn, Position};
 use volume::{Opened, OpeningError};

@@ -1,10 +1,7 @@
 //! A copy is replaced: the traces of `notes/protocol.md` about memberships, with the segments, the shipper and the openings that
 //! ship. F leaves, G comes.
 
-#[allow(dead_code, reason = "each file of traces needs other parts of the cast")]
-mod cast;
-
-use cast::{ALL, EVERYBODY, Opener, Six, Store, Writer, id, lsn, member};
+use crate::cast::{ALL, EVERYBODY, Opener, Six, Store, Writer, id, lsn, member};
 use units::Epoch;
 use volume::membership::Change;
 use volume::record::GroupRecord;
