@@ -21,6 +21,7 @@ impl Segment {
         Ok(Response::Announced {
             segment: self.state.segment,
             complete: self.acknowledged(),
+            vouches: self.counts(),
         })
     }
 

@@ -89,6 +89,12 @@ impl World {
         Ok(())
     }
 
+    /// Whether somebody is about to make a group with this segment.
+    pub(crate) fn is_being_made(&self, segment: SegmentId) -> bool {
+        let mut holdings = self.living().filter_map(|at| self.writers[at].holding.as_deref());
+        holdings.any(|holding| holding.growth.makes(segment))
+    }
+
     fn reaches(&self, at: usize, node: &StorageNode) -> bool {
         let link = self.links.get(&(at, node_named(&node.name)));
         link.is_some_and(|link| link.is_up())

@@ -68,8 +68,10 @@ impl World {
         let listed: BTreeSet<SegmentId> = members().map(|member| member.segment).collect();
         let reign = self.living().map(|at| self.writers[at].epoch).max();
         for node in self.nodes.iter().filter(|node| !node.disk.rots()) {
-            // One that promised an epoch of a store that had gone back in time listens only to a later one.
-            let mut left = node.segments.iter().filter(|(id, _)| !listed.contains(id));
+            // A group that was not made to its end before nothing was written any more waits until there is need of it. One
+            // that promised an epoch of a store that had gone back in time listens only to a later one.
+            let expected = |id: &SegmentId| listed.contains(id) || self.is_being_made(*id);
+            let mut left = node.segments.iter().filter(|(id, _)| !expected(id));
             if let Some((left, _)) = left.find(|(_, segment)| Some(segment.promised()) <= reign) {
                 let home = self.homes[left];
                 return unsettled(format!(

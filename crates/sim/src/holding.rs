@@ -295,7 +295,7 @@ impl World {
         if broken == Some(Broken::SettledTooEarly) {
             let joining = running.change.joining().segment;
             for copy in standing.iter_mut().filter(|copy| copy.member.segment == joining) {
-                (copy.live, copy.complete) = (true, Lsn::MAX);
+                (copy.live, copy.vouches, copy.complete) = (true, true, Lsn::MAX);
             }
         }
         let mut effects = Vec::new();

@@ -124,7 +124,11 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(out, "{:?} after {:?}: {}", self.promise, self.at, self.violation)?;
+        writeln!(
+            out,
+            "seed {}: {:?} after {:?}: {}",
+            self.seed, self.promise, self.at, self.violation
+        )?;
         write!(out, "again: cargo run --release -p sim -- --seed {}", self.seed)?;
         self.broken.map_or(Ok(()), |broken| write!(out, " --broken {broken:?}"))
     }
@@ -134,15 +138,7 @@ impl std::error::Error for Failure {}
 
 /// Runs the history of one seed.
 pub fn run(seed: u64, broken: Option<Broken>) -> Result<Report, Failure> {
-    run_focused(seed, broken, broken.map_or(Focus::Anything, Broken::focus))
-}
-
-/// Runs the history of one seed, in which no copy is replaced.
-pub fn run_without_replacements(seed: u64) -> Result<Report, Failure> {
-    run_focused(seed, None, Focus::NoReplacements)
-}
-
-fn run_focused(seed: u64, broken: Option<Broken>, focus: Focus) -> Result<Report, Failure> {
+    let focus = broken.map_or(Focus::Anything, Broken::focus);
     // An assertion that fails, in the shipping code or here, is a violation like any other.
     let outcome = panic::catch_unwind(|| World::new(seed, broken, focus).run());
     let outcome = outcome.unwrap_or_else(|panic| {

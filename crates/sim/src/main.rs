@@ -19,7 +19,6 @@ usage: sim mistakes [--seconds S] [--renew]
   --seeds COUNT|FROM..TO       so many fresh seeds, or these
   --minutes M | --seconds S    no longer than this
   --threads T                  on so many cores (all)
-  --replacements no            histories in which no copy is replaced
   --coverage FILE              write the table of which faults hit which states of the protocol there";
 
 /// Where the seeds that find mistakes are written down.
@@ -45,7 +44,6 @@ struct Options {
     limit: Option<Duration>,
     threads: Option<usize>,
     coverage: Option<String>,
-    without_replacements: bool,
 }
 
 fn number<T: FromStr>(word: &str) -> Option<T> {
@@ -74,7 +72,6 @@ fn options() -> Option<Options> {
             "--seconds" => options.limit = Some(Duration::from_secs_f64(number(&value)?)),
             "--threads" => options.threads = Some(number(&value)?),
             "--coverage" => options.coverage = Some(value),
-            "--replacements" if value == "no" => options.without_replacements = true,
             _ => return None,
         }
     }
@@ -116,7 +113,7 @@ impl Total {
             }
             Err(failure) => {
                 if self.failures.len() < FAILURES_MAX {
-                    eprintln!("seed {}: {failure}", failure.seed);
+                    eprintln!("{failure}");
                 }
                 self.failures.insert(failure.seed, failure);
             }
@@ -193,11 +190,7 @@ fn run(options: &Options) -> ExitCode {
                     return;
                 }
                 let seed = first.wrapping_add(seed);
-                let outcome = match options.without_replacements {
-                    true => sim::run_without_replacements(seed),
-                    false => sim::run(seed, None),
-                };
-                locked().add(outcome);
+                locked().add(sim::run(seed, None));
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -224,6 +217,10 @@ fn run(options: &Options) -> ExitCode {
     {
         eprintln!("{file}: {error}");
         return ExitCode::FAILURE;
+    }
+    // Once more: whoever sees only how the run ended learns which seeds to run again.
+    for failure in total.failures.values().take(FAILURES_MAX) {
+        eprintln!("{failure}");
     }
     if total.failures.is_empty() {
         ExitCode::SUCCESS
@@ -327,11 +324,7 @@ fn main() -> ExitCode {
     let Some(seed) = options.seed else {
         return run(&options);
     };
-    let outcome = match options.without_replacements {
-        true => sim::run_without_replacements(seed),
-        false => sim::run(seed, options.broken),
-    };
-    match outcome {
+    match sim::run(seed, options.broken) {
         Ok(report) => {
             println!("seed {seed}: {} events went well", report.events);
             for fault in Fault::ALL.iter().filter(|fault| 0 < report.tally.times(**fault)) {
@@ -340,7 +333,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("seed {seed}: {failure}");
+            eprintln!("{failure}");
             ExitCode::FAILURE
         }
     }

@@ -13,7 +13,6 @@ pub(crate) enum Focus {
     Groups,
     Growth,
     Replacements,
-    NoReplacements,
 }
 
 macro_rules! mistakes {

@@ -91,7 +91,7 @@ impl Weather {
             geometry,
             blocks,
             spares: match focus {
-                Focus::OneGroup | Focus::NoReplacements => false,
+                Focus::OneGroup => false,
                 Focus::Replacements => true,
                 _ => random.chance(450),
             },

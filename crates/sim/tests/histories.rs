@@ -18,7 +18,7 @@ fn nothing_acknowledged_is_ever_missing() {
     let began = Instant::now();
     let (mut timelines, mut flushes, mut pages, mut tally) = (0, 0, 0, sim::Tally::default());
     for seed in SEEDS {
-        let report = sim::run(seed, None).unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        let report = sim::run(seed, None).unwrap_or_else(|failure| panic!("{failure}"));
         timelines += report.timelines;
         flushes += report.flushes;
         pages += report.pages;

@@ -237,7 +237,8 @@ impl Change {
                     self.joiner_seen = Some(now);
                 }
                 *target = target.or_else(|| held_by_all(&self.before, standing));
-                let reaches = |copy: &&CopyStanding| target.is_some_and(|target| target <= copy.complete);
+                let reaches =
+                    |copy: &&CopyStanding| copy.vouches && target.is_some_and(|target| target <= copy.complete);
                 let has_come_back = self.is_reversible && !was_there && leaver.filter(reaches).is_some();
                 if joiner.filter(reaches).is_some() {
                     let next = self.joint.joining.clone().expect("the joint list has a second one");
@@ -307,7 +308,8 @@ fn count(group: &GroupRecord) -> ChangeEffect {
 /// Up to where any copy of the old list is complete, once a write quorum of it says so. Whatever was acknowledged before both
 /// lists counted lies below: the copies that made it durable, with the new one in the place of its like, are a write quorum of
 /// the new list.
-/// A copy that does not vouch, or has not told yet where it stands, is complete up to nothing, and says nothing here.
+/// A copy that does not vouch, or has not told yet where it stands, says nothing here. Nothing is where a group ends that nobody
+/// ever wrote.
 fn held_by_all(before: &GroupRecord, standing: &[CopyStanding]) -> Option<Lsn> {
     let is_old = |copy: &&CopyStanding| {
         before
@@ -317,7 +319,7 @@ fn held_by_all(before: &GroupRecord, standing: &[CopyStanding]) -> Option<Lsn> {
     };
     let live = || {
         let old = standing.iter().filter(is_old);
-        old.filter(|copy| copy.live && Lsn::ZERO < copy.complete)
+        old.filter(|copy| copy.live && copy.vouches)
     };
     let is_enough = before
         .membership()

@@ -95,6 +95,8 @@ pub struct CopyStanding {
     pub member: Member,
     /// Whether it takes log at the moment.
     pub live: bool,
+    /// Whether it has a vote, as it said last: not while it is damaged, or new and not whole yet.
+    pub vouches: bool,
     /// Up to where it is complete.
     pub complete: Lsn,
 }
@@ -310,6 +312,7 @@ impl Shipper {
         let standing = |copy: &Copy| CopyStanding {
             member: copy.member.clone(),
             live: copy.takes_log(),
+            vouches: copy.vouches,
             complete: copy.complete,
         };
         let group = self.group(group);
@@ -381,12 +384,16 @@ impl Shipper {
         match response {
             Response::Installed { complete, vouches, .. } => {
                 self.complete(segment, *complete);
+                self.vouches(segment, *vouches);
                 self.installed(segment, vouches.then_some(*complete), effects);
             }
             Response::Appended { epoch, complete, .. } if *epoch == self.path.epoch() => {
                 self.complete(segment, *complete)
             }
-            Response::Announced { complete, .. } => self.complete(segment, *complete),
+            Response::Announced { complete, vouches, .. } => {
+                self.complete(segment, *complete);
+                self.vouches(segment, *vouches);
+            }
             Response::Refused(Refusal::StaleEpoch { promised, .. }) if self.path.epoch() < *promised => {
                 effects.push(ShipperEffect::Fenced { by: *promised });
             }
@@ -415,9 +422,17 @@ impl Shipper {
         {
             let before = copy.complete;
             copy.complete(complete.lsn, flights);
+            // Without a vote it would tell nothing.
+            copy.vouches |= Lsn::ZERO < complete.lsn;
             if before < copy.complete && group != GroupId::FIRST {
                 self.loud.insert(group);
             }
+        }
+    }
+
+    fn vouches(&mut self, segment: SegmentId, vouches: bool) {
+        if let Some((_, copy, _)) = self.copy_of_mut(segment) {
+            copy.vouches = vouches;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::message::{Hello, HelloAnswer, Request, Response};
 
 /// Version of the protocol between instances, nodes and peers.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 /// The longest frame that is taken, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 /// The longest batch that is sent: it fits a frame, also as the only one in a peer's answer.

@@ -383,8 +383,13 @@ pub enum Response {
         epoch: Epoch,
         complete: Position,
     },
-    /// Announcement taken. Also tells where the segment stands.
-    Announced { segment: SegmentId, complete: Position },
+    /// Announcement taken. Also tells where the segment stands, and whether it has a vote: a copy that is whole of a group that
+    /// nobody ever wrote is complete up to nothing, like one that is not.
+    Announced {
+        segment: SegmentId,
+        complete: Position,
+        vouches: bool,
+    },
     /// The segment is gone, or never was.
     SegmentRemoved,
     /// A part of the versions.

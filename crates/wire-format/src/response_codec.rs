@@ -67,10 +67,15 @@ impl Response {
                 out.epoch(*epoch);
                 out.position(*complete);
             }
-            Response::Announced { segment, complete } => {
+            Response::Announced {
+                segment,
+                complete,
+                vouches,
+            } => {
                 out.u8(ANNOUNCED);
                 out.raw(&segment.bytes());
                 out.position(*complete);
+                out.bool(*vouches);
             }
             Response::Batches(batches) => {
                 out.u8(BATCHES);
@@ -133,6 +138,7 @@ impl Response {
             ANNOUNCED => Response::Announced {
                 segment: input.segment()?,
                 complete: input.position("complete position")?,
+                vouches: input.bool("vote")?,
             },
             BATCHES => Response::Batches(
                 (0..input.count(1, "batches")?)

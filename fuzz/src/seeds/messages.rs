@@ -211,6 +211,7 @@ fn responses() -> Vec<Response> {
         Response::Announced {
             segment: SEGMENT,
             complete: at(3, 10),
+            vouches: true,
         },
         Response::Batches(vec![batch()]),
         Response::Pages(vec![Page::zeroed()]),

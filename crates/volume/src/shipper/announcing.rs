@@ -128,9 +128,9 @@ impl Shipper {
         }
     }
 
-    /// Tells another group how far it is durable; a group that was told everything, and whose copies have it, falls silent until
-    /// it has news, and one that only waits for the floor for a while. Its answers are how a new copy of a group that nobody
-    /// writes says that it is complete.
+    /// Tells another group how far it is durable; a group that was told everything, and whose copies have it and say so, falls
+    /// silent until it has news, and one that only waits for the floor for a while. Its answers are how a new copy of a group
+    /// that nobody writes says that it is complete.
     fn announce_to(&mut self, id: GroupId, effects: &mut Vec<ShipperEffect>) {
         let floor = self.floor();
         let Some(group) = self.others.get(&id) else {
@@ -140,7 +140,7 @@ impl Shipper {
         self.announce(group, group.durable, effects);
         let has_passed = |point: Lsn| group.last.is_none_or(|last| last.lsn <= point);
         let mut copies = group.copies.values().filter(|copy| copy.takes_log());
-        let all_there = copies.all(|copy| group.durable.lsn <= copy.complete);
+        let all_there = copies.all(|copy| copy.vouches && group.durable.lsn <= copy.complete);
         if !all_there || !has_passed(group.durable.lsn) {
             return;
         }

@@ -20,6 +20,8 @@ pub(super) struct Copy {
     pub(super) installed: bool,
     /// What it then told as the end of its log; `None` also if it does not vouch for everything that it ever acknowledged.
     pub(super) told: Option<Position>,
+    /// Whether it had a vote when it last said where it stands.
+    pub(super) vouches: bool,
     pub(super) complete: Lsn,
     pub(super) stalled_until: Option<Duration>,
     /// End of the last flush sent on this connection.
@@ -36,6 +38,7 @@ impl Copy {
             connected: false,
             installed: false,
             told: None,
+            vouches: false,
             complete: Lsn::ZERO,
             stalled_until: None,
             sent_through: Lsn::ZERO,

@@ -289,6 +289,7 @@ fn a_group_is_announced_to_until_its_new_copy_is_complete() {
     let announced = Response::Announced {
         segment: id(1, 7),
         complete: position(1, 40),
+        vouches: true,
     };
     writer.hear(1, 7, &announced);
     assert_eq!(writer.announced(1, 10_000).len(), 6, "that is news");

@@ -44,10 +44,12 @@ fn names(members: &[MemberRecord]) -> String {
 fn standing(live: &str, complete: u64, but: &[(char, u64)]) -> Vec<CopyStanding> {
     let one = |name: char| {
         let other = but.iter().find(|(other, _)| *other == name);
+        let complete = other.map_or(complete, |(_, complete)| *complete);
         CopyStanding {
             member: member(name).member(),
             live: live.contains(name),
-            complete: Lsn::from_raw(other.map_or(complete, |(_, complete)| *complete)),
+            vouches: 0 < complete,
+            complete: Lsn::from_raw(complete),
         }
     };
     "ABCDEFG".chars().map(one).collect()
@@ -241,6 +243,28 @@ fn too_few_copies_do_not_tell_how_far_the_new_one_has_to_come() {
     assert_eq!(told.said(), ["record 3 ABCDEG"]);
 }
 
+/// What a group that nobody ever wrote is complete up to is nothing, and a new copy of it is whole with that.
+#[test]
+fn a_copy_of_a_group_that_nobody_wrote_is_replaced_like_any_other() {
+    let empty = |voting: &str| {
+        let mut standing = standing("ABCDEG", 0, &[]);
+        for copy in &mut standing {
+            copy.vouches = copy.live && voting.contains(copy.member.segment.bytes()[0] as char);
+        }
+        standing
+    };
+    let mut told = Told::copying(true);
+    told.tick(1, empty("ABCG"));
+    assert!(
+        told.said().is_empty(),
+        "three of the old list do not know how much there is"
+    );
+    told.tick(2, empty("ABCDE"));
+    assert!(told.said().is_empty(), "it is not whole yet");
+    told.tick(3, empty("ABCDEG"));
+    assert_eq!(told.said(), ["record 3 ABCDEG"]);
+}
+
 #[test]
 fn the_next_reign_goes_on_where_the_record_stands() {
     let joint = group().joint(segment('F'), member('G'));
@@ -349,6 +373,7 @@ impl Model {
         let one = |copy: usize| CopyStanding {
             member: member(char::from(b'A' + copy as u8)).member(),
             live: self.present[copy],
+            vouches: 0 < self.vote(copy),
             complete: Lsn::from_raw(self.vote(copy)),
         };
         let standing: Vec<CopyStanding> = (0..7).map(one).collect();

@@ -200,6 +200,7 @@ fn another_timelines_position_makes_nothing_durable() {
             Response::Announced {
                 segment: id(copy),
                 complete: position(1, 110),
+                vouches: true,
             },
         );
     }

@@ -393,7 +393,11 @@ fn response() -> impl Strategy<Value = Response> {
             epoch,
             complete,
         }),
-        (segment(), position()).prop_map(|(segment, complete)| Response::Announced { segment, complete }),
+        (segment(), position(), any::<bool>()).prop_map(|(segment, complete, vouches)| Response::Announced {
+            segment,
+            complete,
+            vouches,
+        }),
         prop::collection::vec(batch().prop_map(EncodedBatch::new), 0..3).prop_map(Response::Batches),
         log_part().prop_map(Response::Log),
         prop::collection::vec(page, 0..3).prop_map(Response::Pages),
