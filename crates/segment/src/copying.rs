@@ -283,6 +283,9 @@ impl Segment {
             }
             self.chain.forget_through(through);
             self.state.complete = through;
+            // An opener that hears of no link below must hear that nothing below is in doubt: it may reach only copies that
+            // took what they have from layers, after a restart that let them forget what the writer announced.
+            self.hear_durable(through);
             self.raise_floor(pass.floor);
             self.settle();
             // From here on a journal may have what follows.

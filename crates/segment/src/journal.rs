@@ -97,6 +97,8 @@ impl Segment {
         }
         self.floor_kept = state.floor;
         let before = std::mem::replace(&mut self.state, state);
+        // What is durable stays so, and links below it may be forgotten.
+        self.hear_durable(before.durable);
         // The layers of a pass stay, and so does what they lack.
         self.state.reads_from = higher(self.state.reads_from, before.reads_from);
         if self.state.path.sees(before.floor) && self.state.path.reach(self.state.floor).lsn < before.floor.lsn {

@@ -6,6 +6,7 @@ mod journal;
 mod reading;
 mod reigns;
 mod tail;
+mod whole;
 
 use std::time::Duration;
 

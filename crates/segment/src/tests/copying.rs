@@ -6,7 +6,7 @@ use super::*;
 use crate::{PartId, Taken};
 
 /// A copy that is born to take the place of another one, while epoch 2 reigns.
-fn newborn() -> Copy {
+pub(super) fn newborn() -> Copy {
     born(units::SegmentKind::Full, members())
 }
 
@@ -89,7 +89,7 @@ pub(super) fn answer(copy: &mut Copy, now: u64, part: PartId, from: VersionCurso
     effects
 }
 
-fn read(copy: &mut Copy, read_point: u64, needed: Position) -> Result<(), Refusal> {
+pub(super) fn read(copy: &mut Copy, read_point: u64, needed: Position) -> Result<(), Refusal> {
     let mut effects = Vec::new();
     copy.segment.request(&read_pages(2, read_point, needed), &mut effects);
     match effects.pop() {
@@ -97,61 +97,6 @@ fn read(copy: &mut Copy, read_point: u64, needed: Position) -> Result<(), Refusa
         Some(Effect::Answer(Response::Refused(refusal))) => Err(refusal),
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn a_copy_of_others_counts_for_nothing_until_it_is_whole() {
-    let mut copy = newborn();
-    copy.install(path(&[(1, 0), (2, 90)]));
-    assert_eq!(
-        copy.append(2, batch(2, 120, position(2, 110))),
-        appended(2, Position::ZERO)
-    );
-    copy.announce(2, 120);
-    assert!(read(&mut copy, 120, Position::ZERO).is_err());
-    let promised = copy.promised(3, path(&[(1, 0), (2, 90)]), Position::ZERO);
-    assert!(!promised.vouches, "it has no vote");
-    assert_eq!(promised.complete, Position::ZERO);
-    // Its reign goes on with a third epoch that took the promise.
-    copy.install(path(&[(1, 0), (2, 90), (3, 120)]));
-    let questions = questions(&mut copy, 100);
-    let [(_, part, from, until)] = &questions[..] else {
-        panic!("{questions:?}");
-    };
-    assert!(from.key.is_empty() && until.is_empty(), "all of it");
-    // Complete up to less than what it knows to be durable.
-    answer(
-        &mut copy,
-        110,
-        *part,
-        from.clone(),
-        versions(None, position(2, 110), position(2, 100)),
-    );
-    assert!(copy.segment.is_copying());
-    assert_eq!(copy.segment.acknowledged(), Position::ZERO);
-    assert_eq!(copy.segment.complete(), position(2, 110));
-    // And now the log that follows, as from a peer's journal.
-    copy.append(3, batch(2, 120, position(2, 110)));
-    assert!(!copy.segment.is_copying());
-    assert_eq!(copy.segment.acknowledged(), position(2, 120));
-    let mut copy = copy.restarted();
-    assert!(!copy.segment.is_copying(), "it stays whole");
-    assert_eq!(copy.segment.acknowledged(), position(2, 120));
-    assert!(
-        copy.promised(4, path(&[(1, 0), (2, 90), (3, 120)]), Position::ZERO)
-            .vouches
-    );
-}
-
-/// The reign began at 90, long after the last batch of its group: nothing more is to come.
-#[test]
-fn a_copy_of_a_group_that_nobody_writes_is_whole_with_its_last_batch() {
-    let mut copy = newborn();
-    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
-    let all = versions(None, position(1, 40), position(1, 30));
-    answer(&mut copy, 10, part, from, all);
-    assert!(!copy.segment.is_copying());
-    assert_eq!(copy.segment.acknowledged(), position(1, 40));
 }
 
 #[test]
@@ -523,66 +468,4 @@ fn a_stranded_copy_lets_the_journal_go_once_it_is_full() {
     let ends: Vec<Position> = held.iter().map(|flush| flush.end).collect();
     let expected = [80].map(|lsn| position(1, lsn));
     assert_eq!(ends, expected, "an opener may look for what is not known to be durable");
-}
-
-/// What was sent while it copied is not sent again, and may be durable nowhere: with two others lost it is the fourth that has it.
-#[test]
-fn a_copy_that_is_whole_asks_its_peers_for_the_log_that_it_left_out() {
-    let mut copy = newborn();
-    copy.install(path(&[(1, 0), (2, 90)]));
-    copy.announce(2, 110);
-    let asked = questions(&mut copy, 0);
-    assert_eq!(
-        copy.append(2, batch(2, 120, position(2, 110))),
-        appended(2, Position::ZERO)
-    );
-    let (_, part, from, _) = asked[0].clone();
-    answer(
-        &mut copy,
-        1,
-        part,
-        from,
-        versions(None, position(2, 110), Position::ZERO),
-    );
-    assert!(!copy.segment.is_copying());
-    let mut fetches = Vec::new();
-    for now in (100..1000).step_by(100) {
-        copy.segment.tick(millis(now), &mut fetches);
-    }
-    let asks = |effect: &Effect| matches!(effect, Effect::Fetch { request: Request::FetchBatches { after, .. }, .. } if *after == position(2, 110));
-    assert!(fetches.iter().any(asks), "{fetches:?}");
-    let mut effects = Vec::new();
-    let found = Response::Batches(vec![batch(2, 120, position(2, 110))]);
-    let taken = copy.segment.fetched(millis(1000), Some(found), &mut effects);
-    taken.expect("the peer could help");
-    assert_eq!(copy.segment.complete(), position(2, 120));
-    fetches.clear();
-    copy.segment.tick(millis(1100), &mut fetches);
-    assert!(!fetches.iter().any(asks), "nothing is missing any more");
-}
-
-/// Its peers have nothing more to give: what it has is all that it was told of.
-#[test]
-fn a_copy_that_starts_again_with_everything_is_whole_without_another_pass() {
-    let mut copy = newborn();
-    copy.install(path(&[(1, 0), (2, 90)]));
-    copy.announce(2, 120);
-    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
-    answer(
-        &mut copy,
-        1,
-        part,
-        from,
-        versions(None, position(2, 110), Position::ZERO),
-    );
-    assert!(copy.segment.is_copying(), "it lacks 120");
-    let mut copy = copy.restarted();
-    copy.append(2, batch(2, 120, position(2, 110)));
-    let mut effects = Vec::new();
-    let found = Response::Batches(vec![batch(2, 120, position(2, 110))]);
-    let taken = copy.segment.fetched(millis(100), Some(found), &mut effects);
-    taken.expect("the peer could help");
-    copy.segment.tick(millis(200), &mut effects);
-    assert!(!copy.segment.is_copying());
-    assert_eq!(copy.segment.acknowledged(), position(2, 120));
 }
