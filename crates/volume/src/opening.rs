@@ -146,6 +146,9 @@ pub struct Opening {
     epoch: Epoch,
     record: VolumeRecord,
     path: Path,
+    /// The highest position known to be durable on the last opened timeline, and told by a copy that vouched. Copies are asked
+    /// only for what they hold above it, so it stays although that copy may be found to be damaged meanwhile.
+    known: Position,
     first: Group,
     /// Groups that flushes in flight name.
     named: BTreeMap<GroupId, Group>,
@@ -168,6 +171,7 @@ impl Opening {
         Ok(Opening {
             epoch,
             candidate: Candidate::start_of(&path),
+            known: path.start(),
             first,
             named: BTreeMap::new(),
             looked_at: BTreeSet::new(),
@@ -251,7 +255,7 @@ impl Opening {
                 segment,
                 epoch: self.epoch,
                 path: self.path.clone(),
-                above: self.known(),
+                above: self.known,
             },
         };
         effects.push(OpeningEffect::Send { segment, request });
@@ -301,8 +305,7 @@ impl Opening {
         if !self.first.is_fenced(now) {
             return Ok(());
         }
-        let known = self.known();
-        let in_flight = Candidate::find(&self.path, known, self.first.promises(), |_| true);
+        let in_flight = Candidate::find(&self.path, self.known, self.first.promises(), |_| true);
         let mut all_fenced = true;
         for flush in &in_flight.chain {
             for id in flush.groups.iter().filter(|id| **id != GroupId::FIRST) {
@@ -332,7 +335,7 @@ impl Opening {
             let mut others = flush.groups.iter().filter(|id| **id != GroupId::FIRST);
             others.all(|id| named.get(id).is_some_and(|group| group.has_part(flush.end, path)))
         };
-        self.candidate = Candidate::find(path, known, self.first.promises(), whole);
+        self.candidate = Candidate::find(path, self.known, self.first.promises(), whole);
         self.first.known = self.candidate.branch;
         self.first.parts = self.candidate.chain.iter().map(|flush| flush.end).collect();
         for (id, group) in &mut self.named {
@@ -453,6 +456,7 @@ impl Opening {
                 copy.rest(now);
             }
         }
+        self.known = Candidate::known(&self.path, self.known, self.first.promises());
         Ok(())
     }
 
@@ -461,10 +465,5 @@ impl Opening {
             found,
             recorded: self.path.epoch(),
         }
-    }
-
-    /// The highest position known to be durable on the last opened timeline.
-    fn known(&self) -> Position {
-        Candidate::known(&self.path, self.first.promises())
     }
 }

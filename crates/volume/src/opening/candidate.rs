@@ -25,14 +25,16 @@ impl Candidate {
         }
     }
 
-    /// The highest position known to be durable on the last opened timeline.
-    pub(super) fn known<'a>(path: &Path, promises: impl Iterator<Item = &'a Promised>) -> Position {
+    /// The highest position known to be durable on the last opened timeline: `before` already, or told since.
+    pub(super) fn known<'a>(path: &Path, before: Position, promises: impl Iterator<Item = &'a Promised>) -> Position {
         let announced = promises.map(|promised| promised.durable);
         let on_path = announced.filter(|durable| path.sees(*durable));
-        on_path
-            .chain([path.start()])
-            .max_by_key(|durable| durable.lsn)
-            .expect("the start is among them")
+        on_path.fold(
+            before,
+            |known, durable| {
+                if known.lsn < durable.lsn { durable } else { known }
+            },
+        )
     }
 
     /// Follows the flush headers upward from what is known to be durable, as far as `whole` finds every part of a flush.

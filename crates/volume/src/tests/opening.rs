@@ -265,6 +265,41 @@ fn what_a_damaged_copy_believes_to_be_durable_counts_for_nothing() {
     assert_eq!(record.last().map(|last| last.branch), Some(lsn(30)));
 }
 
+/// Found by simulation: the others were asked only for what they hold above what one copy knew to be durable, which then turned
+/// out to be damaged. The new timeline began below, without log that was acknowledged.
+#[test]
+fn what_a_copy_told_while_it_vouched_stays_known() {
+    let mut opener = Opener::new(5);
+    opener
+        .hear(1, Response::Promised(promised(1, 2, 30, 30)))
+        .expect("a promise");
+    opener.sent();
+    for copy in 2..=5 {
+        opener.opening.connected(id(copy), &mut opener.effects);
+    }
+    let asked = opener.sent().into_iter();
+    let above = asked.filter_map(|(_, request)| match request {
+        Request::Promise { above, .. } => Some(above),
+        _ => None,
+    });
+    assert_eq!(above.collect::<Vec<_>>(), vec![position(1, 30); 4]);
+    let damaged = Promised {
+        vouches: false,
+        ..promised(1, 2, 0, 30)
+    };
+    opener.hear(1, Response::Promised(damaged)).expect("an answer");
+    for copy in 2..=5 {
+        let nothing_above = Promised {
+            held: Vec::new(),
+            ..promised(copy, 2, 30, 10)
+        };
+        opener.hear(copy, Response::Promised(nothing_above)).expect("a promise");
+    }
+    opener.later();
+    let record = opener.swapped().expect("four are complete");
+    assert_eq!(record.last().map(|last| last.branch), Some(lsn(30)));
+}
+
 /// A node that lost its breath for a moment is asked again; nobody else may be able to answer.
 #[test]
 fn a_copy_that_refused_is_asked_again() {
