@@ -440,8 +440,9 @@ impl Shipper {
         let Some((id, copy, _)) = self.copy_of_mut(segment) else {
             return;
         };
+        // It may answer what it was told before it refused something: then it is left alone nevertheless, and told again after that,
+        // with what it refused.
         copy.installed = true;
-        copy.stalled_until = None;
         copy.told = told;
         if id == GroupId::FIRST {
             return;
@@ -470,7 +471,13 @@ impl Shipper {
             && self.durable < last.boundary
         {
             let before = std::mem::replace(&mut self.durable, last.boundary);
+            let first = effects.len();
             self.cover_others(before, effects);
+            for effect in effects.get(first..).unwrap_or_default() {
+                if let ShipperEffect::GroupAdvanced { group, .. } = effect {
+                    self.release(*group);
+                }
+            }
             effects.push(ShipperEffect::DurableAdvanced(self.durable));
         }
         self.release(id);

@@ -211,7 +211,8 @@ impl Shipper {
         }
     }
 
-    /// Forgets batches that every copy of their group has, and the oldest durable ones of any group when too many are kept.
+    /// Forgets batches that every copy of their group has, of other groups once they are durable: a copy that is new takes from
+    /// its peers no more than that. Forgets the oldest durable ones of any group when too many are kept.
     pub(super) fn release(&mut self, id: GroupId) {
         let (all, missing) = (self.first.all_complete(), self.missing.first());
         // The durable LSN is derived from what is here: a flush that misses a part elsewhere is kept, and so is the last.
@@ -221,7 +222,7 @@ impl Shipper {
             self.let_go(GroupId::FIRST);
         }
         if let Some(group) = self.others.get(&id) {
-            let all = group.all_complete();
+            let all = group.all_complete().min(group.durable.lsn);
             while self.first_kept(id).is_some_and(|end| end <= all) {
                 self.let_go(id);
             }

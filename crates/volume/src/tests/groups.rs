@@ -302,6 +302,32 @@ fn a_group_is_announced_to_until_its_new_copy_is_complete() {
     assert_eq!(new.map(|copy| copy.complete), Some(lsn(40)));
 }
 
+/// Found by simulation: a copy joined while a long record was on its way. Its pieces lay on all others, and were kept nowhere for it.
+#[test]
+fn a_new_copy_is_sent_what_every_other_has_but_nobody_knows_to_be_durable() {
+    let mut writer = Writer::with_group(limits());
+    for end in [110, 120] {
+        writer.submit(end, &[1]);
+        writer.appended(1, 1..=6, end);
+    }
+    writer.appended(0, 1..=6, 110);
+    let (group, old) = (GroupId::from_raw(1), six(1));
+    let all: Vec<Member> = old.iter().cloned().chain([member(1, 7)]).collect();
+    let membership = Membership::joint(ids(&old), ids(&all[1..]));
+    writer
+        .shipper
+        .change_members(group, membership, all, &mut writer.effects);
+    writer.effects.clear();
+    writer.install(1, 7, position(1, 40), true);
+    let ends = |writer: &mut Writer| writer.sent().iter().map(|(_, end, ..)| *end).collect::<Vec<u64>>();
+    assert_eq!(ends(&mut writer), [120], "110 is durable: it has that from its peers");
+    writer.appended(1, 7..=7, 120);
+    writer.appended(0, 1..=6, 120);
+    writer.shipper.disconnected(id(1, 7));
+    writer.install(1, 7, position(1, 40), true);
+    assert!(ends(&mut writer).is_empty(), "now all of it is durable");
+}
+
 #[test]
 fn kept_batches_of_all_groups_share_one_limit() {
     let kept = ShipperLimits {

@@ -309,6 +309,28 @@ fn only_so_much_is_on_its_way_to_a_copy_that_does_not_answer() {
     assert_eq!(writer.sent().len(), 6);
 }
 
+/// Found by simulation: the answer to a message of before made the shipper believe that the copy had what it had just refused.
+#[test]
+fn a_copy_that_refused_is_sent_that_again_whatever_it_answers_meanwhile() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 110);
+    writer.sent();
+    let full = Refusal::Stopped {
+        what: "the disk is full".to_owned(),
+    };
+    writer.hear(1, Response::Refused(full));
+    let installed = Response::Installed {
+        segment: id(1),
+        complete: position(1, 100),
+        vouches: true,
+    };
+    writer.hear(1, installed.clone());
+    assert_eq!(writer.sent(), [], "it is left alone for a while");
+    writer.shipper.tick(Duration::from_secs(1), &mut writer.effects);
+    writer.hear(1, installed);
+    assert_eq!(writer.sent(), [(id(1), lsn(110), position(1, 100))]);
+}
+
 #[test]
 fn a_later_epoch_fences_the_writer() {
     let mut writer = Writer::new(limits());
