@@ -190,7 +190,8 @@ fn run(options: &Options) -> ExitCode {
                     return;
                 }
                 let seed = first.wrapping_add(seed);
-                locked().add(sim::run(seed, None));
+                let outcome = sim::run(seed, None);
+                locked().add(outcome);
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
