@@ -56,6 +56,7 @@ pub(crate) fn scan(
             None => break,
         }
     }
+    segment.check_not_folded(read_point)?;
     Ok(found)
 }
 

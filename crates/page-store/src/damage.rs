@@ -100,6 +100,14 @@ impl PageStore {
         true
     }
 
+    /// What a read came to; if it found that a layer of the segment does not say any more what was written there, nobody counts on the
+    /// segment from now on.
+    pub(crate) fn noting_loss<T>(&self, segment: &SegmentStore, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        read.inspect_err(|error| {
+            self.note_loss(segment, &segment.layers(), error);
+        })
+    }
+
     /// A file of the journal does not say any more what was written there: whoever has something in it loses its vote.
     pub(crate) fn note_journal_loss(&self, start: u64, segments: &[Arc<SegmentStore>], error: &ReadError) {
         let is_news = |segment: &&Arc<SegmentStore>| !segment.damage().journal_files.contains(&start);

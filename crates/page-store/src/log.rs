@@ -114,7 +114,7 @@ impl PageStore {
         // What was folded while this was read may be missing.
         match segment.horizon().map(|horizon| horizon.fold_point()) {
             Some(folded) if asked.after < folded => Err(ReadError::Collected(folded)),
-            _ => part,
+            _ => self.noting_loss(&segment, part),
         }
     }
 }

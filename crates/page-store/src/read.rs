@@ -57,6 +57,14 @@ pub enum ReadError {
         /// What the operating system says.
         what: String,
     },
+    /// Versions that the read needs may have been folded since it was permitted.
+    #[error("versions are folded up to {through}, and this is a read as of {read_point}")]
+    Folded {
+        /// As of where.
+        read_point: Lsn,
+        /// How far versions may be folded.
+        through: Lsn,
+    },
     /// Log is asked for that is not kept any more.
     #[error("no log is kept below {0}")]
     Collected(Lsn),
@@ -117,8 +125,9 @@ pub(crate) struct Reading<'a> {
     pub(crate) engine: &'a dyn Engine,
     pub(crate) blocks: &'a BlockCache,
     pub(crate) pages: &'a PageCache,
-    /// Whether pages that are made stay in the cache; those of background work would only push out others.
-    pub(crate) keeps_pages: bool,
+    /// Whether somebody is shown what it makes: pages stay in the cache, and are refused if versions that they need may be folded.
+    /// What background work makes would only push out others, and it folds itself.
+    pub(crate) is_readers: bool,
     pub(crate) path: &'a Path,
 }
 
@@ -169,12 +178,36 @@ impl Reading<'_> {
     pub(crate) fn page(&self, segment: &SegmentStore, key: PageKey, read_point: Lsn) -> Result<Page, ReadError> {
         // Before any version is looked at: one that comes late from now on spoils what is made here.
         let generation = segment.generation();
+        let (page, newest) = self.make(segment, key, read_point)?;
+        if !self.is_readers {
+            return Ok(page);
+        }
+        // Before anybody builds on it.
+        segment.check_not_folded(read_point)?;
+        if let Some(newest) = newest {
+            let made = MadePage {
+                generation,
+                newest,
+                page: page.clone(),
+            };
+            self.pages.insert((segment.id, key), Arc::new(made), MADE_PAGE_BYTES);
+        }
+        Ok(page)
+    }
+
+    /// The page, and the newest version that was applied to make it, if any was.
+    fn make(
+        &self,
+        segment: &SegmentStore,
+        key: PageKey,
+        read_point: Lsn,
+    ) -> Result<(Page, Option<Position>), ReadError> {
         let made = self.made_before(segment, key, read_point);
         let after = made.as_ref().map_or(Position::ZERO, |made| made.newest);
         let mut versions = segment.visible(&Key::Page(key), self.path, after, read_point, self.blocks)?;
         if versions.is_empty() && made.is_none() {
             self.check_readable(segment, Position::ZERO, read_point)?;
-            return Ok(Page::zeroed());
+            return Ok((Page::zeroed(), None));
         }
         let gone = self.truncations(segment, key.fork, after, read_point)?.last(key.block);
         versions.retain(|version| gone < version.position);
@@ -187,15 +220,7 @@ impl Reading<'_> {
             None => Page::zeroed(),
         };
         let page = materialise(self.engine, key, start, versions)?;
-        if let Some(newest) = versions.last().filter(|_| self.keeps_pages) {
-            let made = MadePage {
-                generation,
-                newest: newest.position,
-                page: page.clone(),
-            };
-            self.pages.insert((segment.id, key), Arc::new(made), MADE_PAGE_BYTES);
-        }
-        Ok(page)
+        Ok((page, versions.last().map(|newest| newest.position)))
     }
 }
 

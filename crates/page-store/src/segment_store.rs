@@ -247,6 +247,20 @@ impl SegmentStore {
         *locked(&self.horizon) = Some(horizon);
     }
 
+    /// An error if versions as of `read_point` may have been folded, as background work does whenever it likes: what was just read
+    /// may lack some. A reader's floor keeps that from happening, but not on a copy that could only show it less, and went on
+    /// meanwhile.
+    pub(crate) fn check_not_folded(&self, read_point: Lsn) -> Result<(), ReadError> {
+        let fold_point = locked(&self.horizon).as_ref().map_or(Lsn::ZERO, Horizon::fold_point);
+        if read_point < fold_point {
+            return Err(ReadError::Folded {
+                read_point,
+                through: fold_point,
+            });
+        }
+        Ok(())
+    }
+
     pub(crate) fn set_unneeded(&self, through: Lsn) {
         self.unneeded_lsn.store(through.raw(), Ordering::Relaxed);
     }

@@ -271,9 +271,7 @@ impl PageStore {
         let pages: Result<_, _> = blocks
             .map(|block| reading.page(&segment, first.fork.page(block), read_point))
             .collect();
-        pages.inspect_err(|error| {
-            self.note_loss(&segment, &segment.layers(), error);
-        })
+        self.noting_loss(&segment, pages)
     }
 
     pub(crate) fn reading<'a>(&'a self, path: &'a Path) -> Reading<'a> {
@@ -281,7 +279,7 @@ impl PageStore {
             engine: &*self.engine,
             blocks: &self.blocks,
             pages: &self.pages,
-            keeps_pages: true,
+            is_readers: true,
             path,
         }
     }
@@ -297,12 +295,18 @@ impl PageStore {
         most: usize,
     ) -> Result<Vec<CatalogEntry>, ReadError> {
         let segment = self.settled(segment)?;
-        catalog::scan(&segment, path, read_point, after, most)
+        let scanned = catalog::scan(&segment, path, read_point, after, most);
+        self.noting_loss(&segment, scanned)
     }
 
     /// The header of the last flush that ends at or below `at`.
     pub fn flush_header(&self, segment: SegmentId, path: &Path, at: Lsn) -> Result<FlushedHeader, ReadError> {
         let segment = self.settled(segment)?;
+        let found = self.newest_flush_header(&segment, path, at);
+        self.noting_loss(&segment, found)
+    }
+
+    fn newest_flush_header(&self, segment: &SegmentStore, path: &Path, at: Lsn) -> Result<FlushedHeader, ReadError> {
         let last = |key: Key, at: Lsn| -> Result<Option<Version>, ReadError> {
             Ok(segment.visible(&key, path, Position::ZERO, at, &self.blocks)?.pop())
         };

@@ -198,7 +198,7 @@ impl PageStore {
 
     fn folder<'a>(&'a self, segment: &'a SegmentStore, horizon: &'a Horizon) -> Folder<'a> {
         let reading = Reading {
-            keeps_pages: false,
+            is_readers: false,
             ..self.reading(&horizon.path)
         };
         Folder::new(&self.config, reading, horizon, segment)

@@ -47,9 +47,7 @@ impl PageStore {
         };
         let (from, until) = (key(&asked.from.key)?, key(&asked.until)?);
         let given = give(&segment, asked, from.as_ref(), until.as_ref());
-        let (runs, next) = given.inspect_err(|error| {
-            self.note_loss(&segment, &segment.layers(), error);
-        })?;
+        let (runs, next) = self.noting_loss(&segment, given)?;
         let (splits, bytes_expected) = match (&from, &next) {
             (None, Some((next, _))) => divide(&segment, asked.after, next),
             _ => (Vec::new(), 0),

@@ -431,6 +431,10 @@ impl World {
         let response = match reads::carry_out(self.nodes[at].disk.store(), id, read) {
             Ok(response) => response,
             Err(ReadError::NoFlush(_)) => return Ok(()),
+            Err(ReadError::Folded { read_point, through }) => Response::Refused(Refusal::BelowFloor {
+                read_point,
+                floor: Position::new(self.nodes[at].segments[&id].horizon().path.epoch(), through),
+            }),
             Err(_) if !self.nodes[at].has(id) => Response::Refused(Refusal::UnknownSegment { segment: id }),
             Err(error) if self.is_lost(at, id) => Response::Refused(Refusal::Damaged {
                 what: error.to_string(),

@@ -123,6 +123,10 @@ fn perform(node: &Node, id: SegmentId, read: Read) -> Result<Response, ReadError
 fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::UnknownSegment(segment) => Refusal::UnknownSegment { segment },
+        ReadError::Folded { read_point, through } => Refusal::BelowFloor {
+            read_point,
+            floor: Position::new(Epoch::ZERO, through),
+        },
         ReadError::Collected(oldest) => Refusal::LogCollected {
             oldest: Position::new(Epoch::ZERO, oldest),
         },
