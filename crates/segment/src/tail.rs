@@ -51,9 +51,10 @@ impl Segment {
 
     /// Above which position it takes versions from the layers of peers. A tail needs nothing that every full copy has.
     pub(crate) fn lacks_above(&self) -> Position {
-        // From the last batch on that every full copy has: a peer gives nothing above the end of its log, where there is nothing.
+        // From the last batch on that every full copy has, and that is durable: a peer gives nothing above that.
         let on_every_full = self.state.path.reach(self.state.on_every_full).lsn;
-        let before = Lsn::from_raw(on_every_full.raw().saturating_sub(1));
+        let needed_by_none = on_every_full.min(self.durable_here().lsn);
+        let before = Lsn::from_raw(needed_by_none.raw().saturating_sub(1));
         if self.is_tail() && self.complete.lsn < before {
             return position_on(&self.state.path, before);
         }

@@ -12,13 +12,17 @@ fn tail() -> Copy {
 }
 
 fn announce(copy: &mut Copy, durable: u64, all_complete: u64, on_every_full: u64) {
+    announce_in(1, copy, [durable, all_complete, on_every_full]);
+}
+
+fn announce_in(epoch: u64, copy: &mut Copy, [durable, all_complete, on_every_full]: [u64; 3]) {
     copy.ask(&Request::Announce {
         segment: id(1),
-        epoch: Epoch::from_raw(1),
-        durable: position(1, durable),
-        floor: position(1, durable),
-        all_complete: position(1, all_complete),
-        on_every_full: position(1, on_every_full),
+        epoch: Epoch::from_raw(epoch),
+        durable: position(epoch, durable),
+        floor: position(epoch, durable),
+        all_complete: position(epoch, all_complete),
+        on_every_full: position(epoch, on_every_full),
     });
 }
 
@@ -133,14 +137,7 @@ fn a_new_tail_takes_the_log_from_where_every_full_copy_has_it() {
         )
     };
     assert!(effects.iter().any(asks_standing), "{effects:?}");
-    copy.ask(&Request::Announce {
-        segment: id(1),
-        epoch: Epoch::from_raw(2),
-        durable: position(2, 120),
-        floor: position(2, 120),
-        all_complete: Position::ZERO,
-        on_every_full: position(2, 110),
-    });
+    announce_in(2, &mut copy, [120, 0, 110]);
     let mut effects = Vec::new();
     copy.segment.tick(millis(1200), &mut effects);
     let take = effects.iter().find_map(|effect| match effect {
@@ -165,6 +162,24 @@ fn a_new_tail_takes_the_log_from_where_every_full_copy_has_it() {
     assert!(!copy.segment.is_copying());
     assert_eq!(copy.segment.acknowledged(), position(2, 120));
     assert_eq!(let_go(&copy), Some(position(2, 109)), "it never had what lies below");
+}
+
+/// Found by simulation: in the middle of a long record every full copy has more than is durable, and gives no more than that.
+#[test]
+fn a_new_tail_asks_for_nothing_above_what_is_durable() {
+    let mut copy = born(SegmentKind::Tail, members());
+    copy.install(path(&[(1, 0), (2, 90)]));
+    announce_in(2, &mut copy, [100, 100, 110]);
+    let mut effects = Vec::new();
+    copy.segment.tick(millis(100), &mut effects);
+    let after = effects.iter().find_map(|effect| match effect {
+        Effect::Take {
+            request: Request::FetchVersions { after, .. },
+            ..
+        } => Some(*after),
+        _ => None,
+    });
+    assert_eq!(after, Some(position(2, 99)));
 }
 
 /// Tails may have let go of anything that a new full copy needs.
