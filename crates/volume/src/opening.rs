@@ -136,6 +136,8 @@ enum Phase {
         record: VolumeRecord,
         /// Who was asked for the marks, and when.
         asked: Option<(SegmentId, Duration)>,
+        /// Somebody was asked who could not tell them.
+        is_failed: bool,
     },
     Done,
 }
@@ -278,8 +280,8 @@ impl Opening {
 
     /// If `segment` was asked for the marks, it will not tell them.
     fn ask_no_longer(&mut self, segment: SegmentId) {
-        if let Phase::Installing { asked, .. } = &mut self.phase {
-            asked.take_if(|(of, _)| *of == segment);
+        if let Phase::Installing { asked, is_failed, .. } = &mut self.phase {
+            *is_failed |= asked.take_if(|(of, _)| *of == segment).is_some();
         }
     }
 
@@ -347,24 +349,27 @@ impl Opening {
     }
 
     /// A write quorum of every group concerned has everything: then the record. Until then whoever is behind is brought
-    /// further.
+    /// further; and after that if nobody can tell the marks, as when the one full copy of the quorum turns out to be damaged.
     fn copy_on(&mut self, effects: &mut Vec<OpeningEffect>) {
-        if !matches!(self.phase, Phase::Copying) {
-            return;
-        }
-        if self.groups().all(Group::is_copied) {
-            self.phase = Phase::Recording;
-            effects.push(OpeningEffect::CompareAndSwap(self.next_record()));
-            return;
-        }
         let (now, epoch, path) = (self.now, self.epoch, self.path.clone());
         let context = Context {
             now,
             epoch,
             path: &path,
         };
-        for group in self.groups_mut() {
-            group.copy_on(context, effects);
+        match &self.phase {
+            Phase::Copying if self.groups().all(Group::is_copied) => {
+                self.phase = Phase::Recording;
+                effects.push(OpeningEffect::CompareAndSwap(self.next_record()));
+            }
+            Phase::Copying => {
+                let lacking = self.groups_mut().filter(|group| !group.is_copied());
+                lacking.for_each(|group| group.bring_up(context, effects));
+            }
+            Phase::Installing { is_failed: true, .. } if !self.first.copies.values().any(Copy::tells_marks) => {
+                self.first.bring_up(context, effects);
+            }
+            _ => {}
         }
     }
 
@@ -411,6 +416,10 @@ impl Opening {
             Response::Appended { complete, .. } => {
                 if let Some((group, context)) = self.group_of(segment) {
                     group.appended(segment, complete, context, effects);
+                }
+                if matches!(self.phase, Phase::Installing { .. }) && self.candidate.branch.lsn <= complete.lsn {
+                    // It was told the path while it was behind.
+                    self.greet(segment, effects);
                 }
             }
             Response::Installed { complete, .. } => self.installed(segment, complete),

@@ -2,6 +2,7 @@
 
 mod groups;
 mod heat;
+mod marks;
 mod membership;
 mod opening;
 mod opening_groups;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use timeline::Path;
-use units::{Epoch, Position, SegmentId};
+use units::{Epoch, Position, SegmentId, SegmentKind};
 use wire_format::message::{Promised, Request};
 use wire_format::{EncodedBatch, Member};
 
@@ -55,6 +55,11 @@ impl Copy {
     /// Whether it promised, and vouches for everything that it ever acknowledged.
     pub(super) fn counts(&self) -> bool {
         self.promised.as_ref().is_some_and(|promised| promised.vouches)
+    }
+
+    /// Whether it can be asked for the engine's marks: a tail has none to tell.
+    pub(super) fn tells_marks(&self) -> bool {
+        self.connected && self.installed && self.member.kind == SegmentKind::Full
     }
 
     /// Whether this opening makes it, and it is not whole yet.
@@ -110,11 +115,8 @@ impl Group {
             .writable(&complete.map(|copy| copy.member.segment).collect())
     }
 
-    /// Until a write quorum is complete, whoever is behind is brought further.
-    pub(super) fn copy_on(&mut self, context: Context<'_>, effects: &mut Vec<OpeningEffect>) {
-        if self.is_copied() {
-            return;
-        }
+    /// Whoever is behind is brought further.
+    pub(super) fn bring_up(&mut self, context: Context<'_>, effects: &mut Vec<OpeningEffect>) {
         // A copy that does not vouch never becomes complete, and only takes the sources from those that do.
         let behind = self.copies.values().filter(|copy| {
             copy.connected

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use timeline::Branch;
-use units::{GroupId, Position, SegmentId, SegmentKind};
+use units::{GroupId, Position, SegmentId};
 use wire_format::message::Request;
 
 use super::{ANSWER_LIMIT, Opened, Opening, OpeningEffect, OpeningError, Phase};
@@ -28,6 +28,7 @@ impl Opening {
             path,
             record,
             asked: None,
+            is_failed: false,
         };
         let connected = self.first.copies.values().filter(|copy| copy.connected);
         let connected: Vec<SegmentId> = connected.map(|copy| copy.member.segment).collect();
@@ -61,12 +62,7 @@ impl Opening {
         let Phase::Installing { asked, .. } = &mut self.phase else {
             return;
         };
-        let ready = self
-            .first
-            .copies
-            .values()
-            // A tail has no marks to tell.
-            .filter(|copy| copy.connected && copy.installed && copy.member.kind == SegmentKind::Full);
+        let ready = self.first.copies.values().filter(|copy| copy.tells_marks());
         let next = ready.min_by_key(|copy| copy.unanswered);
         if let (None, Some(copy)) = (&asked, next) {
             let segment = copy.member.segment;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use timeline::{Branch, Path};
 use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::message::{HeldFlush, Promised, Refusal, Request, Response};
 use wire_format::{Batch, EncodedBatch};
 
+use super::marks::recorded;
 use crate::record::MemberRecord;
 use crate::{Opening, OpeningEffect, OpeningError, VolumeRecord, creation};
 
@@ -132,6 +132,20 @@ impl Opener {
         });
         sent.collect()
     }
+}
+
+/// A batch of the import, ten bytes long.
+pub(super) fn batch(end: u64) -> EncodedBatch {
+    EncodedBatch::new(Batch {
+        volume: record().volume,
+        group: GroupId::FIRST,
+        epoch: Epoch::from_raw(1),
+        end: lsn(end),
+        previous: position(1, end - 10),
+        header: None,
+        items: Vec::new(),
+        elsewhere: Vec::new(),
+    })
 }
 
 /// A copy tells the opener of epoch 2 how far it is.
@@ -318,64 +332,6 @@ fn a_copy_that_refused_is_asked_again() {
     );
 }
 
-/// An opener of a volume whose record is changed: these copies know the path, and the first was asked for the marks.
-fn recorded(installed: &[u8]) -> Opener {
-    let mut opener = Opener::new(4);
-    for copy in 1..=4 {
-        opener
-            .hear(copy, Response::Promised(promised(copy, 2, 30, 0)))
-            .expect("a promise");
-    }
-    opener.later();
-    opener.opening.recorded(true, &mut opener.effects).expect("recorded");
-    opener.sent();
-    for copy in installed {
-        let installed = Response::Installed {
-            segment: id(*copy),
-            complete: position(1, 30),
-            vouches: true,
-        };
-        opener.hear(*copy, installed).expect("installed");
-    }
-    assert_eq!(opener.asked_for_marks(), [id(installed[0])]);
-    opener
-}
-
-fn marks() -> Response {
-    Response::FlushHeader {
-        end: position(1, 30),
-        previous: position(1, 20),
-        boundary: lsn(30),
-        marks: Bytes::from_static(b"marks"),
-    }
-}
-
-/// The copy that was asked for the marks is gone: another one tells them.
-#[test]
-fn the_marks_are_asked_of_another_copy() {
-    let mut opener = recorded(&[1, 2]);
-    opener.opening.disconnected(id(1), &mut opener.effects);
-    assert_eq!(opener.asked_for_marks(), [id(2)]);
-    opener.hear(2, marks()).expect("the marks");
-    let opened = opener
-        .effects
-        .iter()
-        .any(|effect| matches!(effect, OpeningEffect::Opened(opened) if opened.last == position(1, 30)));
-    assert!(opened);
-}
-
-/// A copy whose reading threads hang promises, takes the path, and never tells the marks.
-#[test]
-fn a_copy_that_does_not_tell_the_marks_is_given_up() {
-    let mut opener = recorded(&[1, 2, 3]);
-    opener.tick(Duration::from_millis(900));
-    assert_eq!(opener.asked_for_marks(), []);
-    for (millis, asked) in [(1000, 2), (2000, 3), (3000, 1), (4000, 2)] {
-        opener.tick(Duration::from_millis(millis));
-        assert_eq!(opener.asked_for_marks(), [id(asked)], "after {millis} ms");
-    }
-}
-
 /// The copy with most of the log promises, and never gives any of it.
 #[test]
 fn a_copy_that_does_not_give_its_batches_is_given_up() {
@@ -479,21 +435,11 @@ fn a_copy_that_what_it_is_sent_does_not_help_is_left_alone_for_a_while() {
     }
     opener.later();
     let nothing = appended(4, Position::ZERO);
-    let batch = EncodedBatch::new(Batch {
-        volume: record().volume,
-        group: GroupId::FIRST,
-        epoch: Epoch::from_raw(1),
-        end: lsn(20),
-        previous: position(1, 10),
-        header: None,
-        items: Vec::new(),
-        elsewhere: Vec::new(),
-    });
     let source = opener.asked_for_batches()[0];
     opener.hear_later(source, Response::Batches(Vec::new()));
     let other = opener.asked_for_batches()[0];
     assert_ne!(other, source, "who had nothing to give is not asked again at once");
-    opener.hear_later(other, Response::Batches(vec![batch]));
+    opener.hear_later(other, Response::Batches(vec![batch(20)]));
     opener.sent();
     opener.hear_later(id(4), nothing);
     assert_eq!(opener.asked_for_batches(), []);

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use units::{Epoch, GroupId, Position, SegmentId, Zone};
+use units::{GroupId, Position, SegmentId, Zone};
 use wire_format::message::{Promised, Request, Response};
-use wire_format::{Batch, EncodedBatch};
 
-use super::opening::{LATER, Opener, appended, id, lsn, position, promised, record};
+use super::opening::{LATER, Opener, appended, batch, id, lsn, position, promised, record};
 use crate::OpeningEffect;
 use crate::outright::{Outright, Rebuilt, outright, short_groups};
 use crate::placement::{Lost, StorageNode, Wish};
@@ -56,19 +55,6 @@ fn told(copy: u8, vouches: bool, complete: u64) -> Response {
         },
         held: Vec::new(),
         ..promised(copy, 2, 0, 0)
-    })
-}
-
-fn batch(end: u64) -> EncodedBatch {
-    EncodedBatch::new(Batch {
-        volume: record().volume,
-        group: GroupId::FIRST,
-        epoch: Epoch::from_raw(1),
-        end: lsn(end),
-        previous: position(1, end - 10),
-        header: None,
-        items: Vec::new(),
-        elsewhere: Vec::new(),
     })
 }
 
