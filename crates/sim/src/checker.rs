@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quorum::WRITE_QUORUM;
 use timeline::Path;
-use units::{Epoch, GroupId, Lsn, Position, SegmentId};
+use units::{Epoch, GroupId, Lsn, Position, SegmentId, SegmentKind};
 use volume::VolumeRecord;
 use volume::record::MemberRecord;
 use wire_format::CatalogEntry;
@@ -37,8 +37,22 @@ pub(crate) struct Flush {
     pub(crate) logged: Option<Logged>,
 }
 
-/// One list of copies that count, each with its node.
-type List = Vec<(SegmentId, usize)>;
+/// A copy that counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seat {
+    segment: SegmentId,
+    node: usize,
+    is_full: bool,
+}
+
+/// One list of copies that count.
+type List = Vec<Seat>;
+
+impl Seat {
+    fn keeps(&self, at: Position, disks: &[&Disk]) -> bool {
+        disks[self.node].keeps(self.segment, at)
+    }
+}
 
 /// Everything that was ever said to the outside.
 #[derive(Default, Debug)]
@@ -116,8 +130,12 @@ impl Checker {
         disks: &[&Disk],
     ) -> Result<(), Violation> {
         let list = |members: &Vec<MemberRecord>| -> List {
-            let copies = members.iter().map(|member| (member.segment, node_named(&member.node)));
-            copies.collect()
+            let seat = |member: &MemberRecord| Seat {
+                segment: member.segment,
+                node: node_named(&member.node),
+                is_full: member.kind == SegmentKind::Full,
+            };
+            members.iter().map(seat).collect()
         };
         for group in &record.groups {
             let id = GroupId::from_raw(group.group);
@@ -157,13 +175,13 @@ impl Checker {
             return Ok(());
         };
         let listed = self.lists[&id].iter().flatten();
-        let newcomers = listed.filter(|copy| !old.contains(copy) && !wiped.contains(&copy.0));
-        for (segment, node) in newcomers {
+        let newcomers = listed.filter(|copy| !old.contains(copy) && !wiped.contains(&copy.segment));
+        for copy in newcomers {
             let needed = self.before_joint.get(&id).into_iter().flatten();
-            if let Some(missing) = needed.into_iter().find(|at| !disks[*node].keeps(*segment, **at)) {
+            if let Some(missing) = needed.into_iter().find(|at| !copy.keeps(**at, disks)) {
                 let what = format!(
                     "the new copy of {id} on storage-{} counts, and lacks {missing}",
-                    node + 1
+                    copy.node + 1
                 );
                 return Err(Promise::QuorumKeeps.broken(what));
             }
@@ -233,15 +251,18 @@ impl Checker {
         Ok(())
     }
 
-    /// A group's part of a flush lies on a write quorum of its lists, synced.
+    /// A group's part of a flush lies on a write quorum of its lists, synced: on four of six, or where there are tails on every
+    /// full copy.
     fn lies_on_quorums(&self, at: Position, group: GroupId, of_both: bool, disks: &[&Disk]) -> Result<(), Violation> {
         let lists = self.lists.get(&group).into_iter().flatten();
         for list in lists.take(if of_both { usize::MAX } else { 1 }) {
-            let keeps = |(segment, node): &&(SegmentId, usize)| disks[*node].keeps(*segment, at);
+            let keeps = |copy: &&Seat| copy.keeps(at, disks);
             let copies = list.iter().filter(keeps).count();
-            if copies < WRITE_QUORUM {
-                let nodes: Vec<usize> = list.iter().map(|(_, node)| node + 1).collect();
-                let keep: Vec<usize> = list.iter().filter(keeps).map(|(_, node)| node + 1).collect();
+            let full = || list.iter().filter(|copy| copy.is_full);
+            let has_tails = full().count() < list.len();
+            if copies < WRITE_QUORUM && !(has_tails && full().all(|copy| copy.keeps(at, disks))) {
+                let nodes: Vec<usize> = list.iter().map(|copy| copy.node + 1).collect();
+                let keep: Vec<usize> = list.iter().filter(keeps).map(|copy| copy.node + 1).collect();
                 let what = format!("only {keep:?} keep the part of {at} that {group} has, of {nodes:?}");
                 return Err(Promise::QuorumKeeps.broken(what));
             }
@@ -255,7 +276,8 @@ impl Checker {
 
     /// Which copies of a group count, each with its node.
     pub(crate) fn copies_of(&self, group: GroupId) -> impl Iterator<Item = (SegmentId, usize)> {
-        self.lists.get(&group).into_iter().flatten().flatten().copied()
+        let seats = self.lists.get(&group).into_iter().flatten().flatten();
+        seats.map(|copy| (copy.segment, copy.node))
     }
 
     /// The flushes from `end` back to the first.

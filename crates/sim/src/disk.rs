@@ -320,6 +320,12 @@ impl Disk {
         self.unsound.extend(self.kept.keys());
     }
 
+    /// What an earlier segment of this name kept, or lost, does not concern the one that is made now.
+    pub(crate) fn forget(&mut self, segment: SegmentId) {
+        self.kept.remove(&segment);
+        self.unsound.remove(&segment);
+    }
+
     /// Segments are born on an empty disk, with these states.
     pub(crate) fn bear(&mut self, births: &[(SegmentId, Bytes)]) {
         let opened = PageStore::open(Arc::new(self.memory.clone()), self.config.clone(), Arc::new(Toy));

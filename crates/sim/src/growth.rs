@@ -12,7 +12,7 @@ use volume::{GroupMembers, VolumeRecord};
 
 use crate::Broken;
 use crate::checker::Violation;
-use crate::holding::Pending;
+use crate::holding::{Pending, readable_copies};
 use crate::world::{World, node_named};
 use crate::writer::Stage;
 
@@ -150,8 +150,7 @@ impl World {
         };
         holding.growth = Growth::default();
         let id = GroupId::from_raw(group.group);
-        let segments = group.members.iter().map(|member| member.segment);
-        holding.copies.insert(id, segments.collect());
+        holding.copies.insert(id, readable_copies(group));
         let mut effects = Vec::new();
         shipper.add_group(GroupMembers {
             group: id,

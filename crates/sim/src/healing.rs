@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use timeline::Path;
-use units::{GroupId, Lsn, Position, SegmentId};
+use units::{GroupId, Lsn, Position, SegmentId, SegmentKind};
 use volume::placement::{self, Lost};
 use volume::record::GroupRecord;
 
@@ -123,15 +123,17 @@ struct Healed {
 }
 
 impl World {
-    /// Every page and every catalog entry is the same on every sound copy, byte for byte, and what the history makes of it:
+    /// Every page and every catalog entry is the same on every sound copy that has them, byte for byte, and what the history makes of it:
     /// at the end, and at what is left of earlier read points.
     fn all_show_the_same(&self, path: &Path, durable: Lsn) -> Result<(), Violation> {
         for group in &self.metadata.newest().groups {
             let group = GroupId::from_raw(group.group);
             let sound = self.sound().into_iter().filter(|(of, ..)| *of == group);
-            let sound: Vec<Sound> = sound
-                .filter(|(_, node, segment)| self.nodes[*node].segments.contains_key(segment))
-                .collect();
+            let has_pages = |(_, node, segment): &Sound| {
+                let segment = self.nodes[*node].segments.get(segment);
+                segment.is_some_and(|segment| segment.kind() == SegmentKind::Full)
+            };
+            let sound: Vec<Sound> = sound.filter(has_pages).collect();
             let floors = sound
                 .iter()
                 .map(|(_, node, segment)| self.nodes[*node].segments[segment].horizon().floor.lsn);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use quorum::Membership;
-use units::{GroupId, Lsn, SegmentId};
+use units::{GroupId, Lsn, SegmentId, SegmentKind};
 use volume::membership::{Change, ChangeEffect, Outcome};
 use volume::placement::{self, Lost, StorageNode, Wish};
 use volume::record::{GroupRecord, MemberRecord};
@@ -60,7 +60,7 @@ struct Running {
 #[derive(Debug)]
 pub(crate) struct Holding {
     pub(crate) record: VolumeRecord,
-    /// The copies of each group that can be asked for pages.
+    /// The copies of each group that can be asked for pages: full ones.
     pub(crate) copies: BTreeMap<GroupId, Vec<SegmentId>>,
     changes: BTreeMap<GroupId, Running>,
     /// Since when copies are lost.
@@ -76,13 +76,20 @@ fn copies_of(group: &GroupRecord) -> Vec<SegmentId> {
     members.iter().map(|member| member.segment).collect()
 }
 
+/// The copies of a group that have pages.
+pub(crate) fn readable_copies(group: &GroupRecord) -> Vec<SegmentId> {
+    let members = group.all_members();
+    let full = members.iter().filter(|member| member.kind == SegmentKind::Full);
+    full.map(|member| member.segment).collect()
+}
+
 impl Holding {
     /// Of a reign that has just begun.
     pub(crate) fn of(record: VolumeRecord) -> Holding {
         let copies = record
             .groups
             .iter()
-            .map(|group| (GroupId::from_raw(group.group), copies_of(group)));
+            .map(|group| (GroupId::from_raw(group.group), readable_copies(group)));
         Holding {
             copies: copies.collect(),
             record,
@@ -183,7 +190,11 @@ impl World {
             let Some(entry) = entry.filter(|_| !busy) else {
                 continue;
             };
-            let joining = self.member(node_named(&replacement.to.name), group);
+            let leaving = entry.members.iter().find(|copy| copy.segment == replacement.leaving);
+            let Some(kind) = leaving.map(|copy| copy.kind) else {
+                continue;
+            };
+            let joining = self.member(node_named(&replacement.to.name), group, kind);
             let change = Change::new(entry, replacement.leaving, joining, replacement.is_reversible);
             if let (Some(change), Some(holding)) = (change, self.holding(at)) {
                 let is_wished = is_wished(change.leaving());
@@ -337,7 +348,10 @@ impl World {
                     let staying = segments.iter().filter(|segment| **segment != leaving);
                     membership = Membership::new(staying.copied().collect());
                 }
-                holding.copies.insert(group, segments);
+                let full = members.iter().filter(|member| member.kind == SegmentKind::Full);
+                holding
+                    .copies
+                    .insert(group, full.map(|member| member.segment).collect());
                 let mut effects = Vec::new();
                 if let Stage::Writing(shipper) = &mut self.writers[at].stage {
                     shipper.change_members(group, membership, members, &mut effects);

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use volume::SegmentKinds;
 use volume::stripes::Geometry;
 
 use crate::mistakes::Focus;
@@ -37,6 +38,8 @@ pub(crate) struct Weather {
     /// How it is divided, and pages of its one fork, at most.
     pub(crate) geometry: Geometry,
     pub(crate) blocks: u32,
+    /// What kinds of segments the groups have.
+    pub(crate) segments: SegmentKinds,
     /// Each zone has a third node, and copies are replaced.
     pub(crate) spares: bool,
     /// A node that is down for so long, or a copy that is lost for so long, is replaced without anybody's asking.
@@ -85,7 +88,14 @@ impl Weather {
                 (geometry, (groups_max * geometry.group_blocks as u32).max(BLOCKS_MIN))
             }
         };
+        let segments = match focus {
+            Focus::Anything if random.fork().chance(250) => SegmentKinds::FullAndTail,
+            _ => SegmentKinds::Full,
+        };
+        // With another copy less nobody might have the pages any more.
+        let worst = worst && segments == SegmentKinds::Full;
         Weather {
+            segments,
             groups,
             groups_max,
             geometry,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorum::COPIES_COUNT;
-use units::{Epoch, GroupId, SegmentId, Zone};
+use units::{Epoch, GroupId, SegmentId, SegmentKind, Zone};
 use volume::placement::{StorageNode, Wish};
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{Opening, VolumeRecord};
@@ -124,7 +124,7 @@ impl World {
     }
 
     /// A new copy of a group on a node.
-    pub(crate) fn member(&mut self, node: usize, group: GroupId) -> MemberRecord {
+    pub(crate) fn member(&mut self, node: usize, group: GroupId, kind: SegmentKind) -> MemberRecord {
         let segment = self.new_identity();
         self.settle(segment, node, group);
         MemberRecord {
@@ -132,7 +132,7 @@ impl World {
             node: node_name(node),
             address: String::new(),
             zone: Zone::ALL[zone_of(node)],
-            kind: units::SegmentKind::Full,
+            kind,
         }
     }
 

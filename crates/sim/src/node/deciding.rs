@@ -52,7 +52,10 @@ impl World {
             (None, Request::RemoveSegment { .. }) => effects.push(Effect::Answer(Response::SegmentRemoved)),
             (None, Request::CreateSegment { .. }) if !node.removed.contains(&id) => {
                 match Segment::create(&request, &mut effects) {
-                    Ok(segment) => drop(node.segments.insert(id, segment)),
+                    Ok(segment) => {
+                        node.segments.insert(id, segment);
+                        self.born(at, id);
+                    }
                     Err(refusal) => effects.push(Effect::Answer(Response::Refused(refusal))),
                 }
             }
@@ -81,6 +84,15 @@ impl World {
             }
         }
         self.perform(at, id, effects, Some(&from), keeps_state);
+    }
+
+    /// A copy that is made once more before it ever counted lost nothing when the disk was emptied.
+    fn born(&mut self, at: usize, id: SegmentId) {
+        let group = self.homes[&id].group;
+        if self.checker.copies_of(group).all(|(listed, _)| listed != id) {
+            self.wiped.remove(&id);
+            self.nodes[at].disk.forget(id);
+        }
     }
 
     /// A peer gave versions, or did not.

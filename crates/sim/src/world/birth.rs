@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use segment::Segment;
-use units::{GroupId, Lsn, Position, VolumeId};
+use units::{GroupId, Lsn, Position, SegmentKind, VolumeId};
 use volume::growth;
 use volume::placement::Wish;
 use volume::record::MemberRecord;
@@ -93,7 +93,9 @@ impl World {
     fn first_record(&mut self, mut record: VolumeRecord) -> VolumeRecord {
         (record.group_blocks, record.stripe_blocks) =
             (self.weather.geometry.group_blocks, self.weather.geometry.stripe_blocks);
-        record.groups[0].members = (0..NODES).map(|node| self.member(node, GroupId::FIRST)).collect();
+        let six = (0..NODES).map(|node| self.member(node, GroupId::FIRST, SegmentKind::Full));
+        record.groups[0].members = six.collect();
+        record = creation::with_segments(record, self.weather.segments);
         let nodes: Vec<_> = (0..self.on_node.len()).map(storage_node).collect();
         for group in 1..self.weather.groups {
             let next = growth::next_group(&record, &nodes, None, || self.identities()).expect("two nodes a zone");
