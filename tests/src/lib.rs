@@ -193,6 +193,21 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a daemon again with some of its settings changed, and waits until it is back.
+    pub fn configure(&self, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
+        let file = self.directory.join("config").join(format!("{name}.json"));
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
+        change(&mut config);
+        std::fs::write(&file, serde_json::to_vec(&config)?)?;
+        self.borealis(&["kill", name])?;
+        self.wait_until_available().map(drop)
+    }
+
+    /// The same of all storage nodes, one after the other.
+    pub fn configure_storage(&self, change: impl Fn(&mut Value)) -> Result<()> {
+        (1..=6).try_for_each(|number| self.configure(&format!("storage-{number}"), &change))
+    }
+
     /// Its files stay when it is dropped.
     pub fn keep(&mut self) {
         self.kept = true;

@@ -127,15 +127,8 @@ fn is_found_and_mended(cluster: &Cluster, name: &str, damage: Damage) -> Result<
 #[test]
 fn damage_at_rest_is_found_told_and_mended_under_load() -> Result<()> {
     let cluster = Cluster::up("scrub", &SETTINGS)?;
-    for number in 1..=6 {
-        let name = format!("storage-{number}");
-        let path = cluster.directory().join("config").join(format!("{name}.json"));
-        let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
-        config["memory_bytes"] = MEMORY_BYTES.into();
-        fs::write(&path, serde_json::to_vec(&config)?)?;
-        cluster.borealis(&["kill", &name])?;
-        wait_until_sound(&cluster)?;
-    }
+    cluster.configure_storage(|config| config["memory_bytes"] = MEMORY_BYTES.into())?;
+    wait_until_sound(&cluster)?;
     cluster.sql("CREATE EXTENSION amcheck")?;
     cluster.sql("CREATE TABLE big (id int, filler text)")?;
     cluster.sql(

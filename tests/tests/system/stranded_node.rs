@@ -32,26 +32,13 @@ fn names() -> impl Iterator<Item = String> {
     (1..=6).map(|number| format!("storage-{number}"))
 }
 
-/// Starts a daemon again with some of its settings changed.
-fn configure(cluster: &Cluster, name: &str, change: impl Fn(&mut Value)) -> Result<()> {
-    let file = cluster.directory().join(format!("config/{name}.json"));
-    let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-    change(&mut config);
-    std::fs::write(&file, serde_json::to_vec(&config)?)?;
-    cluster.borealis(&["kill", name])?;
-    cluster.wait_until_available()?;
-    Ok(())
-}
-
 /// Small journals, and a writer that keeps little for copies that are away: what nobody has any more is soon reached.
 fn configure_all(cluster: &Cluster) -> Result<()> {
-    for name in names() {
-        configure(cluster, &name, |config| {
-            config["journal_retained_bytes_max"] = JOURNAL_BYTES.into();
-            config["repair_bytes_per_second_busy"] = REPAIR_BYTES_PER_SECOND.into();
-        })?;
-    }
-    configure(cluster, "instance-1", |config| {
+    cluster.configure_storage(|config| {
+        config["journal_retained_bytes_max"] = JOURNAL_BYTES.into();
+        config["repair_bytes_per_second_busy"] = REPAIR_BYTES_PER_SECOND.into();
+    })?;
+    cluster.configure("instance-1", |config| {
         config["limits"]["retained_bytes_max"] = RETAINED_BYTES.into();
     })
 }

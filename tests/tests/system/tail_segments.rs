@@ -1,7 +1,6 @@
 //! A volume of three full segments and three tails: what each kind survives without, and what a tail costs.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use system_tests::{Cluster, Ledger, SOON};
 
 /// One in each zone, like the full ones.
@@ -26,20 +25,6 @@ fn wait_until_nobody_is_missing(cluster: &Cluster) -> Result<()> {
     cluster.wait_for("every copy to count", SOON, whole).map(|_| ())
 }
 
-/// Small journals: what a copy lacks is soon in none of them.
-fn configure(cluster: &Cluster) -> Result<()> {
-    for number in 1..=6 {
-        let name = format!("storage-{number}");
-        let file = cluster.directory().join(format!("config/{name}.json"));
-        let mut config: Value = serde_json::from_slice(&std::fs::read(&file)?)?;
-        config["journal_retained_bytes_max"] = JOURNAL_BYTES.into();
-        std::fs::write(&file, serde_json::to_vec(&config)?)?;
-        cluster.borealis(&["kill", &name])?;
-        cluster.wait_until_available()?;
-    }
-    Ok(())
-}
-
 /// Every copy has everything, and no tail has layers: all of its log is let go or in its journal.
 fn wait_until_tails_are_empty(cluster: &Cluster) -> Result<()> {
     cluster
@@ -59,7 +44,8 @@ fn a_volume_with_tails_survives_what_six_full_copies_do() -> Result<()> {
         "{:#}",
         cluster.status()?
     );
-    configure(&cluster)?;
+    // Small journals: what a copy lacks is soon in none of them.
+    cluster.configure_storage(|config| config["journal_retained_bytes_max"] = JOURNAL_BYTES.into())?;
     cluster.sql("CREATE EXTENSION amcheck")?;
     cluster.pgbench(&["-i", "-q", "-s", "5"])?;
     let mut load = cluster.client_command("pgbench");
