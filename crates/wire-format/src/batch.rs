@@ -56,9 +56,16 @@ pub struct EncodedBatch {
 }
 
 impl EncodedBatch {
-    /// Encodes the batch.
-    pub fn new(batch: Batch) -> EncodedBatch {
-        let bytes = batch.encode();
+    /// Encodes the batch. Its records are slices of the bytes from then on, as those of a decoded one are: whoever keeps it keeps
+    /// their content once, and nothing of what they came in.
+    pub fn new(mut batch: Batch) -> EncodedBatch {
+        let mut ends = Vec::with_capacity(batch.items.len());
+        let bytes = batch.encode_noting(|end| ends.push(end));
+        for (item, end) in batch.items.iter_mut().zip(ends) {
+            if let Item::Record { bytes: content, .. } | Item::Fragment { bytes: content, .. } = item {
+                *content = bytes.slice(end - content.len()..end);
+            }
+        }
         EncodedBatch {
             batch: Arc::new(batch),
             bytes,

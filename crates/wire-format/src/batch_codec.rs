@@ -23,6 +23,11 @@ const HAS_ELSEWHERE: u8 = 2;
 impl Batch {
     /// Its bytes, checksum included.
     pub fn encode(&self) -> Bytes {
+        self.encode_noting(|_| ())
+    }
+
+    /// Its bytes; `ends` is told where in them the content of each item ends.
+    pub(crate) fn encode_noting(&self, mut ends: impl FnMut(usize)) -> Bytes {
         let size: usize = self.items.iter().map(item_bytes).sum();
         let mut out = Writer::with_capacity(size + 256);
         out.u8(BATCH_VERSION);
@@ -45,6 +50,7 @@ impl Batch {
         let mut base = self.end;
         for item in &self.items {
             base = encode_item(&mut out, item, base);
+            ends(out.written().len());
         }
         let checksum = crc32c::crc32c(out.written());
         out.raw(&checksum.to_le_bytes());

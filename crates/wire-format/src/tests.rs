@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use units::{Epoch, GroupId, Lsn, PAGE_BYTES, Page, PageKey, Position, RelationKey, VolumeId};
 
-use crate::{Batch, CatalogEntry, CatalogKey, CodecError, Elsewhere, FlushHeader, Item};
+use crate::{Batch, CatalogEntry, CatalogKey, CodecError, Elsewhere, EncodedBatch, FlushHeader, Item};
 
 mod messages;
 
@@ -114,6 +114,19 @@ proptest! {
     #[test]
     fn batches_read_back(batch in batch()) {
         prop_assert_eq!(Batch::decode(batch.encode()), Ok(batch));
+    }
+
+    #[test]
+    fn an_encoded_batch_is_the_same_and_its_records_are_slices_of_its_bytes(batch in batch()) {
+        let encoded = EncodedBatch::new(batch.clone());
+        prop_assert_eq!(&**encoded.batch(), &batch);
+        let whole = encoded.bytes().as_ptr_range();
+        for item in &encoded.batch().items {
+            if let Item::Record { bytes, .. } | Item::Fragment { bytes, .. } = item {
+                let part = bytes.as_ptr_range();
+                prop_assert!(bytes.is_empty() || whole.start <= part.start && part.end <= whole.end);
+            }
+        }
     }
 
     #[test]
