@@ -11,8 +11,10 @@ use wire_format::frame::{
 use wire_format::message::{Hello, HelloAnswer};
 use wire_format::{CodecError, Request, Response};
 
-/// A piece of memory that is read into.
+/// A piece of memory that is read into while a frame is on its way.
 const READ_BYTES: usize = 64 << 10;
+/// The same between frames: there are many connections, and most are silent.
+const READ_BYTES_IDLE: usize = 16 << 10;
 /// How much of it must be left for another read.
 const READ_BYTES_MIN: usize = 8 << 10;
 
@@ -92,7 +94,7 @@ pub async fn read_frame(
 /// Frames are slices of the buffer and keep its memory, so a new piece is only begun when the old one is nearly full.
 pub async fn read_more(stream: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> io::Result<()> {
     if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
-        buffer.reserve(READ_BYTES);
+        buffer.reserve(if buffer.is_empty() { READ_BYTES_IDLE } else { READ_BYTES });
     }
     match stream.read_buf(buffer).await? {
         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof)),

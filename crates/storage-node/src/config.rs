@@ -38,6 +38,9 @@ pub struct StorageConfig {
     /// Without log they take what the disk gives.
     #[serde(default = "default_repair_rate")]
     pub repair_bytes_per_second_busy: u64,
+    /// Connections of instances and peers at once, two for each group in use. Further ones are closed.
+    #[serde(default = "default_connections")]
+    pub connections_max: usize,
     /// Everything at rest is read again and checked so often, in seconds.
     #[serde(default = "default_scrub_interval")]
     pub scrub_interval_seconds: u64,
@@ -46,8 +49,15 @@ pub struct StorageConfig {
     pub scrub_bytes_per_second: u64,
 }
 
+/// An instance, its successor and five peers have to find a place.
+const CONNECTIONS_MIN: usize = 16;
+
 fn default_repair_rate() -> u64 {
     32 << 20
+}
+
+fn default_connections() -> usize {
+    1024
 }
 
 fn default_scrub_interval() -> u64 {
@@ -92,6 +102,10 @@ impl StorageConfig {
     pub(crate) fn hello(&self) -> Result<Hello, StorageError> {
         if self.memory_bytes < 64 << 20 {
             return Err(StorageError::Config("memory_bytes must be at least 64 MiB".to_owned()));
+        }
+        if self.connections_max < CONNECTIONS_MIN {
+            let what = format!("connections_max must be at least {CONNECTIONS_MIN}");
+            return Err(StorageError::Config(what));
         }
         let cluster = self
             .cluster

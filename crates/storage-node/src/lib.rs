@@ -109,7 +109,7 @@ pub async fn run(
     let (copies, copy_queue) = mpsc::channel(reads::QUEUE_MAX);
     let (versions, version_queue) = mpsc::channel(copies::QUEUE_MAX);
     let (questions, question_queue) = mpsc::channel(peers::QUEUE_MAX);
-    let (logs, log_connections) = mpsc::channel(network::CONNECTIONS_MAX);
+    let (logs, log_connections) = mpsc::channel(config.connections_max);
     let served = Served {
         node: node.clone(),
         work: work.clone(),
@@ -185,7 +185,7 @@ pub async fn run(
     let measured = telemetry::metrics::serve(metrics_address, STORAGE, |scrape| {
         metrics::look_up(&served, &config.directory, config.memory_bytes, scrape);
     });
-    let serving = network::serve(&config.listen, hello, served.clone(), logs);
+    let serving = network::serve(&config.listen, config.connections_max, hello, served.clone(), logs);
     let ended = tokio::select! {
         never = measured => match never {},
         ended = serving => ended,

@@ -21,10 +21,10 @@ use crate::turns::Work;
 
 /// Answers waiting to be written to one connection; a caller that does not read them is cut off.
 const ANSWERS_MAX: usize = 4096;
-/// Connections at once.
-pub(crate) const CONNECTIONS_MAX: usize = 512;
 /// Bytes written to the socket at once, about.
 const WRITE_BYTES: usize = 64 << 10;
+/// Memory for what is written that a connection keeps while it has nothing to say: there are many, and most are silent.
+const WRITE_BYTES_IDLE: usize = 4 << 10;
 /// How long a caller may take for its greeting.
 const GREETING_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -77,14 +77,15 @@ pub(crate) struct Connection {
     stream: std::net::TcpStream,
     buffer: BytesMut,
     first: (u64, Request),
-    /// One of [`CONNECTIONS_MAX`], kept until the connection ends.
+    /// One of as many as there may be at once, kept until the connection ends.
     place: OwnedSemaphorePermit,
 }
 
-/// Serves until the listener fails. Connections for the log go to the journal thread, which `logs` leads to: the answers
+/// Serves until the listener fails, `connections_max` callers at once. Connections for the log go to the journal thread, which `logs` leads to: the answers
 /// to what it syncs then leave from where they are made. All others stay here, and never wait for a sync.
 pub(crate) async fn serve(
     address: &str,
+    connections_max: usize,
     hello: Hello,
     served: Served,
     logs: mpsc::Sender<Connection>,
@@ -95,7 +96,7 @@ pub(crate) async fn serve(
     };
     let listener = TcpListener::bind(address).await.map_err(listen_error)?;
     let mut connections = 0;
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max));
     let hello = Arc::new(hello);
     loop {
         let (stream, caller) = match listener.accept().await {
@@ -109,7 +110,7 @@ pub(crate) async fn serve(
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
             CONNECTIONS_REFUSED.increment();
-            tracing::warn!(%caller, "connection.refuse: {CONNECTIONS_MAX} connections are open");
+            tracing::warn!(%caller, "connection.refuse: {connections_max} connections are open; see connections_max");
             continue;
         };
         connections += 1;
@@ -248,7 +249,7 @@ async fn answer_all(
 
 /// Writes what is queued, several answers at once where there are several, and what is long as it is.
 async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<[Bytes; 2]>) {
-    let mut out = Vec::with_capacity(WRITE_BYTES);
+    let mut out = Vec::new();
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
         let mut written = Ok(());
@@ -273,5 +274,8 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<[Bytes; 2]>
             return;
         }
         out.clear();
+        if queue.is_empty() {
+            out.shrink_to(WRITE_BYTES_IDLE);
+        }
     }
 }

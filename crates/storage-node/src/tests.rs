@@ -78,6 +78,7 @@ fn config(folder: &FilePath, copy: u8, address: &str) -> StorageConfig {
         memory_bytes: 64 << 20,
         journal_retained_bytes_max: 64 << 20,
         repair_bytes_per_second_busy: 32 << 20,
+        connections_max: 16,
         scrub_interval_seconds: 24 * 60 * 60,
         scrub_bytes_per_second: 16 << 20,
     }
@@ -552,4 +553,5 @@ async fn a_caller_that_does_not_read_its_answers_is_cut_off() {
     node.end().unwrap();
 }
 
+mod connections;
 mod mending;
