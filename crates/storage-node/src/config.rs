@@ -90,6 +90,11 @@ impl StorageConfig {
         }
     }
 
+    /// Log that may wait for the journal: a sixteenth, which is many flushes.
+    pub(crate) fn waiting_log_bytes(&self) -> u32 {
+        u32::try_from(self.memory_bytes / 16).unwrap_or(u32::MAX)
+    }
+
     /// When everything at rest is read again.
     pub(crate) fn scrub(&self) -> Schedule {
         Schedule {

@@ -234,7 +234,13 @@ async fn answer_all(
                     served.copies.send(ReadWork { reply, request }).await.is_ok()
                 }
                 request if is_read(&request) => served.reads.send(ReadWork { reply, request }).await.is_ok(),
-                request => served.work.send(Work::Request { reply, request }).await.is_ok(),
+                request => {
+                    let Some(room) = served.node.room_for(&request).await else {
+                        return Ok(());
+                    };
+                    let work = Work::Request { reply, request, room };
+                    served.work.send(work).await.is_ok()
+                }
             };
             if !taken {
                 // The threads are gone: the node ends.

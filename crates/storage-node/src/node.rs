@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use page_store::{Opened, PageStore, RecoveredBatch};
 use segment::{Effect, Link, Needs, Segment, SegmentState};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use units::SegmentId;
 use wire_format::message::{NodeStatus, Refusal, Request, Response, ScrubStatus, SegmentStatus};
 
@@ -27,6 +28,10 @@ pub(crate) struct Node {
     stopped: Mutex<Option<String>>,
     pub(crate) journal_retained_bytes_max: u64,
     pub(crate) repair_bytes_per_second_busy: u64,
+    /// Bytes of log that may wait for the journal thread. While it is behind, connections are not read, and the writer sees that
+    /// too much is on its way to this node.
+    waiting_log: Arc<Semaphore>,
+    waiting_log_bytes: u32,
     /// When log last came in, in milliseconds since the start; zero: never.
     log_came_ms: AtomicU64,
     started: Instant,
@@ -56,6 +61,7 @@ impl Node {
             }
             segments.insert(id, Segment::recover(state, links, recovered.vouches));
         }
+        let waiting_log_bytes = config.waiting_log_bytes();
         let node = Node {
             store: opened.store,
             segments: Mutex::new(segments),
@@ -63,6 +69,8 @@ impl Node {
             stopped: Mutex::default(),
             journal_retained_bytes_max: config.journal_retained_bytes_max,
             repair_bytes_per_second_busy: config.repair_bytes_per_second_busy,
+            waiting_log: Arc::new(Semaphore::new(waiting_log_bytes as usize)),
+            waiting_log_bytes,
             log_came_ms: AtomicU64::new(0),
             started: Instant::now(),
             scrub: Passes::default(),
@@ -105,6 +113,17 @@ impl Node {
     /// Time since the start, on a clock that only goes forward.
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Waits until there is room for what a request for the journal thread brings. A flush longer than all of it waits until it is
+    /// alone. The semaphore is never closed.
+    pub(crate) async fn room_for(&self, request: &Request) -> Option<OwnedSemaphorePermit> {
+        let bytes = match request {
+            Request::Append { batch, .. } => u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX),
+            _ => 0,
+        };
+        let room = self.waiting_log.clone();
+        room.acquire_many_owned(bytes.min(self.waiting_log_bytes)).await.ok()
     }
 
     /// Log came in just now.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use page_store::{AppendError, Horizon, JournalEntry};
 use segment::{Effect, PartId, Segment, SegmentState, Taken};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
 
@@ -32,6 +32,8 @@ pub(crate) enum Work {
     Request {
         reply: ReplyTo,
         request: Request,
+        /// What it takes of the memory for log that waits, until the turn that takes it has ended.
+        room: OwnedSemaphorePermit,
     },
     /// A peer answered a segment's question; `None`: it did not.
     Fetched {
@@ -160,9 +162,13 @@ pub(crate) async fn run(
         loop {
             queue.recv_many(&mut taken, TURN_MAX).await;
             let mut turn = Turn::default();
+            let mut rooms = Vec::new();
             for work in taken.drain(..) {
                 match work {
-                    Work::Request { reply, request } => decide(&node, &mut turn, reply, &request),
+                    Work::Request { reply, request, room } => {
+                        decide(&node, &mut turn, reply, &request);
+                        rooms.push(room);
+                    }
                     Work::Fetched { segment, response } => fetched(&node, &mut turn, segment, response),
                     Work::Taken { segment, part, taken } => versions_taken(&node, &mut turn, segment, part, taken),
                     Work::Mending { segment, step, done } => mending(&node, &mut turn, segment, step, done),

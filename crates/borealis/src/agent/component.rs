@@ -15,6 +15,10 @@ const SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Deaths in a row after which a daemon is called failed.
 const FAILING_AFTER: u32 = 3;
 
+/// How a daemon's memory allocator, glibc's, is set up: its memory has a limit, and the allocator keeps in each arena what it once
+/// had. What is large goes back to the system as soon as it is free: versions of whole segments come in pieces of megabytes.
+const ALLOCATOR: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "2097152")];
+
 /// How a daemon ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
@@ -133,6 +137,7 @@ impl Component {
         let child = Command::new(program)
             .args(["role", self.kind, &self.name, "--dir"])
             .arg(layout.directory())
+            .envs(ALLOCATOR)
             .current_dir(layout.directory())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
