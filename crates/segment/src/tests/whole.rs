@@ -3,6 +3,12 @@
 use super::copying::{answer, millis, newborn, questions, read, versions};
 use super::*;
 
+/// One pass brings everything up to 110.
+fn take_all_through_110(copy: &mut Copy) {
+    let (_, part, from, _) = questions(copy, 0)[0].clone();
+    answer(copy, 1, part, from, versions(None, position(2, 110), Position::ZERO));
+}
+
 #[test]
 fn a_copy_of_others_counts_for_nothing_until_it_is_whole() {
     let mut copy = newborn();
@@ -100,14 +106,7 @@ fn a_copy_that_starts_again_with_everything_is_whole_without_another_pass() {
     let mut copy = newborn();
     copy.install(path(&[(1, 0), (2, 90)]));
     copy.announce(2, 120);
-    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
-    answer(
-        &mut copy,
-        1,
-        part,
-        from,
-        versions(None, position(2, 110), Position::ZERO),
-    );
+    take_all_through_110(&mut copy);
     assert!(copy.segment.is_copying(), "it lacks 120");
     let mut copy = copy.restarted();
     copy.append(2, batch(2, 120, position(2, 110)));
@@ -126,14 +125,7 @@ fn a_copy_that_starts_again_with_everything_is_whole_without_another_pass() {
 fn what_came_from_layers_is_known_to_be_durable() {
     let mut copy = newborn();
     let before = SegmentState::decode(copy.state.clone()).expect("the journaled state reads back");
-    let (_, part, from, _) = questions(&mut copy, 0)[0].clone();
-    answer(
-        &mut copy,
-        1,
-        part,
-        from,
-        versions(None, position(2, 110), Position::ZERO),
-    );
+    take_all_through_110(&mut copy);
     let mut rolled_back = copy.segment.clone();
     rolled_back.roll_back(before, &[]);
     assert_eq!(rolled_back.horizon().durable, position(2, 110));

@@ -93,6 +93,15 @@ impl Writer {
         writer
     }
 
+    /// A seventh copy of group 1 is to take the first one's place: both lists count.
+    fn join_seventh(&mut self) {
+        let old = six(1);
+        let all: Vec<Member> = old.iter().cloned().chain([member(1, 7)]).collect();
+        let membership = Membership::joint(ids(&old), ids(&all[1..]));
+        let group = GroupId::from_raw(1);
+        self.shipper.change_members(group, membership, all, &mut self.effects);
+    }
+
     fn hear(&mut self, group: u32, copy: u8, response: &Response) {
         self.shipper.response(NOW, id(group, copy), response, &mut self.effects);
     }
@@ -276,12 +285,7 @@ fn a_group_is_announced_to_until_its_new_copy_is_complete() {
     writer.shipper.raise_floor(lsn(100));
     writer.announced(1, 1000);
     assert_eq!(writer.announced(1, 2000), []);
-    let (group, old) = (GroupId::from_raw(1), six(1));
-    let all: Vec<Member> = old.iter().cloned().chain([member(1, 7)]).collect();
-    let membership = Membership::joint(ids(&old), ids(&all[1..]));
-    writer
-        .shipper
-        .change_members(group, membership, all, &mut writer.effects);
+    writer.join_seventh();
     writer.install(1, 7, Position::ZERO, false);
     for at in 3..10 {
         assert_eq!(writer.announced(1, 1000 * at).len(), 6, "the new one has nothing yet");
@@ -296,7 +300,7 @@ fn a_group_is_announced_to_until_its_new_copy_is_complete() {
     assert_eq!(writer.announced(1, 11_000), []);
     let new = writer
         .shipper
-        .standing_of(group)
+        .standing_of(GroupId::from_raw(1))
         .into_iter()
         .find(|copy| copy.member.segment == id(1, 7));
     assert_eq!(new.map(|copy| copy.complete), Some(lsn(40)));
@@ -311,12 +315,7 @@ fn a_new_copy_is_sent_what_every_other_has_but_nobody_knows_to_be_durable() {
         writer.appended(1, 1..=6, end);
     }
     writer.appended(0, 1..=6, 110);
-    let (group, old) = (GroupId::from_raw(1), six(1));
-    let all: Vec<Member> = old.iter().cloned().chain([member(1, 7)]).collect();
-    let membership = Membership::joint(ids(&old), ids(&all[1..]));
-    writer
-        .shipper
-        .change_members(group, membership, all, &mut writer.effects);
+    writer.join_seventh();
     writer.effects.clear();
     writer.install(1, 7, position(1, 40), true);
     let ends = |writer: &mut Writer| writer.sent().iter().map(|(_, end, ..)| *end).collect::<Vec<u64>>();
