@@ -520,3 +520,14 @@ impl Opener {
         Ok(self.opened.take().expect("a complete copy tells the marks"))
     }
 }
+
+/// A volume with `10@1` on all six.
+pub fn begin() -> (Store, Six, Writer) {
+    let store = Store::new();
+    let mut six = Six::new(&store);
+    let mut writer = Writer::first(&store, &mut six);
+    writer.flush();
+    writer.deliver(&mut six, ALL);
+    assert_eq!(writer.shipper.durable(), lsn(10));
+    (store, six, writer)
+}

@@ -1,7 +1,7 @@
 //! A copy is replaced: the traces of `notes/protocol.md` about memberships, with the segments, the shipper and the openings that
 //! ship. F leaves, G comes.
 
-use crate::cast::{ALL, EVERYBODY, Opener, Six, Store, Writer, id, lsn, member};
+use crate::cast::{ALL, EVERYBODY, Opener, Six, Store, Writer, begin, id, lsn, member};
 use units::Epoch;
 use volume::membership::Change;
 use volume::record::GroupRecord;
@@ -16,20 +16,20 @@ struct Replacing {
 }
 
 impl Replacing {
-    fn begin() -> Replacing {
-        let store = Store::new();
-        let mut six = Six::new(&store);
-        let mut writer = Writer::first(&store, &mut six);
-        writer.flush();
-        writer.deliver(&mut six, ALL);
-        assert_eq!(writer.shipper.durable(), lsn(10));
+    /// F is to be replaced by G, and nothing is done yet.
+    fn planned() -> Replacing {
+        let (store, six, writer) = begin();
         let change = Change::new(store.group(), id('F'), member('G'), true).expect("F is a member");
-        let mut replacing = Replacing {
+        Replacing {
             store,
             six,
             writer,
             change,
-        };
+        }
+    }
+
+    fn begin() -> Replacing {
+        let mut replacing = Replacing::planned();
         assert!(replacing.tick(0).is_none());
         assert!(replacing.six.segment('G').is_copying());
         replacing
@@ -165,19 +165,8 @@ fn a_copy_is_replaced_while_log_is_written() {
 
 #[test]
 fn a_copy_that_returns_in_time_stays() {
-    let store = Store::new();
-    let mut six = Six::new(&store);
-    let mut writer = Writer::first(&store, &mut six);
-    writer.flush();
-    writer.deliver(&mut six, ALL);
-    writer.shipper.disconnected(id('F'));
-    let change = Change::new(store.group(), id('F'), member('G'), true).expect("F is a member");
-    let mut replacing = Replacing {
-        store,
-        six,
-        writer,
-        change,
-    };
+    let mut replacing = Replacing::planned();
+    replacing.writer.shipper.disconnected(id('F'));
     assert!(replacing.tick(0).is_none());
     let joint = replacing
         .act(|change, effects| change.created(effects))

@@ -6,23 +6,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cast::{ALL, Six, Store, Writer, at, id, lsn};
+use crate::cast::{ALL, Six, Store, Writer, at, begin, id, lsn};
 use timeline::Path;
 use units::{Epoch, Lsn, Position};
 use volume::{Opened, OpeningError};
 use wire_format::message::{Refusal, Request, Response};
 use wire_format::{Batch, EncodedBatch, FlushHeader};
-
-/// A volume with `10@1` on all six.
-fn begin() -> (Store, Six, Writer) {
-    let store = Store::new();
-    let mut six = Six::new(&store);
-    let mut writer = Writer::first(&store, &mut six);
-    writer.flush();
-    writer.deliver(&mut six, ALL);
-    assert_eq!(writer.shipper.durable(), lsn(10));
-    (store, six, writer)
-}
 
 /// The next opener, with these copies.
 fn open(store: &mut Store, six: &mut Six, names: &str) -> Opened {
