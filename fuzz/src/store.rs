@@ -21,8 +21,6 @@ const BEGINNING: u8 = 3;
 const JOURNAL: &str = "journal/00000000000000000000";
 const LAYER: &str = "layers/0000000000000001";
 const LAYER_NUMBER: u64 = 1;
-/// Version of the store's files, as in the manifest.
-const STORE_VERSION: u64 = 5;
 /// The page that is read.
 const KEY: PageKey = RelationKey {
     tablespace: 1663,
@@ -165,7 +163,7 @@ fn page_key(out: &mut Vec<u8>) {
 /// A manifest that names nothing, or one layer.
 fn manifest_bytes(has_layer: bool) -> Vec<u8> {
     let mut out = b"BORMANI1".to_vec();
-    varint(&mut out, STORE_VERSION);
+    varint(&mut out, page_store::STORE_VERSION.into());
     varint(&mut out, 2);
     varint(&mut out, u64::from(has_layer));
     if has_layer {

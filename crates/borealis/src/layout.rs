@@ -8,8 +8,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// Version of the whole directory. Until 0.1 another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the whole directory, raised whenever the format of anything in it changes: so an older one is refused before any
+/// daemon starts. Until 0.1 every other one is.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Names the folder of PostgreSQL's programs, in the environment.
 pub const POSTGRESQL_BIN: &str = "BOREALIS_POSTGRESQL_BIN";
@@ -88,8 +89,8 @@ impl Cluster {
             serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
         if format_version != FORMAT_VERSION {
             bail!(
-                "{} has format version {format_version}, this build reads version {FORMAT_VERSION}\nhint:  use the build that \
-                 made it, or move the data with its pg_dump",
+                "{} has format version {format_version}, this build reads version {FORMAT_VERSION}\nhint:  start it with \
+                 the build that made it and move the data with pg_dump; --dir names another directory for a new cluster",
                 layout.directory().display()
             );
         }
@@ -265,6 +266,19 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_format_changes_without_that_of_the_directory() {
+        let formats = [
+            FORMAT_VERSION,
+            storage_node::FORMAT_VERSION,
+            storage_node::STORE_VERSION,
+            volume::record::RECORD_VERSION,
+            u32::from(wire_format::BATCH_VERSION),
+        ];
+        assert_eq!(formats, [2, 1, 5, 1, 1], "raise the directory's version, too");
+        assert_eq!(control_plane::FORMAT_VERSION, 1, "raise the directory's version, too");
+    }
 
     #[test]
     fn another_format_is_refused_with_both_versions_and_a_missing_cluster_with_a_way_out() {

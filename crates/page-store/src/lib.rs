@@ -55,6 +55,7 @@ pub use incoming::PassPart;
 pub use journal::AppendError;
 pub use journal_entry::JournalEntry;
 pub use journal_scan::RecoveredBatch;
+pub use manifest::STORE_VERSION;
 pub use mend::Mend;
 pub use mend_journal::{JournalMend, LostBatch};
 pub use opening::Opened;

@@ -14,7 +14,7 @@ use crate::{journal_files, layer};
 
 const NEXT: &str = "manifest.next";
 /// Version of the store's files: manifest, layers and journal.
-pub(crate) const STORE_VERSION: u32 = 5;
+pub const STORE_VERSION: u32 = 5;
 const MAGIC: &[u8; 8] = b"BORMANI1";
 
 /// What is known of one segment's layers.

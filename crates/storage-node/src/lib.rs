@@ -52,6 +52,7 @@ pub use identity::{FORMAT_VERSION, IdentityError};
 use metrics::STORAGE;
 use network::Served;
 use node::Node;
+pub use page_store::STORE_VERSION;
 
 /// Why a storage node could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The log in flight: one flush's part for one group.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use units::{Epoch, GroupId, Lsn, Page, PageKey, Position, VolumeId};
@@ -48,44 +48,58 @@ impl Batch {
     }
 }
 
-/// A batch together with its bytes: encoded once by the writer, then shared by six sends, journals and peers.
-#[derive(Clone, PartialEq, Debug)]
+/// A batch as bytes: encoded once by the writer, then shared by six sends, journals and peers. Who only passes it on, as the
+/// writer does, holds nothing but the bytes; the batch in them is made when it is first asked for.
+#[derive(Clone, Debug)]
 pub struct EncodedBatch {
-    batch: Arc<Batch>,
+    position: Position,
     bytes: Bytes,
+    batch: Arc<OnceLock<Arc<Batch>>>,
 }
 
 impl EncodedBatch {
-    /// Encodes the batch. Its records are slices of the bytes from then on, as those of a decoded one are: whoever keeps it keeps
-    /// their content once, and nothing of what they came in.
-    pub fn new(mut batch: Batch) -> EncodedBatch {
-        let mut ends = Vec::with_capacity(batch.items.len());
-        let bytes = batch.encode_noting(|end| ends.push(end));
-        for (item, end) in batch.items.iter_mut().zip(ends) {
-            if let Item::Record { bytes: content, .. } | Item::Fragment { bytes: content, .. } = item {
-                *content = bytes.slice(end - content.len()..end);
-            }
-        }
+    /// Encodes the batch and lets go of it.
+    pub fn new(batch: Batch) -> EncodedBatch {
         EncodedBatch {
-            batch: Arc::new(batch),
-            bytes,
+            position: batch.position(),
+            bytes: batch.encode(),
+            batch: Arc::default(),
         }
     }
 
     /// Decodes and checks the bytes of a batch, and keeps them.
     pub fn decode(bytes: Bytes) -> Result<EncodedBatch, CodecError> {
         let batch = Arc::new(Batch::decode(bytes.clone())?);
-        Ok(EncodedBatch { batch, bytes })
+        Ok(EncodedBatch {
+            position: batch.position(),
+            bytes,
+            batch: Arc::new(OnceLock::from(batch)),
+        })
     }
 
-    /// The batch.
+    /// Where the batch ends.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The batch. Its records are slices of the bytes.
+    ///
+    /// # Panics
+    /// Never: the bytes were decoded before, or encoded here.
     pub fn batch(&self) -> &Arc<Batch> {
-        &self.batch
+        let decode = || Batch::decode(self.bytes.clone()).expect("a batch that was encoded can be decoded");
+        self.batch.get_or_init(|| Arc::new(decode()))
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+}
+
+impl PartialEq for EncodedBatch {
+    fn eq(&self, other: &EncodedBatch) -> bool {
+        self.bytes == other.bytes
     }
 }
 

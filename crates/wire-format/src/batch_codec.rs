@@ -23,11 +23,6 @@ const HAS_ELSEWHERE: u8 = 2;
 impl Batch {
     /// Its bytes, checksum included.
     pub fn encode(&self) -> Bytes {
-        self.encode_noting(|_| ())
-    }
-
-    /// Its bytes; `ends` is told where in them the content of each item ends.
-    pub(crate) fn encode_noting(&self, mut ends: impl FnMut(usize)) -> Bytes {
         let size: usize = self.items.iter().map(item_bytes).sum();
         let mut out = Writer::with_capacity(size + 256);
         out.u8(BATCH_VERSION);
@@ -50,11 +45,10 @@ impl Batch {
         let mut base = self.end;
         for item in &self.items {
             base = encode_item(&mut out, item, base);
-            ends(out.written().len());
         }
         let checksum = crc32c::crc32c(out.written());
         out.raw(&checksum.to_le_bytes());
-        out.finish()
+        out.finish_to_keep()
     }
 
     /// The batch in `bytes`; its records are slices of them.
@@ -120,13 +114,13 @@ impl Batch {
     }
 }
 
+/// About what an item takes, and rather more.
 fn item_bytes(item: &Item) -> usize {
-    const FRAMING: usize = 32;
-    FRAMING
-        + match item {
-            Item::Record { bytes, .. } | Item::Fragment { bytes, .. } => bytes.len(),
-            Item::Image { .. } => units::PAGE_BYTES,
-        }
+    match item {
+        Item::Record { bytes, .. } => bytes.len() + 8,
+        Item::Fragment { bytes, .. } => bytes.len() + 24,
+        Item::Image { .. } => units::PAGE_BYTES + 32,
+    }
 }
 
 fn encode_header(out: &mut Writer, header: &FlushHeader, end: Lsn) {

@@ -177,6 +177,11 @@ impl Writer {
         self.bytes.freeze()
     }
 
+    /// What was written, in no more memory than it takes: for what is kept.
+    pub fn finish_to_keep(self) -> Bytes {
+        Vec::from(self.bytes).into_boxed_slice().into()
+    }
+
     pub fn written(&self) -> &[u8] {
         &self.bytes
     }

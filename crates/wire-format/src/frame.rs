@@ -38,7 +38,7 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
         return Err(CodecError::Malformed("frame length"));
     }
     if buffer.len() < HEADER_BYTES + total {
-        buffer.reserve(HEADER_BYTES + total - buffer.len());
+        make_room(buffer, HEADER_BYTES + total);
         return Ok(None);
     }
     buffer.advance(HEADER_BYTES);
@@ -49,6 +49,19 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
         return Err(CodecError::Checksum { found, computed });
     }
     Ok(Some(Frame { head, attachment }))
+}
+
+/// Room for a frame of which the first bytes are there. A large one gets memory of its own that it fills: what is made of a frame
+/// keeps that memory, and a buffer that grows as it likes takes up to twice as much.
+fn make_room(buffer: &mut BytesMut, bytes: usize) {
+    const LARGE: usize = 64 << 10;
+    if bytes < LARGE {
+        buffer.reserve(bytes - buffer.len());
+    } else if buffer.capacity() < bytes {
+        let mut whole = BytesMut::with_capacity(bytes);
+        whole.extend_from_slice(buffer);
+        *buffer = whole;
+    }
 }
 
 /// The frame's bytes in two parts, to be sent one after the other.

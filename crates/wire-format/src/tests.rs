@@ -119,6 +119,7 @@ proptest! {
     #[test]
     fn an_encoded_batch_is_the_same_and_its_records_are_slices_of_its_bytes(batch in batch()) {
         let encoded = EncodedBatch::new(batch.clone());
+        prop_assert_eq!(encoded.position(), batch.position());
         prop_assert_eq!(&**encoded.batch(), &batch);
         let whole = encoded.bytes().as_ptr_range();
         for item in &encoded.batch().items {
@@ -127,6 +128,14 @@ proptest! {
                 prop_assert!(bytes.is_empty() || whole.start <= part.start && part.end <= whole.end);
             }
         }
+    }
+
+    #[test]
+    fn an_encoded_batch_takes_no_more_memory_than_it_fills(batch in batch()) {
+        let bytes = batch.encode();
+        let length = bytes.len();
+        let memory = bytes.try_into_mut().map(|bytes| bytes.capacity()).expect("nobody shares it");
+        prop_assert_eq!(memory, length);
     }
 
     #[test]

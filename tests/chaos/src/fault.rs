@@ -20,6 +20,11 @@ impl Node {
     pub fn zone(self) -> Zone {
         [Zone::A, Zone::B, Zone::C][usize::from((self.0 - 1) / 2)]
     }
+
+    /// Whether group 0's copy on it is a tail, in a volume that has some: it is on the second node of each zone.
+    pub fn begins_with_a_tail(self) -> bool {
+        self.0.is_multiple_of(2)
+    }
 }
 
 impl fmt::Display for Node {

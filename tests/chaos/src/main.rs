@@ -14,6 +14,9 @@ struct Arguments {
     /// Decides the plan of faults; another one each time if it is not named.
     #[arg(long)]
     seed: Option<u64>,
+    /// Three copies of each group have log only, as `borealis up --segments full-and-tail` makes them.
+    #[arg(long)]
+    tails: bool,
     /// Keeps the cluster's files also if nothing is wrong.
     #[arg(long)]
     keep: bool,
@@ -31,6 +34,7 @@ fn main() -> Result<()> {
     let options = chaos::Options {
         seed: arguments.seed.unwrap_or_else(chaos::fresh_seed),
         length: Duration::from_secs_f64(arguments.minutes * 60.0),
+        tails: arguments.tails,
         keep: arguments.keep,
     };
     if arguments.plan {

@@ -55,6 +55,8 @@ pub struct Options {
     pub seed: u64,
     /// How long faults go on.
     pub length: Duration,
+    /// Three copies of each group have log only.
+    pub tails: bool,
     /// Keeps the cluster's files also if nothing is wrong.
     pub keep: bool,
 }
@@ -64,17 +66,20 @@ pub fn run(options: Options) -> Result<Summary> {
     let plan = Plan::new(options.seed, options.length);
     let minutes = options.length.as_secs_f64() / 60.0;
     println!(
-        "seed {}, {minutes:.2} minutes; again with: make chaos SEED={} MINUTES={minutes}",
-        options.seed, options.seed
+        "seed {}, {minutes:.2} minutes; again with: make chaos SEED={} MINUTES={minutes}{}",
+        options.seed,
+        options.seed,
+        if options.tails { " ARGUMENTS=--tails" } else { "" }
     );
     let machine = Machine::look();
     machine.announce();
     println!("the plan:\n{plan}");
     let mut cluster = Cluster::prepare("chaos", &SETTINGS)?;
-    cluster.start_with(&GROUPS)?;
+    let kinds = ["--segments", if options.tails { "full-and-tail" } else { "full" }];
+    cluster.start_with(&[&GROUPS[..], &kinds].concat())?;
     let book = Arc::new(Book::new(CLIENTS_COUNT));
     let mut strikes = Vec::new();
-    let outcome = course(&mut cluster, &book, &machine, &plan, &mut strikes);
+    let outcome = course(&mut cluster, &book, &machine, &plan, options.tails, &mut strikes);
     if options.keep {
         cluster.keep();
         println!("kept: {}", cluster.directory().display());
@@ -115,6 +120,8 @@ struct Course<'a> {
     looked: Instant,
     runtime: Runtime,
     whole_after: Duration,
+    /// Three copies of each group have log only.
+    tails: bool,
     /// Since when too few nodes are up for a write, and how many were acknowledged a moment later.
     lost: Option<(Instant, Option<usize>)>,
 }
@@ -132,10 +139,11 @@ fn course(
     book: &Arc<Book>,
     machine: &Machine,
     plan: &Plan,
+    tails: bool,
     strikes: &mut Vec<Strike>,
 ) -> Result<Summary> {
     cluster.sql(&bank::schema(CLIENTS_COUNT))?;
-    let traces = Course::run(cluster, book, machine, plan, strikes)?;
+    let traces = Course::run(cluster, book, machine, plan, tails, strikes)?;
     cluster.start()?;
     again(cluster, book)?;
     Ok(Summary::new(
@@ -155,6 +163,7 @@ impl Course<'_> {
         book: &Arc<Book>,
         machine: &Machine,
         plan: &Plan,
+        tails: bool,
         strikes: &mut Vec<Strike>,
     ) -> Result<Traces> {
         let mut course = Course {
@@ -168,6 +177,7 @@ impl Course<'_> {
                 .enable_all()
                 .build()?,
             whole_after: Duration::ZERO,
+            tails,
             lost: None,
         };
         let outcome = course.go(cluster.url().into(), book, plan, machine);
@@ -272,9 +282,16 @@ impl Course<'_> {
         Ok(())
     }
 
+    /// Whether what is silent now costs group 0 its write quorum: four of six, or the three full ones where the others are tails.
+    fn lacks_quorum(&self) -> bool {
+        let silent = self.hand.silent();
+        let only_tails = self.tails && silent.iter().all(|node| node.begins_with_a_tail());
+        WRITES_GO_ON_WITHOUT < silent.len() && !only_tails
+    }
+
     /// Nothing is acknowledged while three nodes are stopped or paused, but what they had synced just before.
     fn look_without_quorum(&mut self) -> Result<()> {
-        if self.hand.silent_count() <= WRITES_GO_ON_WITHOUT {
+        if !self.lacks_quorum() {
             self.lost = None;
             return Ok(());
         }

@@ -3,7 +3,7 @@
 mod disks;
 mod orders;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ use rustix::process::{Signal, kill_process};
 use system_tests::{Cluster, end_of};
 
 use crate::book::Book;
-use crate::fault::{Fault, Files, Node, seconds};
+use crate::fault::{Fault, Files, Node, Zone, seconds};
 use crate::machine::{Machine, SmallDisk, Trace};
 use crate::plan::Planned;
 pub use disks::Mended;
@@ -52,7 +52,7 @@ pub struct Strike {
 /// What has to be undone at a fault's end.
 enum Undo {
     Start(Vec<String>),
-    RestoreZone(&'static str),
+    RestoreZone(Zone),
     /// Then its operator starts the node anew. With how often its journal had stopped before, if it is to stop.
     Trace(Trace, Node, Option<usize>),
     RemoveBallast(PathBuf),
@@ -89,13 +89,13 @@ impl<'a> Hand<'a> {
     }
 
     /// Nodes that for sure acknowledge nothing: stopped, paused, or with a zone that failed.
-    pub fn silent_count(&self) -> usize {
-        let nodes = self.undo.values().map(|undo| match undo {
-            Undo::Start(names) => names.iter().filter(|name| name.starts_with("storage")).count(),
-            Undo::RestoreZone(_) => 2,
-            _ => 0,
+    pub fn silent(&self) -> BTreeSet<Node> {
+        let nodes = self.undo.values().flat_map(|undo| match undo {
+            Undo::Start(names) => Node::all().filter(|node| names.contains(&node.to_string())).collect(),
+            Undo::RestoreZone(zone) => zone.nodes().to_vec(),
+            _ => Vec::new(),
         });
-        nodes.sum()
+        nodes.collect()
     }
 
     /// Has a fault begin.
@@ -164,7 +164,7 @@ impl<'a> Hand<'a> {
             Fault::ControlPaused => Ok(self.pause(number, "control")),
             Fault::ZoneFailed(zone) => {
                 self.must(&["az", "fail", zone.name()])?;
-                self.undo.insert(number, Undo::RestoreZone(zone.name()));
+                self.undo.insert(number, Undo::RestoreZone(*zone));
                 Ok(Done::Yes)
             }
             Fault::PostmasterKilled => Ok(self.try_order(&["kill", "writer"])),
@@ -208,7 +208,7 @@ impl<'a> Hand<'a> {
                     self.start_again(&name)?;
                 }
             }
-            Undo::RestoreZone(zone) => self.must(&["az", "restore", zone])?,
+            Undo::RestoreZone(zone) => self.must(&["az", "restore", zone.name()])?,
             Undo::Trace(trace, node, _) => {
                 drop(trace);
                 // A journal whose sync failed takes nothing more until the node starts anew. It may have died of it.

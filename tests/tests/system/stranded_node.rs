@@ -1,5 +1,5 @@
 //! Copies that no journal can help: one that slept until its peers' journals had moved on, and one whose disk is empty. Both take
-//! what they lack from the layers of their peers alone, while the load goes on, and are then as good as any other.
+//! what they lack from the layers of their peers alone, while the load goes on and nodes die, and are then as good as any other.
 
 use std::time::Duration;
 
@@ -93,6 +93,17 @@ fn a_stranded_and_a_wiped_node_become_whole_from_the_layers_of_their_peers() -> 
         Ok(node(cluster, WIPED)?["lost"] == 1)
     })?;
     cluster.borealis(&["storage", "replace", WIPED])?;
+    // Who takes dies in the middle of it, then two who give.
+    for dying in [&[WIPED][..], &["storage-2", "storage-6"]] {
+        cluster.wait_for("versions to be on their way", SOON, |cluster| {
+            Ok(node(cluster, WIPED)?["copied_bytes"]
+                .as_u64()
+                .is_some_and(|bytes| 0 < bytes))
+        })?;
+        for name in dying {
+            cluster.borealis(&["kill", name])?;
+        }
+    }
     ledger.wait_for_more(20, SOON)?;
     let output = load.wait_with_output()?;
     let text = String::from_utf8_lossy(&output.stdout);

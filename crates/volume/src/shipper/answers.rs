@@ -129,10 +129,9 @@ impl Shipper {
             if self.durable < sent.end {
                 return;
             }
-            let header = sent.batch.batch().header.as_ref();
-            for group in header.iter().flat_map(|header| &header.groups) {
+            for group in &sent.others {
                 if let Some(other) = self.others.get_mut(group) {
-                    other.durable = sent.batch.batch().position();
+                    other.durable = sent.batch.position();
                     self.loud.insert(*group);
                     effects.push(ShipperEffect::GroupAdvanced {
                         group: *group,

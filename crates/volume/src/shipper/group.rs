@@ -14,6 +14,8 @@ pub(super) struct Sent {
     pub(super) end: Lsn,
     /// The boundary of its flush.
     pub(super) boundary: Lsn,
+    /// The other groups that have a part in its flush, if this is group 0's.
+    pub(super) others: Box<[GroupId]>,
     pub(super) batch: EncodedBatch,
 }
 

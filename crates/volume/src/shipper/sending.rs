@@ -51,10 +51,9 @@ impl Shipper {
 
     fn send(&mut self, parts: FlushParts, effects: &mut Vec<ShipperEffect>) -> Result<(), FlushTooLong> {
         let (end, boundary) = (parts.end, parts.boundary);
+        let groups: Box<[GroupId]> = parts.others.iter().map(|(group, _)| *group).collect();
         let header = FlushHeader {
-            groups: std::iter::once(GroupId::FIRST)
-                .chain(parts.others.iter().map(|(group, _)| *group))
-                .collect(),
+            groups: std::iter::once(GroupId::FIRST).chain(groups.iter().copied()).collect(),
             boundary,
             written_at_us: parts.written_at_us,
             marks: parts.marks,
@@ -68,10 +67,16 @@ impl Shipper {
             let last = last.expect("it is awake");
             others.push((group, self.batch(group, end, last, None, share)?));
         }
-        self.last = first.batch().position();
-        self.keep(GroupId::FIRST, boundary, first, effects);
+        self.last = first.position();
+        let sent = |others, batch: EncodedBatch| Sent {
+            end,
+            boundary,
+            others,
+            batch,
+        };
+        self.keep(GroupId::FIRST, sent(groups, first), effects);
         for (group, batch) in others {
-            self.keep(group, boundary, batch, effects);
+            self.keep(group, sent(Box::default(), batch), effects);
         }
         self.announced = self.durable;
         self.release(GroupId::FIRST);
@@ -104,14 +109,13 @@ impl Shipper {
     }
 
     /// Keeps a part of a flush and sends it to the copies of its group.
-    fn keep(&mut self, id: GroupId, boundary: Lsn, batch: EncodedBatch, effects: &mut Vec<ShipperEffect>) {
+    fn keep(&mut self, id: GroupId, sent: Sent, effects: &mut Vec<ShipperEffect>) {
         let Some(group) = self.group_mut(id) else {
             return;
         };
-        let bytes = batch.bytes().len() as u64;
-        group.last = Some(batch.batch().position());
-        let end = batch.batch().end;
-        group.sent.push_back(Sent { end, boundary, batch });
+        let bytes = sent.batch.bytes().len() as u64;
+        group.last = Some(sent.batch.position());
+        group.sent.push_back(sent);
         let copies: Vec<SegmentId> = group.copies.keys().copied().collect();
         self.retained_bytes += bytes;
         if id != GroupId::FIRST {
