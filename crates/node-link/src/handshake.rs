@@ -5,7 +5,7 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use wire_format::frame::{
-    self, FRAME_BYTES_MAX, Frame, HELLO_BYTES_MAX, PROTOCOL_VERSION, decode_hello, decode_hello_answer,
+    self, FRAME_BYTES_MAX, Frame, HELLO_BYTES_MAX, PROTOCOL_VERSION, READ_BYTES_MIN, decode_hello, decode_hello_answer,
     decode_response, encode_hello, encode_hello_answer, encode_request, take_frame,
 };
 use wire_format::message::{Hello, HelloAnswer};
@@ -15,8 +15,6 @@ use wire_format::{CodecError, Request, Response};
 const READ_BYTES: usize = 64 << 10;
 /// The same between frames: there are many connections, and most are silent.
 const READ_BYTES_IDLE: usize = 16 << 10;
-/// How much of it must be left for another read.
-const READ_BYTES_MIN: usize = 8 << 10;
 
 fn invalid(error: CodecError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)

@@ -51,6 +51,9 @@ pub fn take_frame(buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Fram
     Ok(Some(Frame { head, attachment }))
 }
 
+/// Whoever reads into a buffer makes it larger once it has less room than that.
+pub const READ_BYTES_MIN: usize = 8 << 10;
+
 /// Room for a frame of which the first bytes are there. A large one gets memory of its own that it fills: what is made of a frame
 /// keeps that memory, and a buffer that grows as it likes takes up to twice as much.
 fn make_room(buffer: &mut BytesMut, bytes: usize) {
@@ -58,7 +61,7 @@ fn make_room(buffer: &mut BytesMut, bytes: usize) {
     if bytes < LARGE {
         buffer.reserve(bytes - buffer.len());
     } else if buffer.capacity() < bytes {
-        let mut whole = BytesMut::with_capacity(bytes);
+        let mut whole = BytesMut::with_capacity(bytes + READ_BYTES_MIN);
         whole.extend_from_slice(buffer);
         *buffer = whole;
     }
