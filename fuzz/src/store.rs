@@ -34,6 +34,7 @@ fn config() -> StoreConfig {
     StoreConfig {
         table_bytes_max: 16 << 10,
         cache_bytes_max: 64 << 10,
+        index_cache_bytes_max: 64 << 10,
         page_cache_bytes_max: 64 << 10,
         journal_file_bytes: 32 << 10,
         journal_retained_bytes_max: 64 << 10,

@@ -29,6 +29,8 @@ pub struct Activity {
     pub mended_bytes_written: u64,
     /// How the cache of layers' blocks did.
     pub blocks: CacheUse,
+    /// How the cache of layers' indexes did.
+    pub indexes: CacheUse,
     /// How the cache of pages did.
     pub pages: CacheUse,
 }
@@ -98,7 +100,7 @@ impl Counters {
         add(&self.mended_bytes_written, bytes);
     }
 
-    pub(crate) fn so_far(&self, blocks: CacheUse, pages: CacheUse) -> Activity {
+    pub(crate) fn so_far(&self, [blocks, indexes, pages]: [CacheUse; 3]) -> Activity {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Activity {
             tables_written: read(&self.tables_written),
@@ -112,6 +114,7 @@ impl Counters {
             mended_files: read(&self.mended_files),
             mended_bytes_written: read(&self.mended_bytes_written),
             blocks,
+            indexes,
             pages,
         }
     }

@@ -118,7 +118,7 @@ fn part(segment: &SegmentStore, after: Option<&CatalogKey>) -> Result<(Part, Opt
     }
     for layer in segment.layers().iter() {
         let mut taken = Taken::default();
-        let mut scan = layer.scan(Some(&from));
+        let mut scan = layer.scan(Some(&from))?;
         while let Some((Key::Catalog(key), version)) = scan.next()? {
             if !take(&mut taken, key, version) {
                 break;

@@ -7,6 +7,8 @@ pub struct StoreConfig {
     pub table_bytes_max: usize,
     /// Bytes of layer blocks kept decoded for reads.
     pub cache_bytes_max: usize,
+    /// Bytes of the indexes of layers kept decoded.
+    pub index_cache_bytes_max: usize,
     /// Bytes of pages kept as they were made, so that the next read applies only what came since.
     pub page_cache_bytes_max: usize,
     /// Bytes of one journal file, allocated before they are needed. One may be longer, if what is appended at once is.
@@ -25,12 +27,13 @@ pub struct StoreConfig {
 }
 
 impl Default for StoreConfig {
-    /// About 75 MiB of memory; 120 MiB while tables cannot be written out as fast as log comes in. Only while a record of
+    /// About 80 MiB of memory; 130 MiB while tables cannot be written out as fast as log comes in. Only while a record of
     /// hundreds of megabytes comes in, it is as much more.
     fn default() -> StoreConfig {
         StoreConfig {
             table_bytes_max: 24 << 20,
             cache_bytes_max: 32 << 20,
+            index_cache_bytes_max: 8 << 20,
             page_cache_bytes_max: 16 << 20,
             journal_file_bytes: 16 << 20,
             journal_retained_bytes_max: 96 << 20,

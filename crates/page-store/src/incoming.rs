@@ -91,7 +91,7 @@ impl PageStore {
             if incoming.writers.len() <= at {
                 incoming.writers.push(None);
             }
-            let new = || LayerWriter::new(self.disk.clone(), self.next_layer());
+            let new = || self.layer_writer();
             let writer = incoming.writers[at].get_or_insert_with(new);
             writer.push_run(run, content)?;
             writer.sync_beyond(UNSYNCED_BYTES_MAX)?;

@@ -1,21 +1,23 @@
 //! A layer: an immutable file of versions, sorted by key and position. Layout: `docs/formats/layers.md`.
 
+mod blocks;
 mod check;
 
-use std::ops::Range;
+use std::io as std_io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use io::Disk;
 use units::Position;
-use wire_format::codec::Reader;
 use wire_format::versions::Extent;
 
 use crate::block::{Block, Entries, entries};
 use crate::cache::Cache;
 use crate::key::{Key, Version};
 use crate::read::ReadError;
+use blocks::Index;
+pub(crate) use blocks::{BlockEntry, Blocks, IndexCache, Walk};
 pub(crate) use check::Lost;
 
 pub(crate) const FOLDER: &str = "layers";
@@ -36,32 +38,17 @@ pub(crate) fn file_name(layer: u64) -> String {
 /// Decoded blocks by layer and number.
 pub(crate) type BlockCache = Cache<(u64, u32), Block>;
 
-/// A block, as the index names it.
-pub(crate) struct BlockEntry {
-    pub(crate) first_key: Key,
-    pub(crate) offset: u64,
-    pub(crate) bytes: u32,
-    pub(crate) checksum: u32,
-}
-
-impl BlockEntry {
-    /// Whether these are its bytes.
-    pub(crate) fn is_of(&self, packed: &[u8]) -> bool {
-        crc32c::crc32c(packed) == self.checksum
-    }
-}
-
-/// An open layer. Its index is in memory, its blocks are read when needed.
+/// An open layer. Its blocks are read when they are needed.
 pub(crate) struct Layer {
     pub(crate) number: u64,
     pub(crate) file_bytes: u64,
     /// The positions of its versions.
     pub(crate) extent: Extent,
     disk: Arc<dyn Disk>,
-    /// In the order of keys, which need not be the order in the file.
-    pub(crate) blocks: Vec<BlockEntry>,
+    pub(crate) blocks: Blocks,
     /// No key lies behind this one.
     pub(crate) last_key: Key,
+    index_at: u64,
     footer: [u8; FOOTER_BYTES],
     obsolete: AtomicBool,
     rotten: AtomicBool,
@@ -79,7 +66,7 @@ impl Drop for Layer {
 
 impl Layer {
     /// Opens a layer that the manifest names.
-    pub(crate) fn open(disk: Arc<dyn Disk>, number: u64) -> Result<Layer, ReadError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, indexes: Arc<IndexCache>, number: u64) -> Result<Layer, ReadError> {
         let name = file_name(number);
         let corrupt = |what: &str| ReadError::corrupt(&name, what);
         let file_bytes = disk.length(&name).map_err(|error| ReadError::io(&name, &error))?;
@@ -102,30 +89,19 @@ impl Layer {
         if crc32c::crc32c(&index) != checksum {
             return Err(corrupt("its index has another checksum"));
         }
-        let index = Index::read(index.into()).map_err(|error| corrupt(&error.to_string()))?;
+        let index = Index::read(disk.clone(), indexes, index_at, index.into());
+        let index = index.map_err(|error| corrupt(&error.to_string()))?;
         if index.number != number {
             return Err(corrupt("it is another layer"));
-        }
-        let Index {
-            blocks,
-            last_key,
-            extent,
-            ..
-        } = index;
-        let is_inside = |block: &BlockEntry| {
-            let end = block.offset.checked_add(u64::from(block.bytes));
-            end.is_some_and(|end| end <= index_at)
-        };
-        if !blocks.iter().all(is_inside) {
-            return Err(corrupt("a block lies beyond its end"));
         }
         Ok(Layer {
             number,
             file_bytes,
-            extent,
+            extent: index.extent,
             disk,
-            blocks,
-            last_key,
+            blocks: index.blocks,
+            last_key: index.last_key,
+            index_at,
             footer,
             obsolete: AtomicBool::new(false),
             rotten: AtomicBool::new(false),
@@ -146,21 +122,12 @@ impl Layer {
         self.rotten.load(Ordering::Relaxed)
     }
 
-    /// The first block that can hold `key`.
-    pub(crate) fn block_of(&self, key: &Key) -> usize {
-        // A key's versions may begin in the block before the first one that starts with it.
-        self.blocks
-            .partition_point(|block| block.first_key < *key)
-            .saturating_sub(1)
-    }
-
     pub(crate) fn corrupt(&self, what: &str) -> ReadError {
         ReadError::corrupt(&file_name(self.number), what)
     }
 
     /// The bytes of a block, from the file.
-    fn unpack(&self, at: usize) -> Result<Bytes, ReadError> {
-        let entry = &self.blocks[at];
+    fn unpack(&self, entry: &BlockEntry) -> Result<Bytes, ReadError> {
         let mut packed = vec![0; entry.bytes as usize];
         read_at(&*self.disk, &file_name(self.number), entry.offset, &mut packed)?;
         if !entry.is_of(&packed) {
@@ -170,24 +137,19 @@ impl Layer {
     }
 
     /// The versions of a block, read without the cache.
-    pub(crate) fn entries(&self, at: usize) -> Result<Entries, ReadError> {
-        Ok(entries(self.unpack(at)?))
+    pub(crate) fn entries(&self, block: &BlockEntry) -> Result<Entries, ReadError> {
+        Ok(entries(self.unpack(block)?))
     }
 
     /// Appends blocks to `into` as they lie in the file, one after the other.
-    pub(crate) fn read_packed(&self, blocks: Range<usize>, into: &mut Vec<u8>) -> Result<(), ReadError> {
+    pub(crate) fn read_packed(&self, blocks: &[BlockEntry], into: &mut Vec<u8>) -> Result<(), ReadError> {
         let name = file_name(self.number);
-        let mut blocks = self.blocks[blocks].iter().peekable();
-        while let Some(first) = blocks.next() {
-            // Blocks that follow each other are read at once.
-            let mut end = first.offset + u64::from(first.bytes);
-            let mut stretch = vec![first];
-            while let Some(next) = blocks.next_if(|next| next.offset == end) {
-                end += u64::from(next.bytes);
-                stretch.push(next);
-            }
+        // Blocks that follow each other are read at once.
+        for stretch in blocks.chunk_by(|one, next| one.end() == next.offset) {
+            let [first, ..] = stretch else { continue };
             let begin = into.len();
-            into.resize(begin + (end - first.offset) as usize, 0);
+            let bytes: usize = stretch.iter().map(|block| block.bytes as usize).sum();
+            into.resize(begin + bytes, 0);
             read_at(&*self.disk, &name, first.offset, &mut into[begin..])?;
             for block in stretch {
                 let at = begin + (block.offset - first.offset) as usize;
@@ -199,18 +161,12 @@ impl Layer {
         Ok(())
     }
 
-    /// Keys that divide it into parts of about the same size, at most so many.
-    pub(crate) fn sample(&self, most: usize) -> impl Iterator<Item = &Key> {
-        let step = self.blocks.len().div_ceil(most.max(1)).max(1);
-        self.blocks.iter().step_by(step).map(|block| &block.first_key)
-    }
-
-    fn block(&self, at: usize, cache: &BlockCache) -> Result<Block, ReadError> {
+    fn block(&self, at: usize, entry: &BlockEntry, cache: &BlockCache) -> Result<Block, ReadError> {
         let key = (self.number, at as u32);
         if let Some(block) = cache.get(&key) {
             return Ok(block);
         }
-        let block = Block::read(self.unpack(at)?).map_err(|error| self.corrupt(&error.to_string()))?;
+        let block = Block::read(self.unpack(entry)?).map_err(|error| self.corrupt(&error.to_string()))?;
         cache.insert(key, block.clone(), block.memory_bytes());
         Ok(block)
     }
@@ -226,23 +182,26 @@ impl Layer {
         if self.last_key < *key || self.extent.newest() <= after {
             return Ok(());
         }
-        for at in self.block_of(key)..self.blocks.len() {
-            if *key < self.blocks[at].first_key {
-                break;
+        let mut walk = self.blocks.walk(self.blocks.first_of(key)?);
+        loop {
+            let at = walk.at();
+            match walk.peek(&self.blocks)? {
+                Some(entry) if entry.first_key <= *key => self.block(at, entry, cache)?.collect(key, after, into),
+                _ => return Ok(()),
             }
-            self.block(at, cache)?.collect(key, after, into);
+            walk.advance();
         }
-        Ok(())
     }
 
     /// Every version from `from` on, in order, read without the cache.
-    pub(crate) fn scan(self: &Arc<Layer>, from: Option<&Key>) -> Scan {
-        Scan {
+    pub(crate) fn scan(self: &Arc<Layer>, from: Option<&Key>) -> Result<Scan, ReadError> {
+        let first = from.map_or(Ok(0), |key| self.blocks.first_of(key))?;
+        Ok(Scan {
             layer: self.clone(),
-            next_block: from.map_or(0, |key| self.block_of(key)),
+            blocks: self.blocks.walk(first),
             entries: None,
             from: from.cloned(),
-        }
+        })
     }
 }
 
@@ -264,49 +223,21 @@ pub(crate) fn pack(block: &[u8]) -> Bytes {
 }
 
 fn read_at(disk: &dyn Disk, name: &str, at: u64, buffer: &mut [u8]) -> Result<(), ReadError> {
-    disk.read_at(name, at, buffer)
-        .map_err(|error| ReadError::io(name, &error))
+    disk.read_at(name, at, buffer).map_err(|error| read_error(name, &error))
 }
 
-/// What stands behind the blocks.
-struct Index {
-    /// Of the layer: one that was written in the place of another is told by it.
-    number: u64,
-    blocks: Vec<BlockEntry>,
-    last_key: Key,
-    extent: Extent,
-}
-
-impl Index {
-    fn read(bytes: Bytes) -> Result<Index, wire_format::CodecError> {
-        let mut input = Reader::new(bytes);
-        let number = input.varint("layer")?;
-        let count = input.count(4, "blocks")?;
-        let mut blocks = Vec::with_capacity(count);
-        for _ in 0..count {
-            blocks.push(BlockEntry {
-                first_key: Key::read(&mut input)?,
-                offset: input.varint("block offset")?,
-                bytes: input.u32("block length")?,
-                checksum: input.u32("block checksum")?,
-            });
-        }
-        let last_key = Key::read(&mut input)?;
-        let extent = Extent::read(&mut input)?;
-        input.finish()?;
-        Ok(Index {
-            number,
-            blocks,
-            last_key,
-            extent,
-        })
+fn read_error(name: &str, error: &std_io::Error) -> ReadError {
+    match error.kind() {
+        // It was as long as that when it was opened.
+        std_io::ErrorKind::UnexpectedEof => ReadError::corrupt(name, "it is shorter than it was"),
+        _ => ReadError::io(name, error),
     }
 }
 
 /// Walks a layer from the first to the last version.
 pub(crate) struct Scan {
     layer: Arc<Layer>,
-    next_block: usize,
+    blocks: Walk,
     entries: Option<Entries>,
     from: Option<Key>,
 }
@@ -321,11 +252,10 @@ impl Scan {
                 }
                 return Ok(Some((key, version)));
             }
-            if self.layer.blocks.len() <= self.next_block {
+            let Some(block) = self.blocks.next(&self.layer.blocks)? else {
                 return Ok(None);
-            }
-            self.entries = Some(entries(self.layer.unpack(self.next_block)?));
-            self.next_block += 1;
+            };
+            self.entries = Some(self.layer.entries(&block)?);
         }
     }
 }

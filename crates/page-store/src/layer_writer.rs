@@ -11,7 +11,7 @@ use wire_format::codec::Writer;
 use wire_format::versions::{Extent, Run, Versions};
 
 use crate::key::{Key, Version};
-use crate::layer::{BLOCK_BYTES, BlockEntry, FOLDER, Layer, MAGIC, file_name, pack};
+use crate::layer::{BLOCK_BYTES, BlockEntry, FOLDER, IndexCache, Layer, MAGIC, file_name, pack};
 use crate::read::ReadError;
 
 /// Runs in one answer, at most: each has a layer being written. Merging keeps them far fewer.
@@ -85,6 +85,8 @@ pub(crate) fn checked_runs(versions: &Versions) -> Result<Vec<(CheckedRun, &[u8]
 /// Writes a layer, of versions or of runs. Versions must come sorted by key, then position.
 pub(crate) struct LayerWriter {
     disk: Arc<dyn Disk>,
+    /// For the layer that it becomes.
+    indexes: Arc<IndexCache>,
     number: u64,
     block: Writer,
     block_first_key: Option<Key>,
@@ -110,9 +112,10 @@ impl Drop for LayerWriter {
 }
 
 impl LayerWriter {
-    pub(crate) fn new(disk: Arc<dyn Disk>, number: u64) -> LayerWriter {
+    pub(crate) fn new(disk: Arc<dyn Disk>, indexes: Arc<IndexCache>, number: u64) -> LayerWriter {
         LayerWriter {
             disk,
+            indexes,
             number,
             block: Writer::with_capacity(2 * BLOCK_BYTES),
             block_first_key: None,
@@ -241,7 +244,7 @@ impl LayerWriter {
         self.disk.write_at(&name, self.written, &tail).map_err(io)?;
         self.disk.sync(&name).map_err(io)?;
         self.disk.sync_names(FOLDER).map_err(io)?;
-        let layer = Layer::open(self.disk.clone(), self.number)?;
+        let layer = Layer::open(self.disk.clone(), self.indexes.clone(), self.number)?;
         self.finished = true;
         Ok(Some(layer))
     }

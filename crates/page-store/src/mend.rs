@@ -101,7 +101,7 @@ impl PageStore {
         }
         let mut rotten = Vec::new();
         for layer in segment.layers().iter() {
-            let lost = layer.lost_blocks()?;
+            let lost = layer.lost()?;
             if !lost.is_empty() || layer.is_rotten() {
                 layer.mark_rotten();
                 rotten.push((layer.clone(), lost));
@@ -130,8 +130,7 @@ impl PageStore {
     pub fn mend(&self, mend: &mut Mend, versions: &Versions) -> Result<(), ReadError> {
         for (at, (run, content)) in checked_runs(versions)?.into_iter().enumerate() {
             if mend.writers.len() <= at {
-                mend.writers
-                    .push(LayerWriter::new(self.disk.clone(), self.next_layer()));
+                mend.writers.push(self.layer_writer());
             }
             mend.writers[at].push_run(run, content)?;
         }
@@ -162,7 +161,7 @@ impl PageStore {
         mend.close_layers()?;
         let rotten = mem::take(&mut mend.rotten);
         for (layer, lost) in &rotten {
-            let mut writer = LayerWriter::new(self.disk.clone(), self.next_layer());
+            let mut writer = self.layer_writer();
             layer.copy_sound(lost, &mut writer)?;
             mend.written.extend(writer.finish()?);
         }
@@ -211,8 +210,8 @@ impl PageStore {
 /// The keys of all blocks that are lost, in pieces that lie apart, the last ones first.
 fn pieces(rotten: &[(Arc<Layer>, Lost)]) -> Vec<Piece> {
     let mut ranges: Vec<(&Key, &Key)> = Vec::new();
-    for (layer, lost) in rotten {
-        ranges.extend(lost.iter().map(|at| layer.keys_of(*at)));
+    for (_, lost) in rotten {
+        ranges.extend(lost.keys.iter().map(|(first, last)| (first, last)));
     }
     ranges.sort();
     let mut joined: Vec<(&Key, &Key)> = Vec::new();

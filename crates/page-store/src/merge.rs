@@ -67,7 +67,7 @@ pub(crate) fn merge(
 ) -> Result<Option<Layer>, ReadError> {
     let mut sources = Vec::new();
     for layer in layers {
-        let mut scan = layer.scan(None);
+        let mut scan = layer.scan(None)?;
         let next = scan.next()?;
         sources.push(Source { scan, next });
     }

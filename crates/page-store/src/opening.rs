@@ -23,7 +23,7 @@ use crate::damage::Loss;
 use crate::journal::{AppendError, Journal, is_full};
 use crate::journal_files::{self, JournalFiles};
 use crate::journal_scan;
-use crate::layer::{self, Layer};
+use crate::layer::{self, IndexCache, Layer};
 use crate::manifest::Manifest;
 use crate::read::ReadError;
 use crate::recovery::{self, OpenError, Recovered, RecoveredSegment};
@@ -49,7 +49,8 @@ impl PageStore {
         let recovered = recovery::recover(&*disk, &scan)?;
         forget_removed(&*disk, &mut manifest, &recovered)?;
         remove_orphans(&*disk, &manifest)?;
-        let (segments, damage_is_new) = open_segments(&disk, &config, &mut manifest, &recovered)?;
+        let indexes = Arc::new(Cache::new(config.index_cache_bytes_max));
+        let (segments, damage_is_new) = open_segments(&disk, &indexes, &config, &mut manifest, &recovered)?;
         let damage_saved = !damage_is_new || save(&*disk, &manifest)?;
         recovered.secure(&*disk)?;
         let reserve = Reserve::open(disk.clone(), config.journal_file_bytes, &scan.spares, &recovered.unused);
@@ -77,6 +78,7 @@ impl PageStore {
         }
         let store = PageStore {
             blocks: Cache::new(config.cache_bytes_max),
+            indexes,
             pages: Cache::new(config.page_cache_bytes_max),
             disk,
             engine,
@@ -102,6 +104,7 @@ impl PageStore {
 /// The segments with those of their layers that can still be read, and whether one of them was found damaged just now.
 fn open_segments(
     disk: &Arc<dyn Disk>,
+    indexes: &Arc<IndexCache>,
     config: &StoreConfig,
     manifest: &mut Manifest,
     recovered: &Recovered,
@@ -114,7 +117,7 @@ fn open_segments(
         if recovered.rot {
             known.loss = Loss::Log;
         }
-        let layers = open_layers(disk, &known.layers)?;
+        let layers = open_layers(disk, indexes, &known.layers)?;
         if layers.len() < known.layers.len() {
             known.loss = known.loss.max(Loss::Layers);
         }
@@ -160,10 +163,10 @@ fn index(
 }
 
 /// Those of the layers that can still be read.
-fn open_layers(disk: &Arc<dyn Disk>, numbers: &[u64]) -> Result<Vec<Arc<Layer>>, OpenError> {
+fn open_layers(disk: &Arc<dyn Disk>, indexes: &Arc<IndexCache>, numbers: &[u64]) -> Result<Vec<Arc<Layer>>, OpenError> {
     let mut layers = Vec::new();
     for number in numbers {
-        match Layer::open(disk.clone(), *number) {
+        match Layer::open(disk.clone(), indexes.clone(), *number) {
             Ok(layer) => layers.push(Arc::new(layer)),
             Err(error @ (ReadError::Corrupt { .. } | ReadError::Missing { .. })) => {
                 tracing::error!(%error, "store.open: a layer is lost");

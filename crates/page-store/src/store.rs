@@ -20,7 +20,8 @@ use crate::journal::{AppendError, Journal};
 use crate::journal_entry::JournalEntry;
 use crate::journal_files::JournalFiles;
 use crate::key::{Key, Value, Version};
-use crate::layer::BlockCache;
+use crate::layer::{BlockCache, IndexCache};
+use crate::layer_writer::LayerWriter;
 use crate::locked;
 use crate::log::{RANGES_WITH_A_HEADER, Range};
 use crate::manifest::Manifest;
@@ -67,6 +68,7 @@ pub struct PageStore {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) config: StoreConfig,
     pub(crate) blocks: BlockCache,
+    pub(crate) indexes: Arc<IndexCache>,
     pub(crate) pages: PageCache,
     /// Held over writes and syncs: only by who appends.
     pub(crate) journal: Mutex<Journal>,
@@ -92,6 +94,11 @@ impl PageStore {
             .get(&segment)
             .cloned()
             .ok_or(ReadError::UnknownSegment(segment))
+    }
+
+    /// For a new layer.
+    pub(crate) fn layer_writer(&self) -> LayerWriter {
+        LayerWriter::new(self.disk.clone(), self.indexes.clone(), self.next_layer())
     }
 
     pub(crate) fn all_segments(&self) -> Vec<Arc<SegmentStore>> {
@@ -374,7 +381,8 @@ impl PageStore {
 
     /// What it has done since it was opened.
     pub fn activity(&self) -> Activity {
-        self.counters.so_far(self.blocks.so_far(), self.pages.so_far())
+        let caches = [self.blocks.so_far(), self.indexes.so_far(), self.pages.so_far()];
+        self.counters.so_far(caches)
     }
 
     /// How full it is.
@@ -385,7 +393,7 @@ impl PageStore {
         StoreStatus {
             journal_bytes: journal.bytes(),
             table_bytes: self.table_bytes(&segments) as u64,
-            cache_bytes: (self.blocks.bytes() + self.pages.bytes()) as u64,
+            cache_bytes: (self.blocks.bytes() + self.indexes.bytes() + self.pages.bytes()) as u64,
             layer_bytes: segments
                 .iter()
                 .map(|segment| (segment.id, layer_bytes(segment)))

@@ -5,6 +5,7 @@ mod damage;
 mod full_disk;
 mod given;
 mod history;
+mod indexes;
 mod journal;
 mod log;
 mod mend;

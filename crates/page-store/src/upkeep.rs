@@ -16,7 +16,6 @@ use units::{Lsn, SegmentId};
 use crate::fold::Folder;
 use crate::journal_files::{self, Held};
 use crate::layer::{self, Layer};
-use crate::layer_writer::LayerWriter;
 use crate::locked;
 use crate::manifest::Manifest;
 use crate::merge;
@@ -219,7 +218,7 @@ impl PageStore {
         };
         let folds = horizon.as_ref().filter(|_| !segment.is_damaged());
         let mut folder = folds.map(|horizon| self.folder(segment, horizon));
-        let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
+        let writer = self.layer_writer();
         let layer = merge::write_table(&table, folder.as_mut(), writer, pace)?;
         let written = self.change_layers(segment, &[], layer, table.through_offset)?;
         self.counters.table_written(written.as_deref());
@@ -234,7 +233,7 @@ impl PageStore {
         let Some(chosen) = merge::choose(&segment.layers(), self.config.merge_layers) else {
             return Ok(false);
         };
-        let writer = LayerWriter::new(self.disk.clone(), self.next_layer());
+        let writer = self.layer_writer();
         // A long merge must not keep tables from being written out.
         let keys = Cell::new(0u32);
         let pace = || {

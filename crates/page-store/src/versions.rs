@@ -49,7 +49,7 @@ impl PageStore {
         let given = give(&segment, asked, from.as_ref(), until.as_ref());
         let (runs, next) = self.noting_loss(&segment, given)?;
         let (splits, bytes_expected) = match (&from, &next) {
-            (None, Some((next, _))) => divide(&segment, asked.after, next),
+            (None, Some((next, _))) => self.noting_loss(&segment, divide(&segment, asked.after, next))?,
             _ => (Vec::new(), 0),
         };
         // After everything was looked at: what was folded until now was folded under this one or an earlier one.
@@ -89,7 +89,7 @@ fn give(
     let bytes_max = BYTES_MAX.min(asked.bytes_max as usize).max(1);
     let goes_on = |(key, above): End| until.is_none_or(|until| key < *until).then_some((key, above));
     let continued = from.filter(|_| asked.from.above != Position::ZERO).cloned();
-    let cut = Cut::of(segment, asked, from, bytes_max);
+    let cut = Cut::of(segment, asked, from, bytes_max)?;
     let one_key = continued.or_else(|| cut.too_long(from));
     if let Some(key) = one_key.filter(|key| until.is_none_or(|until| key < until)) {
         let (runs, next) = one_key::give(segment, asked, &key, bytes_max)?;
@@ -112,22 +112,18 @@ fn give(
 }
 
 /// Keys behind `next` that divide the layers into parts of about the same size, and the size of all of them.
-fn divide(segment: &SegmentStore, after: Position, next: &Key) -> (Vec<Bytes>, u64) {
+fn divide(segment: &SegmentStore, after: Position, next: &Key) -> Result<(Vec<Bytes>, u64), ReadError> {
     let layers = segment.layers();
     let wanted = || layers.iter().filter(|layer| after < layer.extent.newest());
     let bytes: u64 = wanted().map(|layer| layer.file_bytes).sum();
     if bytes < DIVIDED_BYTES_MIN {
-        return (Vec::new(), bytes);
+        return Ok((Vec::new(), bytes));
     }
     let mut samples = Vec::new();
     for layer in wanted() {
-        let keys: Vec<&Key> = layer.sample(SAMPLES_PER_LAYER).collect();
+        let keys = layer.blocks.sample(SAMPLES_PER_LAYER)?;
         let weight = layer.file_bytes / keys.len().max(1) as u64;
-        samples.extend(
-            keys.into_iter()
-                .filter(|key| next < *key)
-                .map(|key| (key.clone(), weight)),
-        );
+        samples.extend(keys.into_iter().filter(|key| next < key).map(|key| (key, weight)));
     }
     samples.sort();
     let part_bytes = (samples.iter().map(|(_, weight)| weight).sum::<u64>() / PARTS as u64).max(1);
@@ -142,5 +138,5 @@ fn divide(segment: &SegmentStore, after: Position, next: &Key) -> (Vec<Bytes>, u
         }
         passed += weight;
     }
-    (splits, bytes)
+    Ok((splits, bytes))
 }

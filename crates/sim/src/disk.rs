@@ -70,6 +70,7 @@ fn config(random: &mut Random) -> StoreConfig {
     StoreConfig {
         table_bytes_max: 1500 + random.below(8000) as usize,
         cache_bytes_max: 16 << 10,
+        index_cache_bytes_max: 1 << 10,
         page_cache_bytes_max: random.below(60 << 10) as usize,
         journal_file_bytes: 1000 + random.below(6000),
         journal_retained_bytes_max: 3000 + random.below(20_000),

@@ -125,6 +125,7 @@ fn config() -> StoreConfig {
     StoreConfig {
         table_bytes_max: 2000,
         cache_bytes_max: 16 << 10,
+        index_cache_bytes_max: 1 << 10,
         page_cache_bytes_max: 32 << 10,
         journal_file_bytes: 3000,
         journal_retained_bytes_max: 9000,

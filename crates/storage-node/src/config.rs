@@ -78,13 +78,14 @@ fn default_journal() -> u64 {
 
 impl StorageConfig {
     /// The page store's share: an eighth for tables, but no more than by default (three times as much while they cannot be
-    /// written out as fast as log comes in), an eighth for cached blocks, and what the page cache takes by default. The rest
-    /// is for the journal's tail at start, messages on their way, and the links of batches.
+    /// written out as fast as log comes in), an eighth for cached blocks, a quarter of that for the indexes of layers, and what the
+    /// page cache takes by default. The rest is for the journal's tail at start, messages on their way, and the links of batches.
     pub(crate) fn store(&self) -> StoreConfig {
         let share = usize::try_from(self.memory_bytes / 8).unwrap_or(usize::MAX);
         StoreConfig {
             table_bytes_max: share.min(StoreConfig::default().table_bytes_max),
             cache_bytes_max: share,
+            index_cache_bytes_max: share / 4,
             journal_retained_bytes_max: self.journal_retained_bytes_max,
             ..StoreConfig::default()
         }

@@ -99,7 +99,7 @@ telemetry::metrics! {
     READ_QUEUE: Sampled = Sampled::gauge("storage_read_queue", &[]);
     /// Bytes that memory tables hold.
     TABLE_BYTES: Sampled = Sampled::gauge("storage_table_bytes", &[]);
-    /// Bytes that caches hold: blocks of layers, and pages as they were made.
+    /// Bytes that caches hold: blocks and indexes of layers, and pages as they were made.
     CACHE_BYTES: Sampled = Sampled::gauge("storage_cache_bytes", &["cache"]);
     /// Questions that a cache had the answer to.
     CACHE_HITS: Sampled = Sampled::counter("storage_cache_hits_total", &["cache"]);
@@ -238,7 +238,12 @@ fn store(node: &Node, scrape: &mut Scrape) {
     scrape.set(&SCRUB_UNDER_WAY, &[], u64::from(scrub.is_under_way));
     scrape.set(&SCRUB_FOUND, &[], scrub.damaged);
     scrape.set(&SCRUB_MENDED, &[], scrub.mended);
-    for (cache, used) in [("blocks", activity.blocks), ("pages", activity.pages)] {
+    let caches = [
+        ("blocks", activity.blocks),
+        ("indexes", activity.indexes),
+        ("pages", activity.pages),
+    ];
+    for (cache, used) in caches {
         scrape.set(&CACHE_BYTES, &[cache], used.bytes);
         scrape.set(&CACHE_HITS, &[cache], used.hits);
         scrape.set(&CACHE_MISSES, &[cache], used.misses);

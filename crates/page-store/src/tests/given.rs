@@ -1,5 +1,7 @@
 //! What one store gives another out of its layers, and what the other takes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use io::Disk;
 use proptest::prelude::*;
@@ -14,7 +16,7 @@ use super::world::*;
 use crate::layer::file_name;
 use crate::{PageStore, PassPart, Progress, ReadError};
 
-const WIDE_BLOCKS: u32 = 300;
+pub(super) const WIDE_BLOCKS: u32 = 300;
 
 /// A page that packs badly.
 fn noise(seed: u64) -> Page {
@@ -28,21 +30,27 @@ fn noise(seed: u64) -> Page {
     Page::from_bytes(&bytes).expect("its length")
 }
 
-/// Images of pages all over a wide fork, in layers of many blocks.
-fn images(world: &mut World, flushes: u64) {
+/// Images of pages all over a wide fork, in layers of many blocks. Answers with the last one of each page.
+pub(super) fn images(world: &mut World, flushes: u64) -> BTreeMap<u32, Page> {
+    let mut last = BTreeMap::new();
     for flush in 0..flushes {
         let mut batch = (**world.next_batch(&[], 1).batch()).clone();
         let end = batch.end.raw();
-        let image = |at: u64| Item::Image {
-            end: Lsn::from_raw(end - 9 + at),
-            key: FORK.page(((flush * 7 + at * 31) % u64::from(WIDE_BLOCKS)) as u32),
-            page: noise(end + at),
+        let mut image = |at: u64| {
+            let block = ((flush * 7 + at * 31) % u64::from(WIDE_BLOCKS)) as u32;
+            last.insert(block, noise(end + at));
+            Item::Image {
+                end: Lsn::from_raw(end - 9 + at),
+                key: FORK.page(block),
+                page: noise(end + at),
+            }
         };
-        batch.items = (0..10).map(image).collect();
+        batch.items = (0..10).map(&mut image).collect();
         world.append_batch(EncodedBatch::new(batch));
         world.sync();
     }
     world.store.write_tables().expect("a good disk");
+    last
 }
 
 /// A pass of three parts in turn, with answers of so many bytes. Answers with how many bytes were given.
@@ -96,8 +104,8 @@ fn layers_are_given_block_by_block_and_nothing_invisible() {
         };
         assert!(pages(&target.store) == pages(&world.store), "{bytes_max}, {leaves}");
         for layer in target.store.segment(SEGMENT).expect("it is there").layers().iter() {
-            for at in 0..layer.blocks.len() {
-                let mut entries = layer.entries(at).expect("a good disk");
+            for block in layer.blocks.range(0..layer.blocks.count()).expect("a good disk") {
+                let mut entries = layer.entries(&block).expect("a good disk");
                 while let Some((key, version)) = entries.next().expect("versions") {
                     assert!(world.path.sees(version.position), "{key:?} at {}", version.position);
                 }

@@ -80,6 +80,7 @@ pub(super) fn config() -> StoreConfig {
     StoreConfig {
         table_bytes_max: 6 << 10,
         cache_bytes_max: 64 << 10,
+        index_cache_bytes_max: 1 << 10,
         page_cache_bytes_max: 40 << 10,
         journal_file_bytes: 8 << 10,
         journal_retained_bytes_max: 64 << 10,

@@ -7,6 +7,7 @@ use wire_format::message::VersionsAsked;
 
 use crate::key::{Key, Version};
 use crate::layer::Layer;
+use crate::read::ReadError;
 use crate::segment_store::SegmentStore;
 
 /// Bytes that a version in a table takes besides its content, about.
@@ -35,7 +36,12 @@ pub(super) struct Cut {
 impl Cut {
     /// As much as `bytes_max` has room for, of every key from `from` on. Tables before layers: what moves from one to the other
     /// in between is seen twice, never missed.
-    pub(super) fn of(segment: &SegmentStore, asked: &VersionsAsked, from: Option<&Key>, bytes_max: usize) -> Cut {
+    pub(super) fn of(
+        segment: &SegmentStore,
+        asked: &VersionsAsked,
+        from: Option<&Key>,
+        bytes_max: usize,
+    ) -> Result<Cut, ReadError> {
         let (tables, of_tables) = from_tables(segment, from, bytes_max);
         let all = segment.layers();
         let wanted = all
@@ -49,13 +55,13 @@ impl Cut {
             .collect();
         // Of all answers those from large layers come together in one.
         layers.sort_by_key(|wanted| Reverse(wanted.layer.file_bytes));
-        let of_layers = cut_of(&layers, from, bytes_max);
+        let of_layers = cut_of(&layers, from, bytes_max)?;
         let cuts = [of_tables, of_layers];
-        Cut {
+        Ok(Cut {
             tables,
             layers,
             before: cuts.into_iter().flatten().min(),
-        }
+        })
     }
 
     /// The first key of all, if there is no room for its versions alone.
@@ -63,8 +69,7 @@ impl Cut {
         let before = self.before.as_ref()?;
         let first = from.cloned().or_else(|| {
             let of_tables = self.tables.iter().filter_map(|table| Some(&table.first()?.0));
-            let of_layers = self.layers.iter().filter_map(|wanted| wanted.layer.blocks.first());
-            let of_layers = of_layers.map(|block| &block.first_key);
+            let of_layers = self.layers.iter().filter_map(|wanted| wanted.layer.blocks.first_key());
             of_tables.chain(of_layers).chain([before]).min().cloned()
         });
         first.filter(|first| before <= first)
@@ -72,25 +77,32 @@ impl Cut {
 }
 
 /// The first key that `bytes_max` bytes of blocks, in the order of their keys, have no room for.
-fn cut_of(layers: &[WantedLayer], from: Option<&Key>, bytes_max: usize) -> Option<Key> {
-    let begin = |wanted: &WantedLayer| from.map_or(0, |from| wanted.layer.block_of(from));
-    let mut rests: Vec<_> = layers
-        .iter()
-        .map(|wanted| (wanted, wanted.layer.blocks[begin(wanted)..].iter()))
-        .collect();
+fn cut_of(layers: &[WantedLayer], from: Option<&Key>, bytes_max: usize) -> Result<Option<Key>, ReadError> {
+    let mut walks = Vec::with_capacity(layers.len());
+    for wanted in layers {
+        let blocks = &wanted.layer.blocks;
+        walks.push(blocks.walk(from.map_or(Ok(0), |from| blocks.first_of(from))?));
+    }
     let mut bytes = 0;
     loop {
-        let heads = rests
-            .iter_mut()
-            .filter_map(|(wanted, rest)| Some((&rest.as_slice().first()?.first_key, wanted, rest)));
-        let (key, wanted, rest) = heads.min_by(|one, other| one.0.cmp(other.0))?;
-        if bytes_max <= bytes {
-            return Some(key.clone());
+        let mut least: Option<(usize, Key, u32)> = None;
+        for (at, (wanted, walk)) in layers.iter().zip(&mut walks).enumerate() {
+            if let Some(block) = walk.peek(&wanted.layer.blocks)?
+                && least.as_ref().is_none_or(|(_, key, _)| block.first_key < *key)
+            {
+                least = Some((at, block.first_key.clone(), block.bytes));
+            }
         }
-        let block = rest.next()?;
-        bytes += match wanted.is_all_wanted {
-            true => block.bytes as usize,
-            false => (block.bytes as usize).div_ceil(LOOKED_THROUGH_SHARE),
+        let Some((at, key, block_bytes)) = least else {
+            return Ok(None);
+        };
+        if bytes_max <= bytes {
+            return Ok(Some(key));
+        }
+        walks[at].advance();
+        bytes += match layers[at].is_all_wanted {
+            true => block_bytes as usize,
+            false => (block_bytes as usize).div_ceil(LOOKED_THROUGH_SHARE),
         };
     }
 }

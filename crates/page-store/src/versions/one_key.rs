@@ -72,7 +72,7 @@ pub(super) fn give(
     }
     for layer in segment.layers().iter() {
         if asked.after < layer.extent.newest() && *key <= layer.last_key {
-            sources.push((Source::Layer(Box::new(layer.scan(Some(key)))), None));
+            sources.push((Source::Layer(Box::new(layer.scan(Some(key))?)), None));
         }
     }
     let peeked = sources.into_iter().map(|(source, behind)| {

@@ -1,7 +1,5 @@
 //! The runs of an answer, as they are put together.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 use wire_format::codec::Writer;
 use wire_format::message::VersionsAsked;
@@ -9,7 +7,7 @@ use wire_format::versions::{BlockName, Run};
 
 use super::cut::{TableVersions, WantedLayer};
 use crate::key::{Key, Version};
-use crate::layer::{BLOCK_BYTES, Layer, pack};
+use crate::layer::{BLOCK_BYTES, BlockEntry, Layer, pack};
 use crate::read::ReadError;
 use crate::segment_store::order;
 
@@ -63,28 +61,34 @@ impl Runs {
     /// What is wanted of a layer. Blocks that are wanted as a whole are not unpacked.
     pub(super) fn add_layer(&mut self, wanted: Wanted<'_>, layer: &WantedLayer) -> Result<(), ReadError> {
         let WantedLayer { layer, is_all_wanted } = layer;
-        let blocks = &layer.blocks;
-        let mut begin = wanted.from.map_or(0, |from| layer.block_of(from));
-        let end = wanted.before.map_or(blocks.len(), |before| {
-            blocks.partition_point(|block| block.first_key < *before)
-        });
-        if end <= begin {
-            return Ok(());
-        }
+        let all = &layer.blocks;
+        let begin = wanted.from.map_or(Ok(0), |from| all.first_of(from))?;
+        let end = wanted.before.map_or(Ok(all.count()), |before| all.before(before))?;
+        let mut rest = &all.range(begin..end)?[..];
+        let behind = all.walk(end).next(all)?.map(|block| block.first_key);
         let mut run = RunWriter::new(&mut self.content);
-        let mut whole_end = begin;
         if *is_all_wanted {
-            if wanted.from.is_some_and(|from| blocks[begin].first_key < *from) {
-                run.push_block(wanted, layer, begin)?;
-                begin += 1;
+            if let Some((first, others)) = rest.split_first()
+                && wanted.from.is_some_and(|from| first.first_key < *from)
+            {
+                run.push_block(wanted, layer, first)?;
+                rest = others;
             }
             // The last one may go on behind the range.
-            let ends_inside = end == blocks.len() && wanted.before.is_none_or(|before| layer.last_key < *before);
-            whole_end = if ends_inside { end } else { end - 1 }.max(begin);
-            run.push_whole(layer, begin..whole_end)?;
+            let ends_inside = behind.is_none() && wanted.before.is_none_or(|before| layer.last_key < *before);
+            let whole_count = if ends_inside {
+                rest.len()
+            } else {
+                rest.len().saturating_sub(1)
+            };
+            let (whole, last) = rest.split_at(whole_count);
+            // Their keys lie no further behind than the first one of what follows.
+            let next = last.first().map(|block| &block.first_key).or(behind.as_ref());
+            run.push_whole(layer, whole, next.unwrap_or(&layer.last_key))?;
+            rest = last;
         }
-        for at in whole_end.max(begin)..end {
-            run.push_block(wanted, layer, at)?;
+        for block in rest {
+            run.push_block(wanted, layer, block)?;
         }
         self.runs.extend(run.finish());
         Ok(())
@@ -146,8 +150,8 @@ impl RunWriter<'_> {
     }
 
     /// What is wanted of a block.
-    fn push_block(&mut self, wanted: Wanted<'_>, layer: &Layer, at: usize) -> Result<(), ReadError> {
-        let mut entries = layer.entries(at)?;
+    fn push_block(&mut self, wanted: Wanted<'_>, layer: &Layer, block: &BlockEntry) -> Result<(), ReadError> {
+        let mut entries = layer.entries(block)?;
         while let Some((key, version)) = entries.next().map_err(|error| layer.corrupt(&error.to_string()))? {
             if wanted.has_key(&key) && wanted.has(&version) {
                 self.push(&key, &version);
@@ -156,24 +160,20 @@ impl RunWriter<'_> {
         Ok(())
     }
 
-    /// Blocks as they lie in the file.
-    fn push_whole(&mut self, layer: &Layer, blocks: Range<usize>) -> Result<(), ReadError> {
+    /// Blocks as they lie in the file, with no key behind `last_key`.
+    fn push_whole(&mut self, layer: &Layer, blocks: &[BlockEntry], last_key: &Key) -> Result<(), ReadError> {
         if blocks.is_empty() {
             return Ok(());
         }
         self.close_block();
-        layer.read_packed(blocks.clone(), self.content)?;
-        // Its keys lie no further behind than the first one of what follows.
-        let behind = layer.blocks.get(blocks.end).map(|next| &next.first_key);
-        self.last_key = Some(behind.unwrap_or(&layer.last_key).clone());
+        layer.read_packed(blocks, self.content)?;
+        self.last_key = Some(last_key.clone());
         self.run.extent.add_all(&layer.extent);
-        self.run
-            .blocks
-            .extend(layer.blocks[blocks].iter().map(|block| BlockName {
-                first_key: block.first_key.encode(),
-                bytes: block.bytes,
-                checksum: block.checksum,
-            }));
+        self.run.blocks.extend(blocks.iter().map(|block| BlockName {
+            first_key: block.first_key.encode(),
+            bytes: block.bytes,
+            checksum: block.checksum,
+        }));
         Ok(())
     }
 
