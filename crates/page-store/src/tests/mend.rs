@@ -11,9 +11,9 @@ use super::world::*;
 use crate::{Mend, Opened, ReadError};
 
 /// Two stores that take the same log; each writes tables and folds when it pleases.
-struct Twins {
-    rotten: World,
-    peer: World,
+pub(super) struct Twins {
+    pub(super) rotten: World,
+    pub(super) peer: World,
 }
 
 impl Twins {
@@ -69,7 +69,7 @@ impl Twins {
         floor
     }
 
-    fn mend(&mut self) {
+    pub(super) fn mend(&mut self) {
         let mut mend = self.begin().expect("something to mend");
         let floor = self.take_all(&mut mend);
         assert!(
