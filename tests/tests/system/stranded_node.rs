@@ -92,7 +92,7 @@ fn a_stranded_and_a_wiped_node_become_whole_from_the_layers_of_their_peers() -> 
     cluster.wait_for("the loss to be told", SOON, |cluster| {
         Ok(node(cluster, WIPED)?["lost"] == 1)
     })?;
-    cluster.borealis(&["storage", "replace", WIPED])?;
+    cluster.borealis(&["storage", "replace", WIPED, "--no-wait"])?;
     // Who takes dies in the middle of it, then two who give.
     for dying in [&[WIPED][..], &["storage-2", "storage-6"]] {
         cluster.wait_for("versions to be on their way", SOON, |cluster| {
