@@ -273,3 +273,15 @@ impl Walk {
         Ok(block)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// README.md and ARCHITECTURE.md reckon with it.
+    #[test]
+    fn what_names_a_block_or_a_part_takes_64_bytes_at_most() {
+        assert!(size_of::<BlockEntry>() <= 64, "{}", size_of::<BlockEntry>());
+        assert!(size_of::<Part>() <= 64, "{}", size_of::<Part>());
+    }
+}
