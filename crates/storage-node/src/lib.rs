@@ -26,6 +26,7 @@ pub mod config;
 mod contained;
 mod copies;
 mod identity;
+mod last_pass;
 pub mod load;
 mod mend;
 pub mod metrics;
@@ -49,6 +50,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use config::StorageConfig;
 use contained::Contained;
 pub use identity::{FORMAT_VERSION, IdentityError};
+use last_pass::LastPass;
 use metrics::STORAGE;
 use network::Served;
 use node::Node;
@@ -160,8 +162,10 @@ pub async fn run(
     }
     {
         let (node, schedule, stop) = (node.clone(), config.scrub(), stop.clone());
+        let last = LastPass::of(&config.directory);
+        node.scrub.remember(last.read());
         named("scrub")
-            .spawn(move || scrub::run(&node, schedule, &stop))
+            .spawn(move || scrub::run(&node, schedule, &last, &stop))
             .map_err(StorageError::Thread)?;
     }
     {

@@ -69,7 +69,7 @@ telemetry::metrics! {
     pub(crate) SCRUB_PASSES: Counter = Counter::new("storage_scrub_passes_total");
     /// Passes that met with a disk that could not be read.
     pub(crate) SCRUB_FAILED: Counter = Counter::new("storage_scrub_passes_failed_total");
-    /// When the last pass ended, in seconds since 1970; zero: none has since the node was started.
+    /// When the last pass ended, in seconds since 1970; zero: none has yet.
     SCRUB_ENDED: Sampled = Sampled::gauge("storage_scrub_last_pass_timestamp", &[]);
     /// Whether a pass is under way (1).
     SCRUB_UNDER_WAY: Sampled = Sampled::gauge("storage_scrub_running", &[]);

@@ -1,12 +1,13 @@
 //! The scrubbing thread: everything at rest is read again, slowly, over and over, and at once when somebody asks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use page_store::{ReadError, Scrubbed};
 use tokio::sync::watch;
 use wire_format::message::ScrubStatus;
 
+use crate::last_pass::{LastPass, first_rest, seconds_since_1970};
 use crate::metrics::{SCRUB_BYTES, SCRUB_FAILED, SCRUB_PASSES};
 use crate::node::Node;
 
@@ -38,6 +39,11 @@ impl Passes {
         self.now().clone()
     }
 
+    /// When the last pass ended before the node was started.
+    pub(crate) fn remember(&self, ended_at: Option<u64>) {
+        self.now().ended_at = ended_at.unwrap_or(0);
+    }
+
     /// Asks for a pass that begins now.
     pub(crate) fn ask(&self) {
         self.now().asked += 1;
@@ -60,21 +66,19 @@ impl Passes {
         let mut now = self.now();
         now.is_under_way = false;
         now.ended = pass;
-        now.ended_at = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |passed| passed.as_secs());
+        now.ended_at = seconds_since_1970();
         now.failed = failed;
     }
 }
 
 /// Runs until the node stops.
-pub(crate) fn run(node: &Node, schedule: Schedule, stop: &watch::Receiver<bool>) {
+pub(crate) fn run(node: &Node, schedule: Schedule, last: &LastPass, stop: &watch::Receiver<bool>) {
     // On Linux this is the calling thread's alone.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::warn!(%error, "store.scrub: as urgent as everything else");
     }
-    // A restart of many nodes at once shall not make them all read their disks at once.
-    let mut begin = Instant::now() + schedule.interval / 2;
+    let before = Some(node.scrub.now().ended_at).filter(|ended_at| 0 < *ended_at);
+    let mut begin = Instant::now() + first_rest(before, seconds_since_1970(), schedule.interval);
     let mut begun = 0;
     while !*stop.borrow() {
         if begin <= Instant::now() && !node.scrub.is_asked_after(begun) {
@@ -82,7 +86,7 @@ pub(crate) fn run(node: &Node, schedule: Schedule, stop: &watch::Receiver<bool>)
         }
         if node.scrub.is_asked_after(begun) {
             begin = Instant::now() + schedule.interval;
-            begun = pass(node, schedule.bytes_per_second, stop);
+            begun = pass(node, schedule.bytes_per_second, last, stop);
         } else {
             std::thread::sleep(REST_MAX);
         }
@@ -90,7 +94,7 @@ pub(crate) fn run(node: &Node, schedule: Schedule, stop: &watch::Receiver<bool>)
 }
 
 /// One pass. Answers with its number.
-fn pass(node: &Node, bytes_per_second: u64, stop: &watch::Receiver<bool>) -> u64 {
+fn pass(node: &Node, bytes_per_second: u64, last: &LastPass, stop: &watch::Receiver<bool>) -> u64 {
     let started = Instant::now();
     let number = node.scrub.begin(node.store.bytes_at_rest());
     let is_wanted = || !*stop.borrow() && !node.scrub.is_asked_after(number);
@@ -113,6 +117,7 @@ fn pass(node: &Node, bytes_per_second: u64, stop: &watch::Receiver<bool>) -> u64
     node.note_damage();
     if is_wanted() {
         end(node, number, started.elapsed().as_secs(), &scrubbed);
+        last.write(node.scrub.now().ended_at);
     }
     number
 }

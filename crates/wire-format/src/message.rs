@@ -285,7 +285,7 @@ impl SegmentStatus {
     }
 }
 
-/// What a node has read again of what it has at rest, since it was started. Passes are numbered from one.
+/// What a node has read again of what it has at rest. Passes are numbered from one since it was started.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct ScrubStatus {
     /// The last pass that was asked for, or begun by itself.

@@ -179,11 +179,17 @@ fn damage_at_rest_is_found_told_and_mended_under_load() -> Result<()> {
     }
     // Still so after their restart.
     for name in ["storage-1", "storage-2", "storage-3", "storage-4"] {
+        let before = node(&cluster, name)?["scrub"]["last_ended_at"].clone();
         cluster.borealis(&["kill", name])?;
         cluster.wait_for("the node", SOON, |cluster| {
             let node = node(cluster, name)?;
             Ok(node["state"] == "available" && node["damaged"] == false)
         })?;
+        let after = node(&cluster, name)?["scrub"]["last_ended_at"].clone();
+        ensure!(
+            before.is_u64() && after == before,
+            "{name} forgot its last pass: {after}, not {before}"
+        );
     }
     ensure!(
         cluster.sql(SUMS)? == sums,
