@@ -225,7 +225,7 @@ fn a_followed_log_is_followed_into_the_next_file() {
     let sandbox = Sandbox::new("follow");
     let log = sandbox.cluster().join("log");
     std::fs::create_dir_all(&log).expect("a folder");
-    let cluster = r#"{"format_version": 1, "cluster": "", "port": 1, "storage": [], "instances": [], "stopped": []}"#;
+    let cluster = r#"{"format_version": 2, "cluster": "", "port": 1, "storage": [], "instances": [], "stopped": []}"#;
     std::fs::write(sandbox.cluster().join("cluster.json"), cluster).expect("a file");
     let path = log.join("proxy.log");
     std::fs::write(&path, "one\n").expect("a file");
@@ -312,7 +312,7 @@ fn a_newer_format_is_refused_with_both_versions() {
     for arguments in [&["status"][..], &["up"], &["down"]] {
         check_failed(
             &sandbox.run(arguments),
-            &["format version 9", "reads version 1", "pg_dump"],
+            &["format version 9", "reads version 2", "pg_dump"],
         );
     }
 }

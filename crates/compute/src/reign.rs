@@ -1,14 +1,13 @@
 //! One reign: from its epoch to its end.
 
+mod asking;
 mod telling;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use control_plane::message::StoredVolume;
-use control_plane::{Client, ControlError};
-use node_link::read_secret;
+use control_plane::Client;
 use replication_protocol::Event;
 use skeleton::Skeleton;
 use tokio::sync::watch;
@@ -16,8 +15,6 @@ use tokio::time::Instant;
 use units::{Epoch, GroupId, Lsn};
 use volume::{Opening, Shipper, ShipperLimits, VolumeRecord};
 use wal::Marks;
-use wire_format::frame::PROTOCOL_VERSION;
-use wire_format::message::Hello;
 
 use crate::InstanceConfig;
 use crate::broker::Broker;
@@ -40,10 +37,10 @@ use crate::settings::StartFacts;
 use crate::shipping::{Shipping, TICK};
 use crate::state::StateReader;
 use crate::status::SharedStatus;
-use crate::user_settings::{self, UserSettings};
+use crate::user_settings;
 use crate::{creation, data_directory, import, open, postgresql_log, settings, shared_memory};
+use asking::{hello, patiently, preload_libraries, read_user_settings, take_epoch};
 
-const CONTROL_PAUSE: Duration = Duration::from_millis(100);
 /// How long the end of the log may take to be read: another group's share of it is not worth more.
 const LOG_LIMIT: Duration = Duration::from_secs(2);
 /// How long killed processes may take to be gone.
@@ -132,53 +129,6 @@ impl Drop for Serving {
     }
 }
 
-/// Waits for the metadata store: without it no reign begins.
-async fn patiently<T>(
-    status: &SharedStatus,
-    mut ask: impl AsyncFnMut() -> Result<T, ControlError>,
-) -> Result<T, Ended> {
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(ControlError::Unreachable { .. }) => {
-                status.borrow_mut().activity = "waiting for the control process".to_owned();
-                tokio::time::sleep(CONTROL_PAUSE).await;
-            }
-            Err(error) => return Err(broken("control", &error)),
-        }
-    }
-}
-
-/// Takes the next epoch, unless another instance is to be the writer.
-async fn take_epoch(config: &InstanceConfig, control: &Client, status: &SharedStatus) -> Result<StoredVolume, Ended> {
-    let taken = patiently(status, async || control.take_epoch().await).await?;
-    // Whoever is to be the writer is named before it takes its epoch: after ours, that is another one's turn.
-    match patiently(status, async || control.writer().await).await? {
-        Some(writer) if writer.name != config.name => Err(Ended::Replaced(format!("{} is the writer", writer.name))),
-        _ => Ok(taken),
-    }
-}
-
-fn user_settings(config: &InstanceConfig) -> Result<UserSettings, Ended> {
-    UserSettings::read(config).map_err(|error| broken("PostgreSQL's settings", &error))
-}
-
-fn preload_libraries(config: &InstanceConfig, settings: &UserSettings) -> Result<String, Ended> {
-    settings::user_preload_libraries(config, settings).map_err(|error| Ended::Broken(error.to_string()))
-}
-
-fn hello(config: &InstanceConfig) -> Result<Hello, Ended> {
-    Ok(Hello {
-        version: PROTOCOL_VERSION,
-        cluster: config
-            .cluster
-            .parse()
-            .map_err(|error| broken("configuration, cluster", &error))?,
-        secret: read_secret(&config.cluster_secret_file).map_err(Ended::Broken)?,
-        name: config.name.clone(),
-    })
-}
-
 impl<'a> Reign<'a> {
     /// Everything up to the moment at which PostgreSQL is started.
     async fn begin(
@@ -205,7 +155,7 @@ impl<'a> Reign<'a> {
             }
         }
         // Settings that PostgreSQL does not understand cost neither an epoch nor a timeline.
-        let checked = user_settings(config)?;
+        let checked = read_user_settings(config)?;
         let mut libraries = preload_libraries(config, &checked)?;
         let mut taken = take_epoch(config, &control, status).await?;
         if taken.record.is_none() {
@@ -258,7 +208,7 @@ impl<'a> Reign<'a> {
         let wal_file_bytes = inputs.control.wal_file_bytes();
         let skeleton = Skeleton::build(inputs).map_err(|error| broken("the skeleton", &error))?;
         // Again: a writer before this one could change them until now.
-        let settings_now = user_settings(config)?;
+        let settings_now = read_user_settings(config)?;
         if settings_now != checked {
             libraries = preload_libraries(config, &settings_now)?;
         }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, SyncCommitLevel, XactEvent};
 
-use crate::subscriptions;
+use crate::{life, subscriptions};
 
 const WANTED: c_int = SyncCommitLevel::SYNCHRONOUS_COMMIT_REMOTE_FLUSH as c_int;
 /// No value of `synchronous_commit`: nothing to put back.
@@ -117,6 +117,7 @@ pub fn install() {
 unsafe extern "C-unwind" fn on_transaction_event(event: XactEvent::Type, _argument: *mut c_void) {
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
+            arm_again_once();
             subscriptions::watch();
             hold();
         }
@@ -126,6 +127,14 @@ unsafe extern "C-unwind" fn on_transaction_event(event: XactEvent::Type, _argume
         }
         XactEvent::XACT_EVENT_ABORT => release(),
         _ => {}
+    }
+}
+
+/// A background worker lets no client in: its first commit is where it is tied to the postmaster's life.
+fn arm_again_once() {
+    static ARMED: AtomicBool = AtomicBool::new(false);
+    if !ARMED.swap(true, Ordering::Relaxed) {
+        life::arm_again();
     }
 }
 

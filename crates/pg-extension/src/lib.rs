@@ -13,6 +13,7 @@ mod storage_manager;
 
 mod broker_client;
 mod judge;
+mod last_words;
 mod last_written;
 mod logged_later;
 mod overlay;
@@ -87,6 +88,7 @@ pub extern "C-unwind" fn _PG_init() {
     logged_later::install();
     statements::install();
     handover::install();
+    last_words::install();
     tablespaces::install();
 }
 

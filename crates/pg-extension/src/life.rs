@@ -2,9 +2,13 @@
 //!
 //! A fenced writer whose backends still answered would show commits that nobody acknowledged. So the kernel kills the
 //! postmaster with the instance process, and each child with the postmaster. The kernel's promise covers only deaths
-//! after it was asked, hence the parent's pid is compared afterwards.
+//! after it was asked, hence the parent's pid is compared afterwards. A child of PostgreSQL asks for another signal when it begins
+//! (`PostmasterDeathSignalInit` in pmsignal.c), and goes on with what it does when that comes: so it is armed again once there
+//! is a hook that runs in it.
 
 use std::sync::atomic::{AtomicI32, Ordering};
+
+use pgrx::pg_sys;
 
 use crate::errors;
 use crate::settings;
@@ -33,6 +37,19 @@ pub fn tie_to_instance_process() {
             format!("process {parent} started this server, not the instance process {instance}"),
             "Start it with \"borealis up\", which starts it as its own child.",
         );
+    }
+}
+
+/// In a child of the postmaster, when it lets its client in or is about to commit. Does nothing in the postmaster.
+pub fn arm_again() {
+    // SAFETY: plain variables of this process, and system calls without memory. Nobody is left who would miss an orderly end.
+    unsafe {
+        if settings::instance_pid().is_some()
+            && pg_sys::IsUnderPostmaster
+            && (!arm() || libc::getppid() != pg_sys::PostmasterPid)
+        {
+            libc::_exit(1);
+        }
     }
 }
 
