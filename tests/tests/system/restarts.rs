@@ -1,9 +1,11 @@
 //! The writer dies in every way there is: it is back by itself, without recovery, and nothing acknowledged is missing.
 
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Cluster, Ledger, SOON};
+use system_tests::{Cluster, Ledger, SOON, end_of};
 
 const ROUNDS: usize = 3;
 const COMMITS: usize = 50;
@@ -142,5 +144,42 @@ fn a_writer_that_slept_through_a_failover_acknowledges_nothing_and_ends() -> Res
         cluster.sql("SELECT n FROM t")? == "1",
         "a row of the old writer is there"
     );
+    Ok(())
+}
+
+/// For a query that is under way to end with the postmaster. It would take longer by itself.
+const DIES_WITHIN: Duration = Duration::from_secs(3);
+
+/// Whoever is busy hears of the postmaster's death from the kernel: else it would go on, and show its client what no volume has.
+/// The instance process, which also ends what is left, stands still meanwhile.
+#[test]
+fn a_session_that_is_busy_dies_with_the_postmaster_and_says_nothing() -> Result<()> {
+    let cluster = Cluster::up("busy-session", &[])?;
+    let postmaster = cluster.writer()?["pid"].as_u64().context("the postmaster's pid")?;
+    let mut busy = cluster.client_command("psql");
+    let mut busy = busy
+        .args([
+            "-qAtc",
+            "SELECT count(*) FROM generate_series(1, 10000) a, generate_series(1, 10000) b",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    cluster.wait_for("the query to be under way", SOON, |cluster| {
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%generate_series(1, 10000) b'";
+        Ok(cluster.sql(&format!("{active} AND pid <> pg_backend_pid()"))? == "1")
+    })?;
+    cluster.borealis(&["pause", "instance-1"])?;
+    let killed = Command::new("kill").args(["-9", &postmaster.to_string()]).status()?;
+    ensure!(killed.success(), "the postmaster cannot be killed");
+    let status = end_of(&mut busy, "the busy session", DIES_WITHIN)?;
+    let mut said = String::new();
+    busy.stdout.take().context("what it said")?.read_to_string(&mut said)?;
+    ensure!(
+        !status.success() && said.is_empty(),
+        "it said {said:?}, and ended with {status}"
+    );
+    cluster.borealis(&["start", "instance-1"])?;
+    cluster.wait_until_available()?;
     Ok(())
 }
