@@ -16,11 +16,11 @@ const HINT: &str =
     "All data lives in the volume, in six copies, and not in PostgreSQL's files. Use pg_dump for a copy outside of it.";
 
 /// `ClientAuthentication_hook_type` (auth.h).
-type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
+pub type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
 
 unsafe extern "C" {
     #[link_name = "ClientAuthentication_hook"]
-    static mut CLIENT_AUTHENTICATION_HOOK: AuthenticationHook;
+    pub static mut CLIENT_AUTHENTICATION_HOOK: AuthenticationHook;
 }
 
 static mut PREVIOUS_AUTHENTICATION: AuthenticationHook = None;

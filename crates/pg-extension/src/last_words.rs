@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrx::pg_guard;
 use pgrx::pg_sys;
 
+use crate::copies_of_files::{AuthenticationHook, CLIENT_AUTHENTICATION_HOOK};
 use crate::life;
 
 /// `PQ_SEND_BUFFER_SIZE` (pqcomm.c): when so much is waiting, some of it is sent without a call of `flush`.
@@ -34,12 +35,7 @@ struct Methods {
     putmessage_noblock: unsafe extern "C-unwind" fn(c_char, *const c_char, usize),
 }
 
-/// `ClientAuthentication_hook_type` (auth.h).
-type AuthenticationHook = Option<unsafe extern "C-unwind" fn(*mut pg_sys::Port, c_int)>;
-
 unsafe extern "C" {
-    #[link_name = "ClientAuthentication_hook"]
-    static mut CLIENT_AUTHENTICATION_HOOK: AuthenticationHook;
     #[link_name = "PqCommMethods"]
     static mut METHODS: *const Methods;
     /// The first one is what children read (`POSTMASTER_FD_WATCH`).
@@ -111,12 +107,11 @@ fn look() {
 
 /// Before so many bytes more are put into the buffer.
 fn look_before(bytes: usize) {
-    let unsent = UNSENT.load(Ordering::Relaxed) + MESSAGE_HEAD_BYTES + bytes;
-    if BUFFER_BYTES <= unsent {
+    let bytes = MESSAGE_HEAD_BYTES + bytes;
+    if BUFFER_BYTES <= UNSENT.load(Ordering::Relaxed) + bytes {
         look();
     }
-    let unsent = UNSENT.load(Ordering::Relaxed) + MESSAGE_HEAD_BYTES + bytes;
-    UNSENT.store(unsent.min(BUFFER_BYTES), Ordering::Relaxed);
+    UNSENT.fetch_add(bytes, Ordering::Relaxed);
 }
 
 unsafe extern "C-unwind" fn comm_reset() {

@@ -21,12 +21,9 @@ impl LastPass {
     /// What was written down, in seconds since 1970.
     pub(crate) fn read(&self) -> Option<u64> {
         let read = std::fs::read_to_string(&self.0);
-        match read.map(|text| text.trim().parse()) {
-            Ok(Ok(seconds)) => Some(seconds),
-            Ok(Err(error)) => {
-                tracing::warn!(file = %self.0.display(), %error, "store.scrub: nobody knows when the last pass was");
-                None
-            }
+        let read = read.and_then(|text| text.trim().parse().map_err(std::io::Error::other));
+        match read {
+            Ok(seconds) => Some(seconds),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!(file = %self.0.display(), %error, "store.scrub: nobody knows when the last pass was");
