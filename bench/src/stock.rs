@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use system_tests::{POSTGRESQL_BIN, free_port, new_directory};
+use system_tests::{POSTGRESQL_BIN, Ports, new_directory};
 
 /// How many copies of the log or the pages the peers keep, as many as ours.
 const COPIES_COUNT: usize = 6;
@@ -31,7 +31,7 @@ pub enum Copies {
 pub struct Stock {
     directory: PathBuf,
     kind: Copies,
-    port: u16,
+    ports: Ports,
     primary: Child,
     /// Each with the signal that ends it.
     copies: Vec<(Child, Signal)>,
@@ -91,7 +91,8 @@ impl Stock {
         run(as_postgres(&postgresql("initdb"))
             .args(["-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8", "-A", "trust", "-D"])
             .arg(&data))?;
-        let port = free_port();
+        let ports = Ports::take();
+        let port = ports.endpoint();
         let names: Vec<String> = copy_names().collect();
         let mut arguments: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if kind != Copies::None {
@@ -101,7 +102,7 @@ impl Stock {
         let mut stock = Stock {
             directory,
             kind,
-            port,
+            ports,
             primary,
             copies: Vec::new(),
         };
@@ -124,7 +125,7 @@ impl Stock {
         }
         let connection = format!(
             "host=127.0.0.1 port={} user=postgres application_name={name}",
-            self.port
+            self.port()
         );
         let slot = format!("slot_{name}");
         let program = postgresql("pg_receivewal");
@@ -144,7 +145,7 @@ impl Stock {
         let data = self.directory.join(name);
         let connection = format!(
             "host=127.0.0.1 port={} user=postgres application_name={name}",
-            self.port
+            self.port()
         );
         run(as_postgres(&postgresql("pg_basebackup"))
             .args([
@@ -159,7 +160,7 @@ impl Stock {
                 "-D",
             ])
             .arg(&data))?;
-        let port = free_port();
+        let port = self.ports.further(self.copies.len());
         let arguments: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let child = spawn_server(&self.directory, &data, port, &arguments)?;
         self.copies.push((child, IMMEDIATE_SHUTDOWN));
@@ -205,7 +206,7 @@ impl Stock {
 
     /// The port of the primary.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.endpoint()
     }
 
     /// Where everything of this system lives; names its processes, too.

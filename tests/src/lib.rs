@@ -6,13 +6,14 @@
 pub mod exposition;
 mod footprint;
 mod ledger;
+mod ports;
 mod programs;
 pub mod small_table;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use footprint::Footprint;
 pub use ledger::Ledger;
+pub use ports::Ports;
 pub use programs::{Lines, end_of};
 
 /// How long a test waits for what happens at once on an idle machine. It costs nothing where things go well, and a busy
@@ -28,11 +30,6 @@ pub use programs::{Lines, end_of};
 pub const SOON: Duration = Duration::from_secs(180);
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Ports that no outgoing connection gets by itself (Linux's `ip_local_port_range`), for the same reason as the product's:
-/// while a test has stopped who listens, nobody else takes the port.
-const PORTS: std::ops::RangeInclusive<u16> = 15_000..=32_767;
-/// Ports tried before giving up.
-const PORT_ATTEMPTS_MAX: u32 = 100;
 /// How often `up` is tried if somebody else took its port in between.
 const UP_ATTEMPTS_MAX: u32 = 5;
 
@@ -45,11 +42,11 @@ pub const POSTGRESQL_BIN: &str = "/usr/lib/postgresql/15/bin";
 /// A running cluster in a directory of its own.
 pub struct Cluster {
     directory: PathBuf,
-    port: u16,
+    ports: Ports,
     environment: Vec<(String, String)>,
     url: String,
     /// Its files stay.
-    kept: bool,
+    kept: AtomicBool,
     /// Dropped last: a cluster that waits for its turn begins when this one is gone.
     _turn: Turn,
 }
@@ -97,14 +94,6 @@ pub fn random_below(limit: Duration) -> Duration {
     limit.mul_f64(random() as f64 / u64::MAX as f64)
 }
 
-/// A port nothing listens on just now, and that nobody gets by chance.
-pub fn free_port() -> u16 {
-    let count = u64::from(PORTS.end() - PORTS.start()) + 1;
-    let candidates = (0..PORT_ATTEMPTS_MAX).map(|_| PORTS.start() + (random() % count) as u16);
-    let mut free = candidates.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.next().expect("loopback has free ports")
-}
-
 /// A new empty directory that every user may enter.
 pub fn new_directory(name: &str) -> PathBuf {
     let unique = format!("borealis-test-{name}-{}-{:x}", std::process::id(), random() as u32);
@@ -139,7 +128,7 @@ impl Cluster {
     fn started(mut self) -> Result<Cluster> {
         for _ in 1..UP_ATTEMPTS_MAX {
             match self.start() {
-                Err(error) if error.to_string().contains("is in use by another program") => self.port = free_port(),
+                Err(error) if error.to_string().contains("is in use by another program") => self.ports = Ports::take(),
                 ended => return ended.map(|()| self),
             }
         }
@@ -161,14 +150,14 @@ impl Cluster {
                 Ok((format!("BOREALIS_PG_{variable}"), value.to_owned()))
             })
             .collect::<Result<Vec<_>>>()?;
-        // Waited for first, because it may take minutes, and a port is free only just now.
+        // Waited for first, because it may take minutes, and nobody needs ports meanwhile.
         let turn = turn();
         Ok(Cluster {
             directory: new_directory(name).join("cluster"),
-            port: free_port(),
+            ports: Ports::take(),
             environment,
             url: String::new(),
-            kept: false,
+            kept: AtomicBool::new(false),
             _turn: turn,
         })
     }
@@ -180,7 +169,7 @@ impl Cluster {
 
     /// The same, with further arguments.
     pub fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         self.borealis(&[&["up", "--port", &port], arguments].concat())?;
         self.connect()
     }
@@ -209,8 +198,8 @@ impl Cluster {
     }
 
     /// Its files stay when it is dropped.
-    pub fn keep(&mut self) {
-        self.kept = true;
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// The cluster's directory.
@@ -220,7 +209,7 @@ impl Cluster {
 
     /// Port of the cluster endpoint.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.endpoint()
     }
 
     /// The cluster endpoint, password included.
@@ -235,11 +224,14 @@ impl Cluster {
         password.map_or("", |(_, password)| password)
     }
 
-    /// `borealis ARGUMENTS --dir …`, not started yet.
+    /// `borealis ARGUMENTS --dir …`, not started yet. `up` chooses among the cluster's ports.
     pub fn borealis_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
+        command.args(arguments);
+        if arguments.first() == Some(&"up") {
+            command.args(["--ports", &self.ports.of_daemons()]);
+        }
         command
-            .args(arguments)
             .arg("--dir")
             .arg(&self.directory)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -276,10 +268,9 @@ impl Cluster {
             if let Some(found) = pick(&status) {
                 return Ok(found);
             }
-            ensure!(
-                started.elapsed() < SOON,
-                "for {SOON:?} status did not tell {what}: {status:#}"
-            );
+            if SOON < started.elapsed() {
+                bail!(self.in_vain(format!("for {SOON:?} status did not tell {what}: {status:#}")));
+            }
             std::thread::sleep(PAUSE);
         }
     }
@@ -355,7 +346,7 @@ impl Cluster {
         let mut command = Command::new(Path::new(POSTGRESQL_BIN).join(program));
         command
             .env("PGHOST", "127.0.0.1")
-            .env("PGPORT", self.port.to_string())
+            .env("PGPORT", self.port().to_string())
             .env("PGUSER", "postgres")
             .env("PGPASSWORD", self.password())
             .env("PGDATABASE", "postgres")
@@ -418,10 +409,18 @@ impl Cluster {
             if limit < started.elapsed() {
                 let status = self.borealis(&["status"]);
                 let status = status.unwrap_or_else(|error| format!("{error:#}"));
-                bail!("waited {limit:?} in vain for: {what} (last: {last:?})\n{status}");
+                bail!(self.in_vain(format!(
+                    "waited {limit:?} in vain for: {what} (last: {last:?})\n{status}"
+                )));
             }
             std::thread::sleep(PAUSE);
         }
+    }
+
+    /// A wait that was in vain: the logs may tell why.
+    fn in_vain(&self, what: String) -> String {
+        self.keep();
+        format!("{what}\nkept: {}", self.directory.display())
     }
 
     /// The instance that is the writer, from `status`, as soon as one is.
@@ -494,7 +493,7 @@ impl Drop for Cluster {
             killed => killed.expect("nothing of a cluster outlives it"),
         }
         if !std::thread::panicking()
-            && !self.kept
+            && !self.kept.load(Ordering::Relaxed)
             && let Some(parent) = self.directory.parent()
         {
             // What cannot be removed from a temporary directory is a nuisance, not a failed test.

@@ -19,6 +19,7 @@ makes it; the next ones continue where everything was. As root, all daemons run 
 Examples:
   borealis up                                        in the default directory, on port 5433
   borealis up --dir ~/test --port 5611               another cluster
+  borealis up --ports 20000-20099                    all daemons listen there, but for the cluster endpoint
   BOREALIS_PG_SHARED_BUFFERS=1GB borealis up         with a setting of PostgreSQL, kept for the next `up`
   borealis up --foreground                           for systemd and containers: ends when everything is stopped";
 

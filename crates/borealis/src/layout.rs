@@ -42,6 +42,19 @@ pub struct Cluster {
     /// Where each daemon tells its metrics, by its name: a loopback address and port. The agent chooses one for whoever has none.
     #[serde(default)]
     pub metrics: BTreeMap<String, String>,
+    /// Where ports of daemons are chosen; if nobody says, anywhere that no outgoing connection gets one by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Ports>,
+}
+
+/// A range of ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ports {
+    /// The lowest.
+    pub first: u16,
+    /// The highest, not below the first.
+    pub last: u16,
 }
 
 /// A storage node.

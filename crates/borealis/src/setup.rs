@@ -1,9 +1,10 @@
 //! Making a cluster's directory.
 
+mod ports;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use proxy::ProxyConfig;
 use storage_node::StorageConfig;
 use volume::SegmentKinds;
 
-use crate::layout::{Cluster, FORMAT_VERSION, InstanceEntry, Layout, StorageEntry, write_atomically};
+use crate::layout::{Cluster, FORMAT_VERSION, InstanceEntry, Layout, Ports, StorageEntry, write_atomically};
 
 const ZONES: [&str; 6] = ["a", "a", "b", "b", "c", "c"];
 /// What may be in a directory that is not a cluster yet.
@@ -56,58 +57,12 @@ fn random_hex(bytes: usize) -> Result<String> {
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Lowest port given to a daemon.
-const PORT_MIN: u16 = 15_000;
-/// Highest port given to a daemon where the kernel does not say which ones it hands out.
-const PORT_MAX: u16 = 32_767;
-/// Ports tried before giving up.
-const PORT_ATTEMPTS_MAX: u32 = 1000;
-
-/// Last port below those that the kernel gives to outgoing connections, from `ip_local_port_range`.
-fn port_max(local_port_range: &str) -> u16 {
-    let first = local_port_range.split_whitespace().next();
-    let first = first.and_then(|first| first.parse::<u16>().ok());
-    first
-        .map_or(PORT_MAX, |first| first.saturating_sub(1))
-        .clamp(PORT_MIN, PORT_MAX)
-}
-
-/// A port that nothing listens on and that is not `taken`. Kept in the configuration from then on.
-///
-/// It lies below the ports of outgoing connections: while a daemon is down, one of those could take its port, and a
-/// client that keeps trying could even connect to itself; the daemon could not listen again.
-fn free_port(taken: &[u16]) -> Result<u16> {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let max = port_max(&range);
-    for _ in 0..PORT_ATTEMPTS_MAX {
-        let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("random bytes: {error}"))?;
-        let offset = u32::from_le_bytes(random) % (u32::from(max - PORT_MIN) + 1);
-        let port = PORT_MIN + u16::try_from(offset).context("an offset below a port")?;
-        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no port between {PORT_MIN} and {max} is free on 127.0.0.1")
-}
-
-/// Ports that belong to the cluster, whether something listens or not.
-fn ports(cluster: &Cluster) -> Vec<u16> {
-    let storage = cluster.storage.iter().map(|node| node.port);
-    let instances = cluster.instances.iter().map(|instance| instance.port);
-    let metrics = cluster.metrics.values().filter_map(|address| {
-        let address: SocketAddr = address.parse().ok()?;
-        Some(address.port())
-    });
-    storage.chain(instances).chain([cluster.port]).chain(metrics).collect()
-}
-
 /// Chooses where a daemon tells its metrics, if nobody did yet. Whether one was chosen: then the cluster has to be stored.
 pub fn choose_metrics_address(cluster: &mut Cluster, name: &str) -> Result<bool> {
     if cluster.metrics.contains_key(name) {
         return Ok(false);
     }
-    let port = free_port(&ports(cluster))?;
+    let port = ports::next(cluster)?;
     cluster.metrics.insert(name.to_owned(), format!("127.0.0.1:{port}"));
     Ok(true)
 }
@@ -136,7 +91,13 @@ pub struct Division {
 }
 
 /// Makes the cluster in an empty directory.
-pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String], division: Division) -> Result<Cluster> {
+pub fn create(
+    layout: &Layout,
+    port: u16,
+    ports: Option<Ports>,
+    initdb_arguments: &[String],
+    division: Division,
+) -> Result<Cluster> {
     let directory = layout.directory();
     fs::DirBuilder::new()
         .recursive(true)
@@ -168,9 +129,10 @@ pub fn create(layout: &Layout, port: u16, initdb_arguments: &[String], division:
         instances: Vec::new(),
         stopped: Vec::new(),
         metrics: BTreeMap::new(),
+        ports,
     };
     for (zone, number) in ZONES.iter().zip(1..) {
-        let port = free_port(&ports(&cluster))?;
+        let port = ports::next(&cluster)?;
         cluster.storage.push(StorageEntry {
             name: format!("storage-{number}"),
             zone: (*zone).to_owned(),
@@ -265,7 +227,7 @@ pub fn add_storage(layout: &Layout, cluster: &mut Cluster, zone: &str) -> Result
     let entry = StorageEntry {
         name: format!("storage-{}", last + 1),
         zone: zone.to_owned(),
-        port: free_port(&ports(cluster))?,
+        port: ports::next(cluster)?,
     };
     configure_storage(layout, cluster, &entry)?;
     cluster.storage.push(entry.clone());
@@ -341,7 +303,7 @@ fn instance_config(layout: &Layout, name: &str) -> Result<InstanceConfig> {
 fn next_instance(cluster: &Cluster) -> Result<InstanceEntry> {
     Ok(InstanceEntry {
         name: format!("instance-{}", cluster.instances.len() + 1),
-        port: free_port(&ports(cluster))?,
+        port: ports::next(cluster)?,
         retired: false,
     })
 }
@@ -390,22 +352,36 @@ mod tests {
     }
 
     #[test]
-    fn daemons_listen_below_the_ports_of_outgoing_connections() {
-        assert_eq!(port_max("32768\t60999\n"), 32_767);
-        assert_eq!(port_max("20000 60999"), 19_999);
-        assert_eq!(port_max("1024 65535"), PORT_MIN, "no room below: at least a valid port");
-        assert_eq!(port_max(""), PORT_MAX);
-        let taken: Vec<u16> = (PORT_MIN..PORT_MAX).step_by(2).collect();
-        for _ in 0..20 {
-            assert!(!taken.contains(&free_port(&taken).expect("half of them are free")));
-        }
+    fn ports_are_chosen_within_the_given_ones_until_none_is_left() {
+        let layout = layout("ports");
+        let ports = Ports {
+            first: 14_000,
+            last: 14_099,
+        };
+        let mut cluster = create(&layout, 5433, Some(ports), &[], Division::default()).expect("an empty directory");
+        let chosen = ports::of(&cluster);
+        assert!(
+            chosen
+                .iter()
+                .all(|port| *port == 5433 || (14_000..14_100).contains(port))
+        );
+        let mut given = 0;
+        let refusal = loop {
+            match choose_metrics_address(&mut cluster, &given.to_string()) {
+                Ok(_) => given += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!((50..=93).contains(&given), "{given}: all that nobody listens on");
+        assert!(refusal.to_string().contains("from 14000 to 14099"), "{refusal:#}");
+        fs::remove_dir_all(layout.directory()).expect("it is ours");
     }
 
     #[test]
     fn a_new_cluster_has_ports_of_its_own_and_secrets_that_only_its_user_reads() {
         let layout = layout("new");
-        let cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
-        let all = ports(&cluster);
+        let cluster = create(&layout, 5433, None, &[], Division::default()).expect("an empty directory");
+        let all = ports::of(&cluster);
         assert_eq!(all.len(), 8, "six nodes, the writer, the endpoint");
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         for name in ["cluster", "password"] {
@@ -423,7 +399,7 @@ mod tests {
     #[test]
     fn a_storage_node_is_added_where_fewest_are_and_leaves_nothing_behind() {
         let layout = layout("added");
-        let mut cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
+        let mut cluster = create(&layout, 5433, None, &[], Division::default()).expect("an empty directory");
         let mut add = |zone: &str| add_storage(&layout, &mut cluster, zone).expect("a free port");
         assert_eq!((add("b").name.as_str(), add("b").zone.as_str()), ("storage-7", "b"));
         assert_eq!(add("").zone, "a");
@@ -438,7 +414,7 @@ mod tests {
     #[test]
     fn a_new_port_leaves_the_proxys_limits_alone() {
         let layout = layout("proxy");
-        let mut cluster = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
+        let mut cluster = create(&layout, 5433, None, &[], Division::default()).expect("an empty directory");
         let path = layout.config_file("proxy");
         let config = || -> ProxyConfig {
             serde_json::from_str(&fs::read_to_string(&path).expect("settings")).expect("readable")
@@ -460,13 +436,13 @@ mod tests {
     #[test]
     fn what_a_broken_off_up_left_is_made_anew_and_what_is_not_ours_is_refused() {
         let layout = layout("unfinished");
-        let first = create(&layout, 5433, &[], Division::default()).expect("an empty directory");
+        let first = create(&layout, 5433, None, &[], Division::default()).expect("an empty directory");
         fs::remove_file(layout.cluster_file()).expect("as if it broke off before the last step");
         let refused =
-            create(&layout, 5433, &[], Division::default()).expect_err("the mark is gone: it may be anything");
+            create(&layout, 5433, None, &[], Division::default()).expect_err("the mark is gone: it may be anything");
         assert!(refused.to_string().contains("is not empty"), "{refused}");
         fs::write(layout.directory().join(UNFINISHED), "").expect("the mark");
-        let second = create(&layout, 5433, &[], Division::default()).expect("it may begin again");
+        let second = create(&layout, 5433, None, &[], Division::default()).expect("it may begin again");
         assert_ne!(first.cluster, second.cluster);
         fs::remove_dir_all(layout.directory()).expect("it is ours");
     }

@@ -216,6 +216,7 @@ impl Course<'_> {
         self.runtime.spawn(grower::run(url.clone(), book.clone()));
         let groups = groups(self.cluster)?;
         for round in &plan.rounds {
+            self.book.release();
             self.round(round)?;
             self.quiet_point(&url)?;
         }
@@ -309,7 +310,8 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// All faults are over: the clients come to rest, every node becomes whole, and the books are compared.
+    /// All faults are over: the clients come to rest, every node becomes whole, and the books are compared. The clients stay at
+    /// rest, so that after the last round nobody is cut off in the middle of a transaction.
     fn quiet_point(&mut self, url: &str) -> Result<()> {
         println!("{:>8}  quiet", seconds(self.book.now()));
         self.hand.join_up()?;
@@ -342,9 +344,7 @@ impl Course<'_> {
             seconds(rest_after),
             seconds(whole_after),
         );
-        self.look()?;
-        self.book.release();
-        Ok(())
+        self.look()
     }
 
     /// Writes go on while no more than a zone is away and nothing happens to the writer.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use system_tests::{Cluster, Lines, SOON, end_of, free_port, new_directory, program, random_below};
+use system_tests::{Cluster, Lines, Ports, SOON, end_of, new_directory, program, random_below};
 
 /// How long a command asks a control process that does not answer.
 const CONTROL_LIMIT: Duration = Duration::from_secs(5);
@@ -153,11 +153,10 @@ fn mistakes_are_answered_with_what_to_do() -> Result<()> {
     )?;
     refused(&cluster, &["logs", "nobody"], &["nobody has no log", "storage-1"])?;
     let port = cluster.port().to_string();
+    let directory = new_directory("second");
     let mut second = Command::new(program());
-    second
-        .args(["up", "--port", &port, "--dir"])
-        .arg(new_directory("second"));
-    let output = second.output()?;
+    let output = second.args(["up", "--port", &port, "--dir"]).arg(&directory).output()?;
+    std::fs::remove_dir_all(&directory)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(
         !output.status.success() && said.contains("is in use") && said.contains("--port"),
@@ -330,8 +329,9 @@ fn an_ordinary_user_has_a_cluster_at_home() -> Result<()> {
         return Ok(());
     }
     let home = Home::new()?;
-    let port = free_port().to_string();
-    let made = home.run(&["up", "--port", &port])?;
+    let ports = Ports::take();
+    let port = ports.endpoint().to_string();
+    let made = home.run(&["up", "--port", &port, "--ports", &ports.of_daemons()])?;
     ensure!(made.contains("cluster endpoint: postgres://postgres:"), "{made}");
     home.run(&[
         "psql",

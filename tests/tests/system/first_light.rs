@@ -1,7 +1,7 @@
 //! What the README promises: one command, an ordinary PostgreSQL, down and up again.
 
 use anyhow::{Context, Result, ensure};
-use system_tests::{Cluster, SOON, free_port};
+use system_tests::{Cluster, SOON};
 
 #[test]
 fn a_cluster_comes_up_serves_goes_down_and_comes_up_again() -> Result<()> {
@@ -12,7 +12,7 @@ fn a_cluster_comes_up_serves_goes_down_and_comes_up_again() -> Result<()> {
     ensure!(cluster.sql(balances)? == "t", "the bank's balances differ");
     status_keeps_its_contract(&cluster)?;
 
-    let again = cluster.borealis_output(&["up", "--port", &free_port().to_string()])?;
+    let again = cluster.borealis_output(&["up", "--port", &(cluster.port() + 1).to_string()])?;
     ensure!(
         again.status.code() == Some(1),
         "a second `up` on a running directory must fail: {again:?}"

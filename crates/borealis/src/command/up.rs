@@ -19,9 +19,9 @@ use volume::SegmentKinds;
 
 use crate::agent::Answer;
 use crate::command::status::instance_status_blocking;
-use crate::command::values::{ReplaceAfter, on_or_off, replace_after, retention, size};
+use crate::command::values::{ReplaceAfter, on_or_off, ports, replace_after, retention, size};
 use crate::command::{ask_agent, environment};
-use crate::layout::{Cluster, Layout, POSTGRESQL_BIN, write_atomically};
+use crate::layout::{Cluster, Layout, POSTGRESQL_BIN, Ports, write_atomically};
 use crate::setup::{self, Division};
 
 /// How long everything may take to answer.
@@ -43,6 +43,9 @@ pub struct UpArguments {
     /// Port of the cluster endpoint, on the loopback address.
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
+    /// Where the daemons' own ports are chosen, such as 20000-20099 [default: from 15000 on]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = ports)]
+    ports: Option<Ports>,
     /// Readers beside the writer. None are supported yet.
     #[arg(long, default_value_t = 0, value_name = "N")]
     readers: u32,
@@ -130,10 +133,20 @@ pub fn run(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
         let port = arguments.port.unwrap_or(5433);
         check_port(port)?;
         println!("making a cluster in {}", layout.directory().display());
-        setup::create(layout, port, &arguments.initdb_arg, arguments.division()?)?
+        setup::create(
+            layout,
+            port,
+            arguments.ports,
+            &arguments.initdb_arg,
+            arguments.division()?,
+        )?
     } else {
         Cluster::load(layout)?
     };
+    if arguments.ports.is_some() && cluster.ports != arguments.ports {
+        cluster.ports = arguments.ports;
+        cluster.store(layout)?;
+    }
     environment::check_file(&layout.directory().join("postgresql.conf"))?;
     let mut proxy = living(layout)?.into_iter().find(|(name, _)| name == "proxy");
     if let Some(port) = arguments.port

@@ -2,6 +2,8 @@
 
 use volume::retention::WINDOW_MAX;
 
+use crate::layout::Ports;
+
 /// A number of bytes, or of KiB, MiB, GiB or TiB.
 pub fn size(text: &str) -> Result<u64, String> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
@@ -18,6 +20,19 @@ pub fn size(text: &str) -> Result<u64, String> {
     number
         .checked_mul(1 << shift)
         .ok_or_else(|| "too many bytes".to_owned())
+}
+
+/// Each daemon of a cluster takes two ports, and a new writer takes new ones.
+const PORTS_COUNT_MIN: u16 = 32;
+
+/// A range of ports, such as 20000-20099.
+pub fn ports(text: &str) -> Result<Ports, String> {
+    let read = |number: &str| number.trim().parse::<u16>().ok().filter(|port| 0 < *port);
+    let range = text.split_once('-').and_then(|(first, last)| {
+        let (first, last) = (read(first)?, read(last)?);
+        (first <= last && PORTS_COUNT_MIN <= (last - first).saturating_add(1)).then_some(Ports { first, last })
+    });
+    range.ok_or_else(|| format!("first and last of at least {PORTS_COUNT_MIN} ports, such as 20000-20099"))
 }
 
 /// What `--replace-after` says.
@@ -65,6 +80,16 @@ fn seconds(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_range_of_ports_has_room_for_a_cluster() {
+        let first_to_last = |text| ports(text).map(|ports| (ports.first, ports.last));
+        assert_eq!(first_to_last("20000-20099"), Ok((20_000, 20_099)));
+        assert_eq!(first_to_last("1-65535"), Ok((1, 65_535)));
+        for text in ["", "20000", "20000-20030", "20099-20000", "0-100", "20000-70000", "a-b"] {
+            assert!(ports(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_time_has_a_unit() {
