@@ -391,6 +391,31 @@ fn long_batch(end: u64, step: u64) -> EncodedBatch {
     EncodedBatch::new(batch)
 }
 
+/// Every caller's copy gets the second of these flushes and all that follow; the copies do not wait for each other.
+async fn append_long(callers: Vec<Caller>, step: u64, flushes: u64) -> Vec<Caller> {
+    async fn to_one(copy: u8, mut caller: Caller, step: u64, flushes: u64) -> Caller {
+        for flush in 2..=flushes {
+            let request = Request::Append {
+                segment: segment(copy),
+                epoch: Epoch::from_raw(1),
+                durable: position(step * (flush - 1)),
+                batch: long_batch(step * flush, step),
+            };
+            assert_eq!(caller.ask(request).await, appended(copy, step * flush));
+        }
+        caller
+    }
+    let running: Vec<_> = (1..)
+        .zip(callers)
+        .map(|(copy, caller)| tokio::spawn(to_one(copy, caller, step, flushes)))
+        .collect();
+    let mut callers = Vec::new();
+    for caller in running {
+        callers.push(caller.await.expect("no copy refuses"));
+    }
+    callers
+}
+
 /// A segment that is born after its peers forgot the log, and one that slept while they did.
 #[tokio::test]
 async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
@@ -414,18 +439,7 @@ async fn a_new_copy_and_one_that_slept_get_from_layers_what_no_journal_has() {
     callers.pop();
     nodes.remove(3).end().unwrap();
     let end = STEP * FLUSHES;
-    for flush in 2..=FLUSHES {
-        let batch = long_batch(STEP * flush, STEP);
-        for (copy, caller) in (1..).zip(&mut callers) {
-            let request = Request::Append {
-                segment: segment(copy),
-                epoch: Epoch::from_raw(1),
-                durable: position(STEP * (flush - 1)),
-                batch: batch.clone(),
-            };
-            assert_eq!(caller.ask(request).await, appended(copy, STEP * flush));
-        }
-    }
+    let mut callers = append_long(callers, STEP, FLUSHES).await;
     let announce = |copy: u8| Request::Announce {
         segment: segment(copy),
         epoch: Epoch::from_raw(1),

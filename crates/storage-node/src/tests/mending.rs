@@ -77,18 +77,7 @@ async fn with_layers(configs: &[StorageConfig], members: &[Member]) -> Vec<Calle
         assert_eq!(caller.ask(first).await, appended(copy, STEP));
         callers.push(caller);
     }
-    for flush in 2..=FLUSHES {
-        let batch = long_batch(STEP * flush, STEP);
-        for (copy, caller) in (1..).zip(&mut callers) {
-            let request = Request::Append {
-                segment: segment(copy),
-                epoch: Epoch::from_raw(1),
-                durable: position(STEP * (flush - 1)),
-                batch: batch.clone(),
-            };
-            assert_eq!(caller.ask(request).await, appended(copy, STEP * flush));
-        }
-    }
+    let mut callers = append_long(callers, STEP, FLUSHES).await;
     for (copy, caller) in (1..).zip(&mut callers) {
         // Versions are kept, since older reads may come.
         let announce = Request::Announce {
