@@ -49,11 +49,18 @@ struct Candidates {
     links: BTreeMap<String, Rc<NodeLink>>,
 }
 
+/// An attempt under way.
+struct Attempt {
+    outcome: oneshot::Receiver<Outcome>,
+    /// Segments that it may be making.
+    segments: Vec<SegmentId>,
+}
+
 /// One reign's growth: at most one group is being made.
 pub(crate) struct Growth {
     record: Rc<Record>,
     fleet: Rc<Fleet>,
-    making: Option<oneshot::Receiver<Outcome>>,
+    making: Option<Attempt>,
     /// What the last attempt tried: one that is repeated finds the segments that were made.
     before: Option<GroupRecord>,
     not_before: Instant,
@@ -75,7 +82,7 @@ impl Growth {
     /// Time passes: begins to make a group if it is time, and takes one that was made into use.
     pub(crate) fn tick(&mut self, catalog: &mut Catalog, shipping: &mut Shipping) -> Result<(), Ended> {
         match &mut self.making {
-            Some(making) => match making.try_recv() {
+            Some(attempt) => match attempt.outcome.try_recv() {
                 Ok(outcome) => self.made(outcome, catalog, shipping),
                 Err(oneshot::error::TryRecvError::Empty) => Ok(()),
                 Err(oneshot::error::TryRecvError::Closed) => {
@@ -88,12 +95,21 @@ impl Growth {
         }
     }
 
+    /// Whether a segment is one of those that are being made, or of an attempt that is going to be repeated.
+    pub(crate) fn makes(&self, segment: SegmentId) -> bool {
+        let mut now = self.making.iter().flat_map(|attempt| &attempt.segments);
+        let mut again = self.before.iter().flat_map(|group| &group.members);
+        now.any(|made| *made == segment) || again.any(|member| member.segment == segment)
+    }
+
     fn begin(&mut self, shipping: &Shipping) -> Result<(), Ended> {
         let (before, fresh) = (self.before.take(), random_identities()?);
         let candidates = self.candidates(shipping);
         let (record, path) = (self.record.clone(), shipping.shipper.path().clone());
-        let (tell, told) = oneshot::channel();
-        self.making = Some(told);
+        let (tell, outcome) = oneshot::channel();
+        let again = before.iter().flat_map(|group| &group.members);
+        let segments = again.map(|member| member.segment).chain(fresh).collect();
+        self.making = Some(Attempt { outcome, segments });
         tokio::task::spawn_local(async move {
             // Nobody listens if the reign ended meanwhile.
             let _ = tell.send(make(&record, &path, &candidates, before, fresh).await);

@@ -5,7 +5,7 @@
 //! and drives each move (`volume::membership`). Nobody else changes a membership.
 //!
 //! Whatever a node holds of this volume that the record does not name is removed: copies that have left while their node was
-//! away, and those that a reign before this one made without recording them.
+//! away, and those that were made for what was never recorded.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +21,10 @@ use volume::membership::{Change, ChangeEffect, Outcome};
 use volume::placement::{self, Plan, Replacement};
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{CopyStanding, VolumeRecord, creation};
-use wire_format::message::{Request, Response, SegmentStatus};
+use wire_format::message::{Request, Response};
 
 use crate::fleet::Fleet;
+use crate::growth::Growth;
 use crate::metrics::HEAT_MOVES;
 use crate::record::Record;
 use crate::reign::{Ended, broken};
@@ -60,8 +61,6 @@ pub(crate) struct Memberships {
     fleet: Rc<Fleet>,
     record: Rc<Record>,
     changes: BTreeMap<GroupId, Running>,
-    /// Copies that left in this reign: whoever still has one removes it.
-    losers: BTreeSet<SegmentId>,
     without_spare: Vec<(GroupId, String, Zone)>,
     heat: Heat,
     hopeless: Hopeless,
@@ -82,7 +81,6 @@ impl Memberships {
             fleet,
             record,
             changes: BTreeMap::new(),
-            losers: BTreeSet::new(),
             without_spare: Vec::new(),
             heat: Heat::default(),
             hopeless: Hopeless::default(),
@@ -96,14 +94,14 @@ impl Memberships {
     }
 
     /// Time passes, and whatever was asked for may be answered. Whether there are other copies to read from now.
-    pub(crate) fn tick(&mut self, shipping: &mut Shipping) -> Result<bool, Ended> {
+    pub(crate) fn tick(&mut self, growth: &Growth, shipping: &mut Shipping) -> Result<bool, Ended> {
         let now = self.began.elapsed();
         while let Ok(event) = self.events.try_recv() {
             self.heard(event, shipping)?;
         }
         if self.looked_at.is_none_or(|at| at + LOOK_PAUSE <= now) {
             self.looked_at = Some(now);
-            self.look(shipping)?;
+            self.look(growth, shipping)?;
         }
         if self.changed_at.is_none_or(|at| at + CHANGE_PAUSE <= now) {
             self.changed_at = Some(now);
@@ -142,10 +140,8 @@ impl Memberships {
     }
 
     /// What there is to do, as the storage nodes are now.
-    fn look(&mut self, shipping: &mut Shipping) -> Result<(), Ended> {
-        for (name, segments) in self.fleet.segments() {
-            self.sweep(&name, &segments);
-        }
+    fn look(&mut self, growth: &Growth, shipping: &mut Shipping) -> Result<(), Ended> {
+        self.sweep(growth);
         let Some(told) = self.fleet.told() else {
             return Ok(());
         };
@@ -176,25 +172,18 @@ impl Memberships {
         Ok(())
     }
 
-    /// Has a node remove what is in no list of the record.
-    fn sweep(&mut self, name: &str, segments: &[SegmentStatus]) {
+    /// Has the nodes remove what is nobody's.
+    fn sweep(&self, growth: &Growth) {
         let record = self.record.now();
-        let listed = |segment: SegmentId| all_members(&record).any(|member| member.segment == segment);
         let is_made = |segment| {
             let mut changes = self.changes.values();
-            changes.any(|running| running.change.joining().segment == segment)
+            changes.any(|running| running.change.joining().segment == segment) || growth.makes(segment)
         };
-        // What this reign makes it knows; only what an earlier one made, or what has left in this one, may go.
-        let is_over =
-            |status: &SegmentStatus| status.promised < self.record.epoch() || self.losers.contains(&status.segment);
-        let gone: Vec<SegmentId> = segments
-            .iter()
-            .filter(|status| status.volume == record.volume && is_over(status))
-            .map(|status| status.segment)
-            .filter(|segment| !listed(*segment) && !is_made(*segment))
-            .collect();
-        for segment in gone {
-            self.remove(name, segment);
+        for (name, segments) in self.fleet.segments() {
+            let ours = segments.iter().filter(|status| status.volume == record.volume);
+            for segment in placement::strays(&record, ours.map(|status| status.segment), is_made) {
+                self.remove(&name, segment);
+            }
         }
     }
 
@@ -400,7 +389,6 @@ impl Memberships {
                     });
                 }
                 ChangeEffect::Remove(loser) => {
-                    self.losers.insert(loser.segment);
                     self.remove(&loser.node, loser.segment);
                 }
                 ChangeEffect::Ended(Outcome::Superseded) => {

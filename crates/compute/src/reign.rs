@@ -346,7 +346,7 @@ impl<'a> Reign<'a> {
                     self.raise_floor()?;
                     self.shipping.tick()?;
                     self.look_after_groups()?;
-                    if self.memberships.tick(&mut self.shipping)? {
+                    if self.memberships.tick(&self.growth, &mut self.shipping)? {
                         self.source.set_copies(self.shipping.copies.reads.clone());
                     }
                     self.tell();

@@ -71,11 +71,6 @@ pub(crate) struct Holding {
     looked_at: Duration,
 }
 
-fn copies_of(group: &GroupRecord) -> Vec<SegmentId> {
-    let members = group.all_members();
-    members.iter().map(|member| member.segment).collect()
-}
-
 /// The copies of a group that have pages.
 pub(crate) fn readable_copies(group: &GroupRecord) -> Vec<SegmentId> {
     let members = group.all_members();
@@ -268,18 +263,14 @@ impl World {
     /// Has removed what nodes hold and no list names.
     fn sweep(&mut self, at: usize, record: &VolumeRecord) {
         let epoch = self.writers[at].epoch;
-        let listed: BTreeSet<SegmentId> = record.groups.iter().flat_map(copies_of).collect();
         let mut gone = Vec::new();
         if let Some(holding) = self.writers[at].holding.as_deref() {
             let is_made = |segment| {
                 let mut changes = holding.changes.values();
-                changes.any(|running| running.change.joining().segment == segment)
+                changes.any(|running| running.change.joining().segment == segment) || holding.growth.makes(segment)
             };
             for node in self.nodes.iter().filter(|node| node.up && node.frozen.is_none()) {
-                // Not even what promised this epoch: whoever left while its node was away hears of the reign from its peers.
-                let no_list_names =
-                    |id: &&SegmentId| !listed.contains(id) && !is_made(**id) && !holding.growth.makes(**id);
-                gone.extend(node.segments.keys().filter(no_list_names));
+                gone.extend(placement::strays(record, node.segments.keys().copied(), is_made));
             }
         }
         for segment in gone {

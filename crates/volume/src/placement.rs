@@ -127,6 +127,24 @@ pub(crate) fn copies_of_nodes(record: &VolumeRecord) -> BTreeMap<&str, usize> {
     copies
 }
 
+/// Which of the segments of this volume that a node holds are nobody's and have to be removed: no list names them, and the reign
+/// does not make them just now.
+///
+/// What they promised says nothing. One that was replaced while its node was away hears of the reign from its peers, and promises
+/// its epoch, before anybody has it removed; and one that was made for a group that is not made after all has promised it at its
+/// birth.
+pub fn strays(
+    record: &VolumeRecord,
+    held: impl IntoIterator<Item = SegmentId>,
+    is_made: impl Fn(SegmentId) -> bool,
+) -> Vec<SegmentId> {
+    let members = record.groups.iter().flat_map(GroupRecord::all_members);
+    let listed: BTreeSet<SegmentId> = members.map(|member| member.segment).collect();
+    let held = held.into_iter();
+    held.filter(|segment| !listed.contains(segment) && !is_made(*segment))
+        .collect()
+}
+
 /// Copies that move, given how the nodes are and which copies are lost. Groups with a change under way are left alone.
 pub fn plan(record: &VolumeRecord, nodes: &[StorageNode], lost: &Lost) -> Plan {
     let mut loads = copies_of_nodes(record);

@@ -136,3 +136,27 @@ fn a_node_that_stays_away_is_replaced_by_itself() -> Result<()> {
     ensure!(cluster.sql("SELECT count(*) FROM kept")? == "1000");
     Ok(())
 }
+
+/// A node that was away while its copies moved hears of the next writer's reign from its old peers: that writer, who moved
+/// nothing, has them removed all the same.
+#[test]
+fn a_node_whose_copies_moved_while_it_was_away_is_emptied_by_the_next_writer() -> Result<()> {
+    let mut cluster = Cluster::prepare("emptied", &[])?;
+    cluster.start_with(&["--group-size", "8MiB", "--stripe-size", "1MiB"])?;
+    cluster.pgbench(&["-i", "-q", "-s", "3"])?;
+    cluster.borealis(&["storage", "add", "--zone", "a"])?;
+    let groups = |cluster: &Cluster| cluster.status_with("the groups", |status| status["volume"]["groups"].as_u64());
+    for round in 0..4 {
+        let (away, takes_over) = match round % 2 {
+            0 => ("storage-1", "storage-7"),
+            _ => ("storage-7", "storage-1"),
+        };
+        cluster.borealis(&["stop", away])?;
+        cluster.borealis(&["storage", "replace", away])?;
+        wait_until_whole(&cluster, takes_over, groups(&cluster)?)?;
+        cluster.kill_writer()?;
+        cluster.borealis(&["start", away])?;
+        wait_until_whole(&cluster, away, 0)?;
+    }
+    Ok(())
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use units::{GroupId, SegmentId, VolumeId, Zone};
 
 use crate::creation;
-use crate::placement::{Lost, Plan, StorageNode, Wish, plan};
+use crate::placement::{Lost, Plan, StorageNode, Wish, plan, strays};
 use crate::record::{MemberRecord, VolumeRecord};
 
 fn segment(number: u8) -> SegmentId {
@@ -216,4 +216,19 @@ fn a_replacement_waits_while_the_copies_that_stay_are_no_write_quorum() {
     let drained = nodes(&[7], named("storage-2", wished));
     let planned = plan(&volume(), &drained, &lost);
     assert_eq!(moves(&planned), [(segment(1), "storage-7")], "the lost copies first");
+}
+
+#[test]
+fn what_no_list_names_and_nobody_makes_is_a_stray_whoever_left_for_it() {
+    let mut record = volume();
+    let joining = MemberRecord {
+        segment: segment(7),
+        node: "storage-7".to_owned(),
+        ..record.groups[0].members[0].clone()
+    };
+    let group = record.groups[0].joint(segment(1), joining);
+    record.groups[0] = group;
+    let (kept_by_a_list, made, others) = ((1..=7).map(segment), segment(8), [segment(9), segment(10)]);
+    let held = kept_by_a_list.chain([made]).chain(others);
+    assert_eq!(strays(&record, held, |segment| segment == made), others);
 }
