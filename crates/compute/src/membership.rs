@@ -179,11 +179,13 @@ impl Memberships {
             let mut changes = self.changes.values();
             changes.any(|running| running.change.joining().segment == segment) || growth.makes(segment)
         };
-        for (name, segments) in self.fleet.segments() {
+        let nodes = self.fleet.segments();
+        let held = nodes.iter().flat_map(|(name, segments)| {
             let ours = segments.iter().filter(|status| status.volume == record.volume);
-            for segment in placement::strays(&record, ours.map(|status| status.segment), is_made) {
-                self.remove(&name, segment);
-            }
+            ours.map(move |status| (name, status.segment))
+        });
+        for (name, segment) in placement::strays(&record, held, is_made) {
+            self.remove(name, segment);
         }
     }
 

@@ -16,6 +16,8 @@ const NEXT: &str = "manifest.next";
 /// Version of the store's files: manifest, layers and journal.
 pub const STORE_VERSION: u32 = 5;
 const MAGIC: &[u8; 8] = b"BORMANI1";
+/// No layer has a higher number: nobody ever writes so many.
+const LAYER_NUMBER_MAX: u64 = 1 << 62;
 
 /// What is known of one segment's layers.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -30,7 +32,8 @@ pub(crate) struct SegmentLayers {
 /// The manifest's content.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Manifest {
-    pub(crate) next_layer: u64,
+    /// The highest number that a layer was given; the next one gets the one after it.
+    pub(crate) last_layer: u64,
     pub(crate) segments: BTreeMap<SegmentId, SegmentLayers>,
 }
 
@@ -53,7 +56,7 @@ impl Manifest {
         let mut out = Writer::with_capacity(1024);
         out.raw(MAGIC);
         out.varint(u64::from(STORE_VERSION));
-        out.varint(self.next_layer);
+        out.varint(self.last_layer);
         out.count(self.segments.len());
         for (segment, layers) in &self.segments {
             out.raw(&segment.bytes());
@@ -86,15 +89,22 @@ impl Manifest {
             return Ok(Err(ManifestError::Version { found }));
         }
         let mut manifest = Manifest {
-            next_layer: input.varint("next layer")?,
+            last_layer: input.varint("last layer")?,
             ..Manifest::default()
         };
+        if LAYER_NUMBER_MAX < manifest.last_layer {
+            return Err(CodecError::Malformed("last layer"));
+        }
+        let is_given = |layer: &u64| (1..=manifest.last_layer).contains(layer);
         for _ in 0..input.count(19, "segments")? {
             let segment = input.segment()?;
             let through_offset = input.varint("offset")?;
             let loss = Loss::from_code(input.u8("loss")?).ok_or(CodecError::Malformed("loss"))?;
             let layers = (0..input.count(1, "layers")?)
-                .map(|_| input.varint("layer"))
+                .map(|_| {
+                    let layer = input.varint("layer")?;
+                    Some(layer).filter(is_given).ok_or(CodecError::Malformed("layer"))
+                })
                 .collect::<Result<_, CodecError>>()?;
             manifest.segments.insert(
                 segment,
@@ -186,5 +196,31 @@ impl Manifest {
     pub(crate) fn replace(disk: &dyn Disk) -> std_io::Result<()> {
         disk.rename(NEXT, Manifest::FILE)?;
         disk.sync_names("")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_layer(last_layer: u64, layer: u64) -> Result<Manifest, ManifestError> {
+        let of_segment = SegmentLayers {
+            layers: vec![layer],
+            ..SegmentLayers::default()
+        };
+        let segments = BTreeMap::from([(SegmentId::from_bytes([1; 16]), of_segment)]);
+        Manifest::decode(Manifest { last_layer, segments }.encode())
+    }
+
+    #[test]
+    fn a_number_that_was_never_given_to_a_layer_is_damage() {
+        assert_eq!(with_layer(7, 7).expect("it was given").last_layer, 7);
+        for (last_layer, layer) in [(7, 8), (7, 0), (0, 1), (u64::MAX, 1), (LAYER_NUMBER_MAX + 1, 1)] {
+            let damaged = with_layer(last_layer, layer);
+            assert!(
+                matches!(damaged, Err(ManifestError::Damaged(_))),
+                "{last_layer} {layer}"
+            );
+        }
     }
 }

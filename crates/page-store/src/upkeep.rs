@@ -191,8 +191,8 @@ impl PageStore {
 
     pub(crate) fn next_layer(&self) -> u64 {
         let mut manifest = locked(&self.manifest);
-        manifest.next_layer += 1;
-        manifest.next_layer
+        manifest.last_layer += 1;
+        manifest.last_layer
     }
 
     fn folder<'a>(&'a self, segment: &'a SegmentStore, horizon: &'a Horizon) -> Folder<'a> {

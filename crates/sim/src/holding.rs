@@ -269,11 +269,11 @@ impl World {
                 let mut changes = holding.changes.values();
                 changes.any(|running| running.change.joining().segment == segment) || holding.growth.makes(segment)
             };
-            for node in self.nodes.iter().filter(|node| node.up && node.frozen.is_none()) {
-                gone.extend(placement::strays(record, node.segments.keys().copied(), is_made));
-            }
+            let there = self.nodes.iter().filter(|node| node.up && node.frozen.is_none());
+            let held = there.flat_map(|node| node.segments.keys().map(|segment| ((), *segment)));
+            gone = placement::strays(record, held, is_made);
         }
-        for segment in gone {
+        for ((), segment) in gone {
             self.call(at, segment, Request::RemoveSegment { segment, epoch });
         }
     }

@@ -127,21 +127,21 @@ pub(crate) fn copies_of_nodes(record: &VolumeRecord) -> BTreeMap<&str, usize> {
     copies
 }
 
-/// Which of the segments of this volume that a node holds are nobody's and have to be removed: no list names them, and the reign
-/// does not make them just now.
+/// Which of the segments of this volume that nodes hold, each with its node, are nobody's and have to be removed: no list names
+/// them, and the reign does not make them just now.
 ///
 /// What they promised says nothing. One that was replaced while its node was away hears of the reign from its peers, and promises
 /// its epoch, before anybody has it removed; and one that was made for a group that is not made after all has promised it at its
 /// birth.
-pub fn strays(
+pub fn strays<Node>(
     record: &VolumeRecord,
-    held: impl IntoIterator<Item = SegmentId>,
+    held: impl IntoIterator<Item = (Node, SegmentId)>,
     is_made: impl Fn(SegmentId) -> bool,
-) -> Vec<SegmentId> {
+) -> Vec<(Node, SegmentId)> {
     let members = record.groups.iter().flat_map(GroupRecord::all_members);
     let listed: BTreeSet<SegmentId> = members.map(|member| member.segment).collect();
     let held = held.into_iter();
-    held.filter(|segment| !listed.contains(segment) && !is_made(*segment))
+    held.filter(|(_, segment)| !listed.contains(segment) && !is_made(*segment))
         .collect()
 }
 

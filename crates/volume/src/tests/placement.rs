@@ -230,5 +230,7 @@ fn what_no_list_names_and_nobody_makes_is_a_stray_whoever_left_for_it() {
     record.groups[0] = group;
     let (kept_by_a_list, made, others) = ((1..=7).map(segment), segment(8), [segment(9), segment(10)]);
     let held = kept_by_a_list.chain([made]).chain(others);
-    assert_eq!(strays(&record, held, |segment| segment == made), others);
+    let held = held.map(|segment| ("storage-1", segment));
+    let found = strays(&record, held, |segment| segment == made);
+    assert_eq!(found, others.map(|segment| ("storage-1", segment)));
 }
