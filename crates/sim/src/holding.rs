@@ -263,16 +263,16 @@ impl World {
     /// Has removed what nodes hold and no list names.
     fn sweep(&mut self, at: usize, record: &VolumeRecord) {
         let epoch = self.writers[at].epoch;
-        let mut gone = Vec::new();
-        if let Some(holding) = self.writers[at].holding.as_deref() {
-            let is_made = |segment| {
-                let mut changes = holding.changes.values();
-                changes.any(|running| running.change.joining().segment == segment) || holding.growth.makes(segment)
-            };
-            let there = self.nodes.iter().filter(|node| node.up && node.frozen.is_none());
-            let held = there.flat_map(|node| node.segments.keys().map(|segment| ((), *segment)));
-            gone = placement::strays(record, held, is_made);
-        }
+        let Some(holding) = self.writers[at].holding.as_deref() else {
+            return;
+        };
+        let is_made = |segment| {
+            let mut changes = holding.changes.values();
+            changes.any(|running| running.change.joining().segment == segment) || holding.growth.makes(segment)
+        };
+        let there = self.nodes.iter().filter(|node| node.up && node.frozen.is_none());
+        let held = there.flat_map(|node| node.segments.keys().map(|segment| ((), *segment)));
+        let gone = placement::strays(record, held, is_made);
         for ((), segment) in gone {
             self.call(at, segment, Request::RemoveSegment { segment, epoch });
         }
