@@ -165,6 +165,15 @@ impl Segment {
         peers
     }
 
+    /// Above which position a pass takes versions. Peers give nothing above what they know to be durable: a new copy that holds log
+    /// already, but was told of nothing durable, may hold more than that, and is whole only once a pass has ended.
+    fn asks_above(&self) -> Position {
+        if self.state.copying && self.durable_here() == Position::ZERO {
+            return Position::ZERO;
+        }
+        self.lacks_above()
+    }
+
     /// Asks for what can be asked for now.
     pub(crate) fn ask_for_versions(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let peers = self.givers();
@@ -177,7 +186,7 @@ impl Segment {
             self.copying.bytes = 0;
             self.copying.bytes_expected = 0;
             self.copying.running = Some(Pass {
-                after: self.lacks_above(),
+                after: self.asks_above(),
                 parts: vec![Part::new(Bytes::new(), Bytes::new())],
                 through: None,
                 floor: Position::ZERO,

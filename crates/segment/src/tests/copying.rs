@@ -204,6 +204,44 @@ fn a_restart_in_the_middle_begins_anew() {
     assert!(again[0].2.key.is_empty(), "from the beginning");
 }
 
+/// Nothing of its group was ever announced: its peers know of nothing durable, and refuse whoever asks for more than that.
+#[test]
+fn a_new_copy_that_holds_log_and_was_told_of_nothing_durable_asks_from_the_beginning() {
+    let mut copy = newborn();
+    assert_eq!(questions(&mut copy, 0).len(), 1);
+    // A peer's journal has it all; a restart ends the pass.
+    let batches = Some(Response::Batches(vec![batch(1, 50, Position::ZERO)]));
+    let mut effects = Vec::new();
+    assert_eq!(copy.segment.fetched(millis(10), batches, &mut effects), Ok(()));
+    copy.perform(effects);
+    let mut copy = copy.restarted();
+    copy.segment.permit_layers(true);
+    assert_eq!(copy.segment.complete(), position(1, 50));
+    assert!(copy.segment.is_copying());
+    let mut effects = Vec::new();
+    copy.segment.tick(millis(20), &mut effects);
+    let asked = effects.iter().find_map(|effect| match effect {
+        Effect::Take {
+            request: Request::FetchVersions { after, from, .. },
+            part,
+            ..
+        } => Some((*after, *part, from.clone())),
+        _ => None,
+    });
+    let Some((Position::ZERO, part, from)) = asked else {
+        panic!("{asked:?}");
+    };
+    answer(
+        &mut copy,
+        30,
+        part,
+        from,
+        versions(None, Position::ZERO, Position::ZERO),
+    );
+    assert!(!copy.segment.is_copying(), "whole");
+    assert_eq!(copy.segment.acknowledged(), position(1, 50));
+}
+
 #[test]
 fn what_cannot_be_written_ends_the_pass() {
     let mut copy = newborn();
