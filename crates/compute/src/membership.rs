@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use units::{GroupId, SegmentId, SegmentKind, Zone};
 use volume::heat::{Heat, HeatLimits, HeatMove, HeatReason};
 use volume::membership::{Change, ChangeEffect, Outcome};
+use volume::outright::seems_useful;
 use volume::placement::{self, Plan, Replacement};
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{CopyStanding, VolumeRecord, creation};
@@ -28,7 +29,7 @@ use crate::growth::Growth;
 use crate::metrics::HEAT_MOVES;
 use crate::record::Record;
 use crate::reign::{Ended, broken};
-use crate::rescue::{self, Hopeless};
+use crate::rescue::Hopeless;
 use crate::shipping::Shipping;
 use crate::status::ChangeStatus;
 
@@ -254,13 +255,11 @@ impl Memberships {
             .groups
             .iter()
             .map(|group| shipping.shipper.standing_of(GroupId::from_raw(group.group)));
-        let live = standing
-            .flatten()
-            .filter(|copy| copy.live)
-            .map(|copy| copy.member.segment);
-        let live: BTreeSet<SegmentId> = live.collect();
+        // A damaged copy goes on taking log, and has no vote.
+        let counting = standing.flatten().filter(|copy| copy.live && copy.vouches);
+        let counting: BTreeSet<SegmentId> = counting.map(|copy| copy.member.segment).collect();
         let is_useful =
-            |member: &MemberRecord| live.contains(&member.segment) || rescue::seems_useful(member, &nodes, &lost);
+            |member: &MemberRecord| counting.contains(&member.segment) || seems_useful(member, &nodes, &lost);
         let hopeless = self.hopeless.look(&record, &nodes, &lost, is_useful)?;
         if self.without_spare != without_spare {
             for (group, node, zone) in &without_spare {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 use units::{GroupId, SegmentId};
-use volume::outright::{Outright, outright, short_groups};
+use volume::outright::{Outright, outright, seems_useful, short_groups};
 use volume::placement::{Lost, StorageNode};
 use volume::record::{MemberRecord, RecordError};
 use volume::{BeingMade, Opening, OpeningEffect, VolumeRecord};
@@ -27,12 +27,6 @@ const ANSWERS_PAUSE: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(5);
 /// How many looks in a row, a second apart, must find a group hopeless before the reign ends over it.
 const LOOKS_MIN: u32 = 3;
-
-/// Whether a copy is likely to be of use, as the control process and its node say.
-pub(crate) fn seems_useful(member: &MemberRecord, nodes: &[StorageNode], lost: &Lost) -> bool {
-    let is_alive = nodes.iter().any(|node| node.name == member.node && node.is_alive);
-    is_alive && !lost.copies.contains(&member.segment)
-}
 
 fn random_identity() -> SegmentId {
     let mut identity = [0; 16];

@@ -117,6 +117,15 @@ fn newborn(copy: &Segment, request: &Request, response: Response) -> Response {
     }
 }
 
+/// A copy that an opening makes is said to be whole as soon as it is there.
+pub(crate) fn whole_at_birth(opening: &Opening, promised: &mut Promised) {
+    let made = opening.being_made();
+    if made.iter().any(|made| made.joining.segment == promised.segment) {
+        promised.vouches = true;
+        promised.complete = Position::new(promised.path.epoch(), Lsn::MAX);
+    }
+}
+
 /// What one copy of a sleeping group says is taken for what three say.
 pub(crate) fn told_by_one(shipper: &Shipper, response: &Response) -> Vec<(SegmentId, Response)> {
     let Response::Installed {

@@ -70,6 +70,8 @@ pub(crate) struct Checker {
     taken_over: Position,
     /// The lists of each group, as the record has them.
     lists: BTreeMap<GroupId, Vec<List>>,
+    /// The reign that changed them last.
+    listed_in: Option<Epoch>,
     /// What was acknowledged of a group when two lists were recorded: the new copy has to have it before its list counts alone.
     before_joint: BTreeMap<GroupId, Vec<Position>>,
 }
@@ -137,6 +139,8 @@ impl Checker {
             };
             members.iter().map(seat).collect()
         };
+        let epoch = record.last().map(|last| last.epoch);
+        let by_opening = std::mem::replace(&mut self.listed_in, epoch) != epoch;
         for group in &record.groups {
             let id = GroupId::from_raw(group.group);
             let lists: Vec<List> = std::iter::once(&group.members)
@@ -152,7 +156,10 @@ impl Checker {
                 self.before_joint.insert(id, acknowledged.collect());
             }
             if is_new && group.joining.is_none() {
-                self.newcomers_are_whole(id, &before, wiped, disks)?;
+                // Of a list that an opening made a write quorum has it, and the others get it.
+                if !by_opening {
+                    self.newcomers_are_whole(id, &before, wiped, disks)?;
+                }
                 let history = self.all_acknowledged().chain(self.history(self.taken_over));
                 for at in history.filter(|at| self.flushes[at].groups.contains(&id)) {
                     self.lies_on_quorums(at, id, true, disks)?;

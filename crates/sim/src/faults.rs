@@ -73,6 +73,7 @@ impl World {
             Some(Stage::Opening(opening)) => match opening.activity().split_once(' ') {
                 Some(("waiting", _)) => State::Promising,
                 Some(("bringing", _)) => State::Copying,
+                Some(("making", _)) => State::Rescuing,
                 Some(("recording", _)) => State::Recording,
                 _ => State::Installing,
             },

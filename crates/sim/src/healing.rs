@@ -22,7 +22,12 @@ impl World {
     /// all of it.
     pub(crate) fn healed(&self) -> Result<(), Violation> {
         if self.is_stuck() {
-            return self.nothing_is_lost();
+            self.nothing_is_lost()?;
+            let rebuildable = self.rebuildable().filter(|_| self.weather.spares);
+            return rebuildable.map_or(Ok(()), |group| {
+                let what = format!("{group} has lost its write quorum, and is not given another one");
+                Err(Promise::CopiesBecomeEqual.broken(what))
+            });
         }
         let Healed { path, end, durable } = self.one_reigns()?;
         if self.weather.spares {

@@ -5,13 +5,13 @@
 //! an earlier reign recorded, and has removed what no list names. The record is changed step by step: the outcome of each
 //! change is known before the next one begins.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use quorum::Membership;
 use units::{GroupId, Lsn, SegmentId, SegmentKind};
 use volume::membership::{Change, ChangeEffect, Outcome};
-use volume::placement::{self, Lost, StorageNode, Wish};
+use volume::placement::{self, StorageNode, Wish};
 use volume::record::{GroupRecord, MemberRecord};
 use volume::{CopyStanding, VolumeRecord, creation};
 use wire_format::message::Request;
@@ -63,8 +63,8 @@ pub(crate) struct Holding {
     /// The copies of each group that can be asked for pages: full ones.
     pub(crate) copies: BTreeMap<GroupId, Vec<SegmentId>>,
     changes: BTreeMap<GroupId, Running>,
-    /// Since when copies are lost.
-    lost_since: BTreeMap<SegmentId, Duration>,
+    /// Looks in a row that found a group without hope of a write quorum.
+    pub(crate) hopeless_looks: u32,
     /// The first of them is on its way to the store, if any is.
     pending: VecDeque<Pending>,
     pub(crate) growth: Growth,
@@ -89,7 +89,7 @@ impl Holding {
             copies: copies.collect(),
             record,
             changes: BTreeMap::new(),
-            lost_since: BTreeMap::new(),
+            hopeless_looks: 0,
             pending: VecDeque::new(),
             growth: Growth::default(),
             looked_at: Duration::ZERO,
@@ -138,15 +138,21 @@ impl World {
         };
         holding.looked_at = now;
         let record = holding.record.clone();
-        self.note_losses(at, &record);
+        let lost = self.lost_copies(&record);
+        // A new copy that is lost before it is whole never will be.
+        if let Some(holding) = self.holding(at) {
+            let changes = holding.changes.values_mut().map(|running| &mut running.change);
+            let joins = changes.filter(|change| lost.copies.contains(&change.joining().segment));
+            joins.for_each(Change::abort);
+        }
         self.sweep(at, &record);
+        let hopeless = self.hopeless_groups(at, &record, &lost);
         let nodes = self.storage_nodes();
         let is_wished = |copy: &MemberRecord| match &nodes[node_named(&copy.node)].wish {
             Wish::Keep => false,
             Wish::Replace(copies) => copies.contains(&copy.segment),
             Wish::Drain => true,
         };
-        let replace_after = self.weather.replace_after;
         let Some(holding) = self.holding(at) else {
             return Ok(());
         };
@@ -170,19 +176,13 @@ impl World {
                 woken.push(group);
             }
         }
-        let is_overdue = |since: &Duration| *since + replace_after <= now;
-        let overdue = holding.lost_since.iter().filter(|(_, since)| is_overdue(since));
-        let lost = Lost {
-            overdue: overdue.map(|(segment, _)| *segment).collect(),
-            copies: holding.lost_since.keys().copied().collect(),
-        };
         for replacement in placement::plan(&record, &nodes, &lost).replacements {
             let group = replacement.group;
             let entry = record.group(group).filter(|entry| entry.joining.is_none());
             let busy = self
                 .holding(at)
                 .is_none_or(|holding| holding.changes.contains_key(&group));
-            let Some(entry) = entry.filter(|_| !busy) else {
+            let Some(entry) = entry.filter(|_| !busy && !hopeless.contains(&group)) else {
                 continue;
             };
             let leaving = entry.members.iter().find(|copy| copy.segment == replacement.leaving);
@@ -231,33 +231,6 @@ impl World {
             }
         };
         self.nodes.iter().enumerate().map(one).collect()
-    }
-
-    /// Which copies their nodes do not have, or do not vouch for.
-    fn note_losses(&mut self, at: usize, record: &VolumeRecord) {
-        let now = self.now();
-        let (mut found, mut missed) = (BTreeSet::new(), Vec::new());
-        for member in record.groups.iter().flat_map(GroupRecord::all_members) {
-            let node = &self.nodes[node_named(&member.node)];
-            if !node.up || node.frozen.is_some() {
-                continue;
-            }
-            match node.segments.get(&member.segment) {
-                Some(segment) if segment.vouches() => drop(found.insert(member.segment)),
-                _ => missed.push(member.segment),
-            }
-        }
-        if let Some(holding) = self.holding(at) {
-            // A new copy that is lost before it is whole never will be.
-            let changes = holding.changes.values_mut().map(|running| &mut running.change);
-            for change in changes.filter(|change| missed.contains(&change.joining().segment)) {
-                change.abort();
-            }
-            holding.lost_since.retain(|segment, _| !found.contains(segment));
-            for segment in missed {
-                holding.lost_since.entry(segment).or_insert(now);
-            }
-        }
     }
 
     /// Has removed what nodes hold and no list names.
@@ -356,9 +329,7 @@ impl World {
             }
             ChangeEffect::Ended(Outcome::Superseded) => self.writers[at].stage = Stage::Over,
             ChangeEffect::Ended(outcome) => {
-                if let Some(running) = holding.changes.remove(&group) {
-                    holding.lost_since.remove(&running.change.leaving().segment);
-                }
+                holding.changes.remove(&group);
                 match outcome {
                     Outcome::Replaced => self.replaced += 1,
                     _ => self.taken_back += 1,

@@ -27,6 +27,7 @@ mod node;
 mod pages;
 mod random;
 mod reads;
+mod rescue;
 mod shipping;
 mod tally;
 mod told;
@@ -99,6 +100,8 @@ pub struct Report {
     pub replaced: u64,
     /// Replacements that were taken back.
     pub taken_back: u64,
+    /// Groups that were given new copies while the volume was opened.
+    pub rebuilt: u64,
     /// Groups that were added under load.
     pub grown: u64,
     /// What went wrong, how often, and in which states.

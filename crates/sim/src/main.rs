@@ -90,6 +90,7 @@ struct Total {
     layered: u64,
     replaced: u64,
     taken_back: u64,
+    rebuilt: u64,
     grown: u64,
     tally: Tally,
     failures: BTreeMap<u64, sim::Failure>,
@@ -108,6 +109,7 @@ impl Total {
                 self.layered += report.layered;
                 self.replaced += report.replaced;
                 self.taken_back += report.taken_back;
+                self.rebuilt += report.rebuilt;
                 self.grown += report.grown;
                 self.tally.add(&report.tally);
             }
@@ -136,7 +138,7 @@ impl Total {
         println!(
             "{} timelines opened, {} flushes acknowledged, {} pages read, {} openings stopped at an old metadata store, \
              {} times a copy took from the layers of others, {} copies replaced and {} replacements taken back, {} groups \
-             added under load",
+             given new copies by an opening, {} groups added under load",
             self.timelines,
             self.flushes,
             self.pages,
@@ -144,6 +146,7 @@ impl Total {
             self.layered,
             self.replaced,
             self.taken_back,
+            self.rebuilt,
             self.grown
         );
         let faults: Vec<String> = Fault::ALL

@@ -45,6 +45,7 @@ macro_rules! mistakes {
                     Broken::NewListAlone
                     | Broken::NewListFenced
                     | Broken::NewbornVotes
+                    | Broken::ReplacedBeforeCopied
                     | Broken::SettledTooEarly => Focus::Replacements,
                     Broken::StripesBeforeSegments | Broken::StripesBeforeRecord => Focus::Growth,
                     Broken::TruncationForgotten
@@ -132,6 +133,8 @@ mistakes! {
     NewListFenced: AcknowledgedStays | QuorumKeeps,
     /// A copy that is not whole yet acknowledges and votes (holes 7 and 9).
     NewbornVotes: QuorumKeeps | PowerTakesNothing | AcknowledgedStays,
+    /// An opening records new copies in the place of lost ones before they have anything (hole 8).
+    ReplacedBeforeCopied: QuorumKeeps | AcknowledgedStays,
     /// The record has the new list alone before the new copy is whole (hole 7).
     SettledTooEarly: QuorumKeeps | AcknowledgedStays,
     /// Stripes are assigned to a group whose segments do not exist.

@@ -80,6 +80,7 @@ counted! {
         Recording => "recording",
         Installing => "installing",
         Reigning => "reigning",
+        Rescuing => "replacing outright",
         Replacing => "replacing a copy",
         Growing => "growing",
         NodeDown => "down",

@@ -14,8 +14,11 @@ use crate::tally::Fault;
 
 /// Copies that may be lost for good in one history: a quorum is left, so that healing can be demanded.
 const LOSSES_MAX: u64 = 2;
-/// One history in so many loses one copy more: nothing that was acknowledged may be gone, but nobody can write any more.
+/// One history in so many loses one copy more: nothing that was acknowledged may be gone, but nobody can write any more before
+/// the volume is opened anew with other copies, and where no node can take them, for ever.
 const WORST_OF: u64 = 12;
+/// So many in a thousand of those in which copies are replaced do, besides.
+const WORST_REPLACED: u64 = 300;
 /// Pages of the fork, at least.
 const BLOCKS_MIN: u32 = 6;
 /// Faults end between these.
@@ -92,6 +95,12 @@ impl Weather {
             Focus::Anything if random.fork().chance(250) => SegmentKinds::FullAndTail,
             _ => SegmentKinds::Full,
         };
+        let spares = match focus {
+            Focus::OneGroup => false,
+            Focus::Replacements => true,
+            _ => random.chance(450),
+        };
+        let worst = worst || spares && random.fork().chance(WORST_REPLACED);
         // With another copy less nobody might have the pages any more.
         let worst = worst && segments == SegmentKinds::Full;
         Weather {
@@ -100,11 +109,7 @@ impl Weather {
             groups_max,
             geometry,
             blocks,
-            spares: match focus {
-                Focus::OneGroup => false,
-                Focus::Replacements => true,
-                _ => random.chance(450),
-            },
+            spares,
             replace_after: random.millis(60, 900),
             strengths,
             crowded: random.chance(500),

@@ -18,6 +18,7 @@ use crate::metadata::Metadata;
 use crate::network::{End, Link};
 use crate::node::Node;
 use crate::random::Random;
+use crate::rescue::Rescue;
 use crate::tally::{Fault, Tally};
 use crate::weather::Weather;
 use crate::writer::{News, Stage, Writer};
@@ -62,12 +63,16 @@ pub(crate) struct World {
     pub(crate) cuts: BTreeMap<(End, End), Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) checker: Checker,
-    /// Segments whose disks came back empty.
+    /// Segments whose disks came back empty, and those that an opening wants and nobody has made yet.
     pub(crate) wiped: BTreeSet<SegmentId>,
+    /// Since when it is known that nodes do not have copies, or do not vouch for them.
+    pub(crate) lost_since: BTreeMap<SegmentId, Duration>,
     /// Copies that took the place of others.
     pub(crate) replaced: u64,
     /// Replacements that were taken back.
     pub(crate) taken_back: u64,
+    /// Groups that were given new copies by an opening.
+    pub(crate) rebuilt: u64,
     /// Groups that were added under load.
     pub(crate) grown: u64,
     pub(crate) pages_read: usize,
@@ -217,10 +222,13 @@ impl World {
             Some(Broken::NewListFenced) => broken::new_lists_only(record),
             _ => record,
         };
-        let opening = Opening::new(epoch, record).expect("the record holds a path");
+        let rescue = Rescue::of(record.clone());
+        let mut opening = Opening::new(epoch, record).expect("the record holds a path");
+        self.look_at_short(&mut opening, &rescue.record);
         let at = self.writers.len();
         let mut writer = Writer::new(epoch, revision, Stage::Opening(Box::new(opening)));
         writer.metadata_life = self.metadata.life;
+        writer.rescue = Some(Box::new(rescue));
         self.add_writer(writer);
         self.schedule(self.now + OPENING_LIMIT, Event::GiveUp { writer: at });
         self.trouble_opener(at);
@@ -250,6 +258,7 @@ impl World {
             layered: self.layered,
             replaced: self.replaced,
             taken_back: self.taken_back,
+            rebuilt: self.rebuilt,
             grown: self.grown,
             tally: self.tally,
             history: self.history,
@@ -356,10 +365,14 @@ impl World {
             Event::NoAnswer { writer, question } => self.writers[writer].client.give_up(question),
             Event::GiveUp { writer } => {
                 let opener = &mut self.writers[writer];
-                if opener.paused {
-                    self.schedule(self.now + OPENING_LIMIT, Event::GiveUp { writer });
-                } else if matches!(opener.stage, Stage::Opening(_)) {
-                    opener.stage = Stage::Over;
+                // New copies take as long as there is to copy: what counts is that they get on.
+                let got_on_at = opener.rescue.as_ref().and_then(|rescue| rescue.got_on_at);
+                let until = got_on_at.map(|at| at + OPENING_LIMIT).filter(|until| self.now < *until);
+                let later = until.or(opener.paused.then_some(self.now + OPENING_LIMIT));
+                match (&opener.stage, later) {
+                    (Stage::Opening(_), Some(later)) => self.schedule(later, Event::GiveUp { writer }),
+                    (Stage::Opening(_), None) => opener.stage = Stage::Over,
+                    _ => {}
                 }
             }
             Event::Wake { writer } => self.wake(writer)?,

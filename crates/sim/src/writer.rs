@@ -12,6 +12,7 @@ use crate::client::Client;
 use crate::event::Event;
 use crate::holding::Holding;
 use crate::layout::{Layout, Route};
+use crate::rescue::Rescue;
 use crate::tally::Fault;
 use crate::world::World;
 use crate::{Broken, Promise, broken, shipping};
@@ -80,6 +81,8 @@ pub(crate) struct Writer {
     pub(crate) client: Client,
     /// The catalog, once it is read.
     pub(crate) layout: Option<Layout>,
+    /// What it does for groups without a write quorum, while it opens the volume.
+    pub(crate) rescue: Option<Box<Rescue>>,
     /// What it does with the record, while it writes.
     pub(crate) holding: Option<Box<Holding>>,
     /// The life of the metadata store that it took its epoch in.
@@ -101,6 +104,7 @@ impl Writer {
             long: None,
             client: Client::default(),
             layout: None,
+            rescue: None,
             holding: None,
             metadata_life: 0,
             clock_ahead_us: 0,
@@ -200,6 +204,7 @@ impl World {
                 if let Response::Promised(promised) = &mut *response {
                     match self.broken {
                         Some(Broken::CandidateOfAnyEpoch) => broken::of_any_reign(promised),
+                        Some(Broken::ReplacedBeforeCopied) => broken::whole_at_birth(opening, promised),
                         Some(Broken::NoListOfParts) => {
                             promised.held.iter_mut().for_each(|held| held.groups.truncate(1))
                         }
@@ -237,7 +242,8 @@ impl World {
         }
         self.ticks += u64::from(ticks && !effects.is_empty());
         let Err(error) = outcome else {
-            return self.perform_opening(at, effects);
+            self.perform_opening(at, effects)?;
+            return if ticks { self.rescue(at) } else { Ok(()) };
         };
         self.writers[at].stage = Stage::Over;
         if !matches!(error, OpeningError::RecordOutdated { .. } | OpeningError::Groups { .. }) {
@@ -251,7 +257,7 @@ impl World {
         Err(Promise::RecordLeads.broken(what))
     }
 
-    fn perform_opening(&mut self, at: usize, effects: Vec<OpeningEffect>) -> Result<(), Violation> {
+    pub(crate) fn perform_opening(&mut self, at: usize, effects: Vec<OpeningEffect>) -> Result<(), Violation> {
         for effect in effects {
             if self.dies_here(at) {
                 return Ok(());
@@ -270,7 +276,11 @@ impl World {
                     let segments = self.connected_of(at, &members);
                     self.tell(at, News::Connected { segments })?;
                 }
-                OpeningEffect::Create { .. } => unreachable!("no copy is replaced while the volume is opened"),
+                OpeningEffect::Create { request, .. } => {
+                    if let Some(segment) = request.segment() {
+                        self.call(at, segment, request);
+                    }
+                }
                 OpeningEffect::Opened(opened) => self.begin_reign(at, *opened)?,
             }
         }
@@ -367,6 +377,7 @@ impl World {
             retained_bytes_max: 200 + self.random.below(20) * 200,
         };
         let (last, branch) = (opened.last, opened.branch);
+        self.rebuilt += self.rebuilt_by(at, &opened.record);
         let holding = Box::new(Holding::of(opened.record.clone()));
         let shipper = Shipper::of(opened, limits);
         let writer = &mut self.writers[at];

@@ -30,6 +30,12 @@ pub struct Outright {
     pub without_spare: Vec<(GroupId, String, Zone)>,
 }
 
+/// Whether a copy is likely to be of use, as the control process and its node say.
+pub fn seems_useful(member: &MemberRecord, nodes: &[StorageNode], lost: &Lost) -> bool {
+    let is_alive = nodes.iter().any(|node| node.name == member.node && node.is_alive);
+    is_alive && !lost.copies.contains(&member.segment)
+}
+
 /// Groups whose useful copies are a read quorum, but no write quorum: which copies those are.
 pub fn short_groups(
     record: &VolumeRecord,

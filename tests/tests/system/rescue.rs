@@ -1,11 +1,19 @@
 //! A zone and one more node are lost for good: three copies are left, too few to write, and get others beside them.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use system_tests::{Cluster, Ledger, SOON};
 
 /// Groups of 8 MiB with stripes of 1 MiB: dozens of them on little data.
 const TINY: [&str; 4] = ["--group-size", "8MiB", "--stripe-size", "1MiB"];
+
+const SECTOR_BYTES: u64 = 4096;
+/// So much of each journal file rots.
+const ROTTEN_BYTES: u64 = 1 << 20;
 
 /// Zone a and a node of zone b.
 const LOST: [&str; 3] = ["storage-1", "storage-2", "storage-3"];
@@ -30,11 +38,32 @@ fn loaded(name: &str, arguments: &[&str]) -> Result<(Cluster, Ledger, String)> {
     Ok((cluster, ledger, sums))
 }
 
-/// Kills them at once, and gives them empty disks.
-fn wipe(cluster: &Cluster) -> Result<()> {
-    for name in LOST {
+/// What becomes of a storage node's files while it is down.
+type Loss = fn(&Path) -> Result<()>;
+
+fn wipe(node: &Path) -> Result<()> {
+    Ok(fs::remove_dir_all(node)?)
+}
+
+/// The log rots: what the copies acknowledged and promised nobody knows any more. They go on taking log, without a vote.
+fn rot_journal(node: &Path) -> Result<()> {
+    for entry in fs::read_dir(node.join("journal"))? {
+        let file = File::options().read(true).write(true).open(entry?.path())?;
+        for at in (SECTOR_BYTES..file.metadata()?.len().min(ROTTEN_BYTES)).step_by(SECTOR_BYTES as usize) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at)?;
+            file.write_all_at(&[byte[0] ^ 1], at)?;
+        }
+        file.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Stops them all, loses their files, and starts them.
+fn lose(cluster: &Cluster, losses: [Loss; 3]) -> Result<()> {
+    for (name, lose) in LOST.iter().zip(losses) {
         cluster.borealis(&["stop", name])?;
-        std::fs::remove_dir_all(cluster.directory().join("storage").join(name))?;
+        lose(&cluster.directory().join("storage").join(name))?;
     }
     for name in LOST {
         cluster.borealis(&["start", name])?;
@@ -69,7 +98,7 @@ fn check(cluster: &Cluster, ledger: Ledger, sums: &str) -> Result<()> {
 #[test]
 fn a_lost_zone_and_one_more_node_are_replaced_by_hand() -> Result<()> {
     let (cluster, ledger, sums) = loaded("rescue", &[])?;
-    wipe(&cluster)?;
+    lose(&cluster, [wipe; 3])?;
     cluster.wait_for("the loss to be told", SOON, |cluster| {
         let quorum = cluster.status()?["volume"]["quorum"].clone();
         let hint = quorum["hint"].as_str().unwrap_or_default().to_owned();
@@ -87,7 +116,7 @@ fn a_lost_zone_and_one_more_node_are_replaced_by_hand() -> Result<()> {
 fn a_lost_zone_and_one_more_node_are_replaced_by_themselves() -> Result<()> {
     let (cluster, ledger, sums) = loaded("rescue-by-itself", &["--replace-after", "5s"])?;
     let epoch = cluster.epoch()?;
-    wipe(&cluster)?;
+    lose(&cluster, [wipe, wipe, rot_journal])?;
     cluster.wait_for("the next reign", SOON, |cluster| {
         Ok(cluster.status()?["volume"]["epoch"]
             .as_u64()
