@@ -343,7 +343,6 @@ impl Opening {
         for (id, group) in &mut self.named {
             group.parts = self.candidate.parts_of(*id);
         }
-        self.find_ends_of_looked_at();
         self.phase = Phase::Copying;
         Ok(())
     }

@@ -320,7 +320,7 @@ impl Shipper {
         group.map_or(Vec::new(), |group| group.copies.values().map(standing).collect())
     }
 
-    /// Whether enough copies take log right now, of every group that is awake.
+    /// Whether enough copies that count take log right now, of every group that is awake.
     pub fn writable(&self) -> bool {
         let mut awake = self.others.values().filter(|group| group.awake);
         self.first.writable() && awake.all(Group::writable)
@@ -328,13 +328,13 @@ impl Shipper {
 
     /// Whether a page of group 0 can be read, from a complete copy that has pages, and whether the volume could be opened.
     pub fn readable(&self) -> bool {
-        let live = || self.first.copies.values().filter(|copy| copy.takes_log());
+        let counting = || self.first.copies.values().filter(|copy| copy.counts());
         let is_fenced = self
             .first
             .membership
-            .fenced(&live().map(|copy| copy.member.segment).collect());
+            .fenced(&counting().map(|copy| copy.member.segment).collect());
         let has_pages = |copy: &&Copy| copy.member.kind == SegmentKind::Full && self.durable <= copy.complete;
-        is_fenced && live().any(|copy| has_pages(&copy))
+        is_fenced && counting().any(|copy| has_pages(&copy))
     }
 
     /// The other groups, each with whether it is awake.

@@ -50,6 +50,16 @@ impl Group {
         self.parts.last().copied().unwrap_or(self.known)
     }
 
+    /// A group that no flush in flight has a part of ends where any of those that promised does: what was acknowledged is complete
+    /// on one of them, and more than that does no harm. Its own list has that already; another one has to get it.
+    pub(super) fn find_end(&mut self, path: &Path) {
+        if self.parts.is_empty() && self.known == Position::ZERO {
+            let complete = self.promises().map(|promised| promised.complete);
+            let visible = complete.filter(|complete| path.sees(*complete));
+            self.known = visible.max_by_key(|complete| complete.lsn).unwrap_or(Position::ZERO);
+        }
+    }
+
     /// The answers that count: of copies that vouch for everything they ever acknowledged.
     pub(super) fn promises(&self) -> impl Iterator<Item = &Promised> {
         let promises = self.copies.values().filter_map(|copy| copy.promised.as_ref());

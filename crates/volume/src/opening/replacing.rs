@@ -7,7 +7,8 @@
 //! with the new timeline.
 //!
 //! Invariants:
-//! - The old list, or both of a joint one, fences the group and tells its end; only then is it replaced.
+//! - The old list, or both of a joint one, fences the group and tells its end; only then is it replaced. Also where no flush in
+//!   flight has a part of the group: what was acknowledged of it may lie on copies that are replaced.
 //! - A new segment is born with this opening's epoch as its promise (hole 9), and counts once it is whole and has everything up
 //!   to the end.
 //! - Until the record is changed, the old list is what the next opener reads: dying here leaves segments that nobody knows.
@@ -15,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use units::{GroupId, Position, SegmentId, SegmentKind};
+use units::{GroupId, SegmentId, SegmentKind};
 use wire_format::message::Request;
 
 use super::copying::Copy;
@@ -101,6 +102,7 @@ impl Opening {
         let Some(group) = group else {
             return Ok(());
         };
+        group.find_end(&self.path);
         group.membership = next.membership();
         let kept: BTreeSet<SegmentId> = next.members.iter().map(|member| member.segment).collect();
         group.copies.retain(|segment, _| kept.contains(segment));
@@ -174,19 +176,6 @@ impl Opening {
                 birth.asked_at = now;
                 effects.push(birth.effect());
             }
-        }
-    }
-
-    /// A group that no flush in flight names ends where any of those that promised does: what was acknowledged is complete on
-    /// one of them, and more than that does no harm.
-    pub(super) fn find_ends_of_looked_at(&mut self) {
-        for id in &self.looked_at {
-            let Some(group) = self.named.get_mut(id).filter(|group| group.parts.is_empty()) else {
-                continue;
-            };
-            let complete = group.promises().map(|promised| promised.complete);
-            let visible = complete.filter(|complete| self.path.sees(*complete));
-            group.known = visible.max_by_key(|complete| complete.lsn).unwrap_or(Position::ZERO);
         }
     }
 

@@ -53,6 +53,10 @@ impl Shipper {
     }
 
     fn complete(&mut self, segment: SegmentId, complete: Position) {
+        if complete == Position::ZERO {
+            // Only a copy of a new group, which nobody needs yet, has a vote and nothing to tell.
+            self.vouches(segment, false);
+        }
         if self.path.sees(complete)
             && let Some((group, copy, flights)) = self.copy_of_mut(segment)
         {

@@ -50,6 +50,11 @@ impl Copy {
         self.connected && self.installed && self.stalled_until.is_none()
     }
 
+    /// Whether what it acknowledges counts: a damaged copy goes on taking log, and has no vote.
+    pub(super) fn counts(&self) -> bool {
+        self.takes_log() && self.vouches
+    }
+
     /// A connection begins or ends: nothing is on its way.
     pub(super) fn begin(&mut self, connected: bool, flights: &mut Flights) {
         self.connected = connected;

@@ -91,11 +91,11 @@ impl Group {
         }
     }
 
-    /// Whether enough copies take log right now.
+    /// Whether enough copies that count take log right now.
     pub(super) fn writable(&self) -> bool {
-        let live = self.copies.values().filter(|copy| copy.takes_log());
+        let counting = self.copies.values().filter(|copy| copy.counts());
         self.membership
-            .writable(&live.map(|copy| copy.member.segment).collect::<BTreeSet<_>>())
+            .writable(&counting.map(|copy| copy.member.segment).collect::<BTreeSet<_>>())
     }
 
     /// A read quorum of copies that vouch and know this reign (one of each list) tells the group's last batch: what any reign

@@ -6,6 +6,7 @@ use units::{Epoch, GroupId, Lsn, Position, SegmentId, VolumeId, Zone};
 use wire_format::message::{HeldFlush, Promised, Request, Response};
 use wire_format::{Batch, EncodedBatch};
 
+use crate::outright::Rebuilt;
 use crate::record::{GroupRecord, MemberRecord};
 use crate::{Opening, OpeningEffect, VolumeRecord, creation};
 
@@ -269,4 +270,46 @@ fn the_parts_of_every_named_group_are_brought_to_four_copies() {
         [Some(position(1, 20)), None],
         "group 2 is asked when it is first used"
     );
+}
+
+/// A flush in flight named the group, until somebody told that the flush is durable: then the group has no part of the end, but
+/// what was acknowledged of it may lie on copies that are replaced.
+#[test]
+fn a_replaced_group_without_a_part_of_the_end_gets_what_it_had() {
+    let flushes: Flushes<'_> = &[&[], &[1], &[]];
+    let mut opener = Opener::new(flushes);
+    assert_eq!(opener.wanted(), [id(1, 1)]);
+    opener.connect(0, 5);
+    opener.hear(0, 5, promised(flushes, 0, 5, 3, 30));
+    for copy in 4..=6 {
+        opener.connect(1, copy);
+        opener.hear(1, copy, promised(flushes, 1, copy, 2, 0));
+    }
+    opener.later();
+    assert_eq!(
+        opener.opening.short().keys().collect::<Vec<_>>(),
+        [&GroupId::from_raw(1)]
+    );
+    let mut list = members(1);
+    (0..3).for_each(|at| list[at].segment = id(1, 11 + at as u8));
+    let rebuilt = Rebuilt {
+        group: GroupId::from_raw(1),
+        members: list,
+        new: (11..=13).map(|copy| id(1, copy)).collect(),
+    };
+    let replaced = opener.opening.replace(&rebuilt, &mut opener.effects);
+    replaced.expect("a record");
+    for copy in 11..=13 {
+        opener.connect(1, copy);
+        opener.hear(1, copy, promised(flushes, 1, copy, 0, 0));
+    }
+    opener.later();
+    assert_eq!(opener.branch(), None, "the new copies have nothing");
+    let appended = Response::Appended {
+        segment: id(1, 11),
+        epoch: Epoch::from_raw(2),
+        complete: position(1, 20),
+    };
+    opener.hear(1, 11, appended);
+    assert_eq!(opener.branch(), Some(lsn(30)), "four of the new list have it");
 }

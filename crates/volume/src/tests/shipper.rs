@@ -403,3 +403,33 @@ fn a_flush_that_fits_no_message_is_an_error_and_never_sent() {
         assert!(bytes <= FRAME_BYTES_MAX, "{bytes}");
     }
 }
+
+#[test]
+fn a_damaged_copy_takes_log_and_does_not_count() {
+    let mut writer = Writer::new(limits());
+    writer.submit(110, 110);
+    writer.appended(1..=6, 110);
+    assert!(writer.shipper.writable() && writer.shipper.readable());
+    let nothing = |copy| Response::Appended {
+        segment: id(copy),
+        epoch: Epoch::from_raw(2),
+        complete: Position::ZERO,
+    };
+    (1..=2).for_each(|copy| writer.hear(copy, nothing(copy)));
+    assert!(writer.shipper.writable(), "four are left");
+    writer.hear(
+        3,
+        Response::Announced {
+            segment: id(3),
+            complete: Position::ZERO,
+            vouches: false,
+        },
+    );
+    assert!(!writer.shipper.writable() && writer.shipper.readable());
+    assert!(writer.shipper.standing().iter().all(|copy| copy.live), "all take log");
+    writer.hear(4, nothing(4));
+    assert!(!writer.shipper.readable());
+    // Mended.
+    writer.appended(1..=4, 110);
+    assert!(writer.shipper.writable() && writer.shipper.readable());
+}
