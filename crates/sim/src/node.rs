@@ -336,6 +336,9 @@ impl World {
 
     fn send_answers(&mut self, at: usize) -> Result<(), Violation> {
         for (to, response) in std::mem::take(&mut self.nodes[at].answers) {
+            if let (ReplyTo::Caller { segment, .. }, Response::SegmentCreated) = (&to, &response) {
+                self.unborn.remove(segment);
+            }
             if let Some((id, group)) = told_by(&response).and_then(|id| Some((id, self.homes.get(&id)?.group)))
                 && self.nodes[at].segments.contains_key(&id)
             {

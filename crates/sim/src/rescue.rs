@@ -134,7 +134,7 @@ impl World {
             if !self.homes.contains_key(&segment) {
                 self.settle(segment, node, made.group);
                 // Others may be enough for the opening before it is made: it may be listed, and never be.
-                self.wiped.insert(segment);
+                self.unborn.insert(segment);
             }
             let copy = self.nodes[node].segments.get(&segment);
             bytes += copy.map_or(0, |copy| copy.copied_bytes().0);

@@ -63,8 +63,10 @@ pub(crate) struct World {
     pub(crate) cuts: BTreeMap<(End, End), Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) checker: Checker,
-    /// Segments whose disks came back empty, and those that an opening wants and nobody has made yet.
+    /// Segments whose disks came back empty.
     pub(crate) wiped: BTreeSet<SegmentId>,
+    /// Segments that an opening wants, and that no node has said to have made yet.
+    pub(crate) unborn: BTreeSet<SegmentId>,
     /// Since when it is known that nodes do not have copies, or do not vouch for them.
     pub(crate) lost_since: BTreeMap<SegmentId, Duration>,
     /// Copies that took the place of others.
@@ -160,7 +162,7 @@ impl World {
 
     /// Whether what a copy has can no longer be counted on.
     pub(crate) fn is_lost(&self, node: usize, segment: SegmentId) -> bool {
-        self.nodes[node].disk.rots() || self.wiped.contains(&segment)
+        self.nodes[node].disk.rots() || self.wiped.contains(&segment) || self.unborn.contains(&segment)
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -281,9 +283,13 @@ impl World {
         for (node, _) in self.nodes.iter().enumerate().filter(|(_, node)| node.disk.rots()) {
             what += &format!("; the disk of storage-{} rots", node + 1);
         }
-        for segment in &self.wiped {
+        let gone = [(&self.wiped, "is wiped"), (&self.unborn, "was never made")];
+        for (segment, how) in gone
+            .iter()
+            .flat_map(|(copies, how)| copies.iter().map(move |copy| (copy, how)))
+        {
             let home = self.homes[segment];
-            what += &format!("; a copy of {} on storage-{} is wiped", home.group, home.node + 1);
+            what += &format!("; a copy of {} on storage-{} {how}", home.group, home.node + 1);
         }
         (promise, what)
     }

@@ -86,7 +86,7 @@ impl World {
         self.perform(at, id, effects, Some(&from), keeps_state);
     }
 
-    /// A copy that is made, for the first time or once more, before it ever counted has lost nothing.
+    /// A copy that is made once more before it ever counted lost nothing when the disk was emptied.
     fn born(&mut self, at: usize, id: SegmentId) {
         let group = self.homes[&id].group;
         if self.checker.copies_of(group).all(|(listed, _)| listed != id) {

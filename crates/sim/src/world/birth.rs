@@ -56,6 +56,7 @@ impl World {
             ),
             checker: Checker::default(),
             wiped: BTreeSet::new(),
+            unborn: BTreeSet::new(),
             lost_since: BTreeMap::new(),
             replaced: 0,
             taken_back: 0,
