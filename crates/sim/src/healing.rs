@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use segment::Segment;
 use timeline::Path;
 use units::{GroupId, Lsn, Position, SegmentId, SegmentKind};
+use volume::VolumeRecord;
+use volume::outright::{outright, short_groups};
 use volume::placement::{self, Lost};
-use volume::record::GroupRecord;
+use volume::record::{GroupRecord, MemberRecord};
 
 use crate::Promise;
 use crate::checker::Violation;
@@ -23,11 +26,7 @@ impl World {
     pub(crate) fn healed(&self) -> Result<(), Violation> {
         if self.is_stuck() {
             self.nothing_is_lost()?;
-            let rebuildable = self.rebuildable().filter(|_| self.weather.spares);
-            return rebuildable.map_or(Ok(()), |group| {
-                let what = format!("{group} has lost its write quorum, and is not given another one");
-                Err(Promise::CopiesBecomeEqual.broken(what))
-            });
+            return self.nobody_can_be_helped();
         }
         let Healed { path, end, durable } = self.one_reigns()?;
         if self.weather.spares {
@@ -55,14 +54,7 @@ impl World {
         if let Some(joint) = record.groups.iter().find(|group| group.joining.is_some()) {
             return unsettled(format!("a copy of group {} is still being replaced", joint.group));
         }
-        let members = || record.groups.iter().flat_map(GroupRecord::all_members);
-        let missing = members().filter(|member| {
-            let segment = self.nodes[node_named(&member.node)].segments.get(&member.segment);
-            segment.is_none_or(|segment| !segment.vouches())
-        });
-        let copies: BTreeSet<SegmentId> = missing.map(|member| member.segment).collect();
-        let overdue = copies.clone();
-        let plan = placement::plan(record, &self.storage_nodes(), &Lost { copies, overdue });
+        let plan = placement::plan(record, &self.storage_nodes(), &self.lost_in_the_end(record));
         if let Some(replacement) = plan.replacements.first() {
             let (group, leaving) = (replacement.group, replacement.leaving);
             let node = self.homes[&leaving].node + 1;
@@ -70,7 +62,8 @@ impl World {
                 "a copy of {group} on storage-{node} could be replaced, and is not"
             ));
         }
-        let listed: BTreeSet<SegmentId> = members().map(|member| member.segment).collect();
+        let members = record.groups.iter().flat_map(GroupRecord::all_members);
+        let listed: BTreeSet<SegmentId> = members.map(|member| member.segment).collect();
         let reign = self.living().map(|at| self.writers[at].epoch).max();
         for node in self.nodes.iter().filter(|node| !node.disk.rots()) {
             // A group that was not made to its end before nothing was written any more waits until there is need of it. One
@@ -204,6 +197,50 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Copies that their nodes do not have, or do not vouch for, and all of them for long enough.
+    fn lost_in_the_end(&self, record: &VolumeRecord) -> Lost {
+        let members = record.groups.iter().flat_map(GroupRecord::all_members);
+        let lost = members.filter(|member| self.copy(member).is_none_or(|copy| !copy.vouches()));
+        let copies: BTreeSet<SegmentId> = lost.map(|member| member.segment).collect();
+        let overdue = copies.clone();
+        Lost { copies, overdue }
+    }
+
+    fn copy(&self, member: &MemberRecord) -> Option<&Segment> {
+        self.nodes[node_named(&member.node)].segments.get(&member.segment)
+    }
+
+    /// No group has lost its write quorum for good that whoever opens the volume could give another one.
+    fn nobody_can_be_helped(&self) -> Result<(), Violation> {
+        let record = self.metadata.newest();
+        let short = short_groups(record, |member| {
+            self.copy(member)
+                .is_some_and(|copy| copy.vouches() && !copy.is_copying())
+        });
+        // What new copies would be called does not matter: nobody makes them.
+        let mut names = 0;
+        let plan = outright(
+            record,
+            &self.storage_nodes(),
+            &self.lost_in_the_end(record),
+            &short,
+            || {
+                names += 1;
+                SegmentId::from_bytes((u128::MAX - names).to_be_bytes())
+            },
+        );
+        match plan.rebuilt.first().filter(|_| self.weather.spares) {
+            Some(rebuilt) => {
+                let what = format!(
+                    "{} has lost its write quorum, and is not given another one",
+                    rebuilt.group
+                );
+                Err(Promise::CopiesBecomeEqual.broken(what))
+            }
+            None => Ok(()),
+        }
     }
 
     fn stuck(&self) -> Violation {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use units::{GroupId, SegmentId};
 use volume::outright::{Outright, outright, seems_useful, short_groups};
 use volume::placement::Lost;
-use volume::record::{GroupRecord, MemberRecord};
-use volume::{Opening, VolumeRecord};
+use volume::record::GroupRecord;
+use volume::{BeingMade, Opening, VolumeRecord};
 
 use crate::checker::Violation;
 use crate::world::{World, node_named};
@@ -128,8 +128,20 @@ impl World {
             replaced.expect("the list was made from the record");
         }
         let made = opening.being_made();
+        let copied = self.settle_made(&made);
+        if let Some(rescue) = &mut self.writers[at].rescue
+            && rescue.copied != copied
+        {
+            rescue.copied = copied;
+            rescue.got_on_at = Some(now);
+        }
+        self.perform_opening(at, effects)
+    }
+
+    /// New copies stand on their nodes from here on; how many there are, and how many bytes they have taken from others.
+    fn settle_made(&mut self, made: &[BeingMade]) -> (usize, u64) {
         let mut bytes = 0;
-        for made in &made {
+        for made in made {
             let (segment, node) = (made.joining.segment, node_named(&made.joining.node));
             if !self.homes.contains_key(&segment) {
                 self.settle(segment, node, made.group);
@@ -139,14 +151,7 @@ impl World {
             let copy = self.nodes[node].segments.get(&segment);
             bytes += copy.map_or(0, |copy| copy.copied_bytes().0);
         }
-        let copied = (made.len(), bytes);
-        if let Some(rescue) = &mut self.writers[at].rescue
-            && rescue.copied != copied
-        {
-            rescue.copied = copied;
-            rescue.got_on_at = Some(now);
-        }
-        self.perform_opening(at, effects)
+        (made.len(), bytes)
     }
 
     /// Groups of a reign that no ordinary change can help. The reign ends if the next one can give one of them a write quorum
@@ -172,29 +177,6 @@ impl World {
             }
         }
         short.into_keys().collect()
-    }
-
-    /// A group that has lost its write quorum for good, and could be given another one by whoever opens the volume next.
-    pub(crate) fn rebuildable(&self) -> Option<GroupId> {
-        let record = self.metadata.newest();
-        let copy = |member: &MemberRecord| self.nodes[node_named(&member.node)].segments.get(&member.segment);
-        let members = record.groups.iter().flat_map(GroupRecord::all_members);
-        let missing = members.filter(|member| copy(member).is_none_or(|copy| !copy.vouches()));
-        let copies: BTreeSet<SegmentId> = missing.map(|member| member.segment).collect();
-        let short = short_groups(record, |member| {
-            copy(member).is_some_and(|copy| copy.vouches() && !copy.is_copying())
-        });
-        let overdue = copies.clone();
-        let mut numbers = 0..;
-        let identity = || SegmentId::from_bytes(u128::MAX.wrapping_sub(numbers.next().unwrap_or(0)).to_be_bytes());
-        let plan = outright(
-            record,
-            &self.storage_nodes(),
-            &Lost { copies, overdue },
-            &short,
-            identity,
-        );
-        plan.rebuilt.first().map(|rebuilt| rebuilt.group)
     }
 
     /// How many groups of a record have other copies than an opening found.
