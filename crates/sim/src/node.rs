@@ -13,7 +13,7 @@ use segment::{PartId, Read, Segment};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
-use crate::checker::Violation;
+use crate::checker::{Checker, Violation};
 use crate::disk::{Disk, NotStarted};
 use crate::event::Event;
 use crate::reads;
@@ -161,12 +161,10 @@ impl World {
         let boot = node.boot;
         // The state that says what was taken from layers may be on the disk, although nobody saw it synced.
         for (id, layered) in std::mem::take(&mut node.layered) {
-            let found = node
-                .segments
-                .get(&id)
-                .filter(|segment| layered.lsn <= segment.complete().lsn);
-            if let Some(segment) = found {
-                node.disk.keep(id, self.checker.history_of(segment.group(), layered));
+            let segment = node.segments.get(&id);
+            let taken = segment.and_then(|segment| Some((segment.group(), taken(segment, layered, &self.checker)?)));
+            if let Some((group, taken)) = taken {
+                node.disk.keep(id, self.checker.history_of(group, taken));
             }
         }
         let node = &self.nodes[at];
@@ -313,14 +311,16 @@ impl World {
             node.segments.values_mut().for_each(Segment::synced);
             // What they took from the layers of peers stands for the batches.
             let (segments, disk, checker) = (&node.segments, &mut node.disk, &self.checker);
-            node.layered.retain(|id, layered| match segments.get(id) {
-                Some(segment) if layered.lsn <= segment.complete().lsn => {
-                    disk.keep(*id, checker.history_of(segment.group(), *layered));
-                    false
+            node.layered.retain(|id, layered| {
+                let Some(segment) = segments.get(id) else {
+                    return false;
+                };
+                let taken = taken(segment, *layered, checker);
+                if let Some(taken) = taken {
+                    disk.keep(*id, checker.history_of(segment.group(), taken));
                 }
-                // A roll-back took it again, for now: the layers are there.
-                Some(_) => true,
-                None => false,
+                // Otherwise a roll-back took it again, for now: the layers are there.
+                taken.is_none()
             });
         }
         let node = &mut self.nodes[at];
@@ -450,6 +450,15 @@ impl World {
         self.answer(at, to, response);
         Ok(())
     }
+}
+
+/// Up to where a segment has what it took from the layers of peers, as far as its history still sees that: a new timeline may
+/// leave the end of it in the very turn in which the last of it came.
+fn taken(segment: &Segment, layered: Position, checker: &Checker) -> Option<Position> {
+    let path = segment.horizon().path;
+    let mut history = checker.history_of(segment.group(), layered);
+    let seen = history.find(|at| path.sees(*at)).unwrap_or(Position::ZERO);
+    (seen.lsn <= segment.complete().lsn).then_some(seen)
 }
 
 /// The segment that an answer is of, if it tells what the segment promised or has.
