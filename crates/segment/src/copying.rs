@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use units::Position;
+use units::{Position, SegmentKind};
 use wire_format::message::{Member, Refusal, Request, VersionCursor, Versions};
 
 use crate::{Effect, Segment};
@@ -155,12 +155,14 @@ impl Segment {
         named.chain(others).filter(|peer| peer.segment != me).cloned().collect()
     }
 
-    /// Who gives versions: for a new copy only those that it was told to copy, since tails may have let go what it needs.
+    /// Who gives versions: for a new copy only those that it was told to copy and full ones, since other tails may have let go
+    /// what it needs. Not the former alone: they may be lost before it is whole.
     fn givers(&self) -> Vec<Member> {
         let mut peers = self.peers();
         let named = &self.state.copy_from;
         if self.state.copying && !named.is_empty() {
-            peers.retain(|peer| named.iter().any(|one| one.segment == peer.segment));
+            let is_named = |peer: &Member| named.iter().any(|one| one.segment == peer.segment);
+            peers.retain(|peer| peer.kind == SegmentKind::Full || is_named(peer));
         }
         peers
     }

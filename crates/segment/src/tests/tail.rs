@@ -1,5 +1,7 @@
 //! What a tail keeps, lets go, gives and takes.
 
+use std::collections::BTreeSet;
+
 use super::copying::{answer, born, millis, questions, versions};
 use super::*;
 use crate::Read;
@@ -182,16 +184,27 @@ fn a_new_tail_asks_for_nothing_above_what_is_durable() {
     assert_eq!(after, Some(position(2, 99)));
 }
 
-/// Tails may have let go of anything that a new full copy needs.
+/// Tails may have let go of anything that a new copy needs; those that it was told to copy may all be lost before it is whole.
 #[test]
-fn a_new_full_copy_takes_from_those_that_it_was_told_to_copy_alone() {
-    let full: Vec<Member> = members().into_iter().skip(3).collect();
-    let mut copy = born(SegmentKind::Full, full.clone());
-    copy.install(path(&[(1, 0), (2, 90)]));
-    for turn in 0..6 {
-        let now = turn * 11_000;
-        for (peer, ..) in questions(&mut copy, now) {
-            assert!(full.iter().any(|member| member.segment == peer), "{peer}");
-        }
+fn a_new_copy_takes_from_those_that_it_was_told_to_copy_and_from_full_ones() {
+    let named: Vec<Member> = members().into_iter().skip(4).collect();
+    let mut copy = born(SegmentKind::Full, named);
+    let mut list = members();
+    for tail in &mut list[1..3] {
+        tail.kind = SegmentKind::Tail;
     }
+    let installed = copy.ask(&Request::Install {
+        segment: id(1),
+        epoch: Epoch::from_raw(2),
+        path: path(&[(1, 0), (2, 90)]),
+        members: list,
+    });
+    assert!(matches!(installed, Response::Installed { .. }), "{installed:?}");
+    let asked = (0..6).flat_map(|turn| questions(&mut copy, turn * 11_000));
+    let asked: BTreeSet<SegmentId> = asked.map(|(peer, ..)| peer).collect();
+    assert_eq!(
+        asked,
+        (4..=6).map(id).collect(),
+        "copies 2 and 3 are tails that nobody named"
+    );
 }
