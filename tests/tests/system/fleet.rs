@@ -74,6 +74,10 @@ fn all_groups_move_away_from_drained_and_lost_nodes_while_the_writer_dies() -> R
         Ok(names.iter().all(|name| segments(&status, name).is_ok()))
     })?;
     cluster.borealis(&["storage", "drain", "storage-3", "--no-wait"])?;
+    // Whoever writes hears of the nodes a little later than `status`: the load is not to be quicker.
+    cluster.wait_for("the writer to know the new nodes", SOON, |cluster| {
+        Ok(0 < segments(&cluster.status()?, "storage-8")?)
+    })?;
     let before = cluster.status()?;
     let groups_before = before["volume"]["groups"].as_u64().context("groups")?;
     let mut background = load(&cluster, "12")?;
