@@ -83,7 +83,7 @@ fn all_groups_move_away_from_drained_and_lost_nodes_while_the_writer_dies() -> R
     let mut background = load(&cluster, "12")?;
     let ledger = Ledger::start(&cluster, 2)?;
     cluster.sql("CREATE TABLE big (id int, filler text)")?;
-    cluster.sql("INSERT INTO big SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 60000) i")?;
+    cluster.sql("INSERT INTO big SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 90000) i")?;
     cluster.sql("CREATE INDEX ON big (id)")?;
     let sums = cluster.sql(SUMS)?;
     wait_until_whole(&cluster, &["storage-3"])?;
