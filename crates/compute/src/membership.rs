@@ -255,8 +255,7 @@ impl Memberships {
             .groups
             .iter()
             .map(|group| shipping.shipper.standing_of(GroupId::from_raw(group.group)));
-        // A damaged copy goes on taking log, and has no vote.
-        let counting = standing.flatten().filter(|copy| copy.live && copy.vouches);
+        let counting = standing.flatten().filter(CopyStanding::counts);
         let counting: BTreeSet<SegmentId> = counting.map(|copy| copy.member.segment).collect();
         let is_useful =
             |member: &MemberRecord| counting.contains(&member.segment) || seems_useful(member, &nodes, &lost);

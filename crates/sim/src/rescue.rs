@@ -10,7 +10,7 @@ use units::{GroupId, SegmentId};
 use volume::outright::{Outright, outright, seems_useful, short_groups};
 use volume::placement::Lost;
 use volume::record::GroupRecord;
-use volume::{BeingMade, Opening, VolumeRecord};
+use volume::{BeingMade, CopyStanding, Opening, VolumeRecord};
 
 use crate::checker::Violation;
 use crate::world::{World, node_named};
@@ -162,7 +162,7 @@ impl World {
         };
         let groups = record.groups.iter().map(|group| GroupId::from_raw(group.group));
         let standing = groups.flat_map(|group| shipper.standing_of(group));
-        let counting = standing.filter(|copy| copy.live && copy.vouches);
+        let counting = standing.filter(CopyStanding::counts);
         let counting: BTreeSet<SegmentId> = counting.map(|copy| copy.member.segment).collect();
         let nodes = self.storage_nodes();
         let short = short_groups(record, |member| {

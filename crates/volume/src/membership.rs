@@ -319,7 +319,7 @@ fn held_by_all(before: &GroupRecord, standing: &[CopyStanding]) -> Option<Lsn> {
     };
     let live = || {
         let old = standing.iter().filter(is_old);
-        old.filter(|copy| copy.live && copy.vouches)
+        old.filter(|copy| copy.counts())
     };
     let is_enough = before
         .membership()

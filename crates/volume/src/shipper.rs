@@ -102,6 +102,13 @@ pub struct CopyStanding {
     pub complete: Lsn,
 }
 
+impl CopyStanding {
+    /// Whether what it acknowledges counts: a damaged copy goes on taking log, and has no vote.
+    pub fn counts(&self) -> bool {
+        self.live && self.vouches
+    }
+}
+
 /// A group that exists when a reign begins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupMembers {
