@@ -14,7 +14,8 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use units::{Position, SegmentId};
+use timeline::Path;
+use units::{Lsn, Position, SegmentId};
 use wire_format::message::{VersionCursor, Versions};
 
 use crate::damage::Loss;
@@ -56,6 +57,8 @@ pub struct Mend {
     /// What had been found when it began.
     noted: u64,
     rotten: Vec<(Arc<Layer>, Lost)>,
+    /// Whole layers are gone: any version may be lost.
+    of_everything: bool,
     /// What is still to come, the next one last.
     pieces: Vec<Piece>,
     /// Where the next piece goes on, if a part of it has come.
@@ -83,6 +86,14 @@ impl Mend {
         self.rotten.len()
     }
 
+    /// Up to where whoever gives must have everything along a history, for nothing of it to be missing. `None`: whole layers are
+    /// gone, and nobody here knows what they had.
+    pub fn needs_through(&self, path: &Path) -> Option<Lsn> {
+        let newest = |(layer, _): &(Arc<Layer>, Lost)| layer.extent.reach(path);
+        let is_known = !self.of_everything;
+        is_known.then(|| self.rotten.iter().map(newest).max().unwrap_or(Lsn::ZERO))
+    }
+
     fn close_layers(&mut self) -> Result<(), ReadError> {
         for writer in mem::take(&mut self.writers) {
             self.written.extend(writer.finish()?);
@@ -107,7 +118,8 @@ impl PageStore {
                 rotten.push((layer.clone(), lost));
             }
         }
-        let pieces = if damage.in_layers == Loss::Layers {
+        let of_everything = damage.in_layers == Loss::Layers;
+        let pieces = if of_everything {
             vec![Piece {
                 first: None,
                 last: None,
@@ -119,6 +131,7 @@ impl PageStore {
             segment,
             noted: damage.noted,
             rotten,
+            of_everything,
             pieces,
             at: None,
             writers: Vec::new(),

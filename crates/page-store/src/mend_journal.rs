@@ -3,13 +3,13 @@
 //! What a file of the journal said is known for as long as the process lives: the states are in memory, and where each batch lies
 //! is, too. So the file can be written again as it was, the lost batches as peers have them, since a batch is encoded once and
 //! then only passed on. Lost states are not needed: a later file begins with the newest of every segment. In their place, and in
-//! that of batches that no history sees any more, stand entries that say nothing.
+//! that of batches that nobody needs any more, stand entries that say nothing.
 //!
 //! Invariants:
 //! - The file that is written to is left first: what takes a file's place is never appended to.
 //! - Every batch stays where it was. Until the file has its new content, durably, it counts as lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,11 +21,12 @@ use crate::journal::{AppendError, NO_SEGMENT};
 use crate::journal_entry::{
     ENTRY_HEADER_BYTES, ENTRY_MAGIC, Entry, EntryWriter, FileBeginning, KIND_BATCH, KIND_FILE, KIND_FILLER,
 };
-use crate::journal_files::{FOLDER, Location, Locations, file_name};
+use crate::journal_files::{FOLDER, Held, JournalFile, Location, file_name};
 use crate::locked;
 use crate::read::ReadError;
 use crate::segment_store::SegmentStore;
 use crate::store::PageStore;
+use crate::upkeep;
 
 /// What is to take a file's place. No file of the journal has such a name.
 const NEXT: &str = "journal/mended";
@@ -48,11 +49,18 @@ pub struct JournalMend {
     bytes: Vec<u8>,
     /// Bytes that are no entries any more, each with the batches that were there.
     gaps: Vec<(Range<usize>, LostBatches)>,
+    /// Batches that layers have, and that peers would not ask for: nobody may have them in a journal any more.
+    unneeded: BTreeSet<LostBatch>,
 }
 
 impl JournalMend {
     /// The batches that are wanted.
     pub fn lost(&self) -> impl Iterator<Item = LostBatch> + '_ {
+        self.gone().filter(|batch| !self.unneeded.contains(batch))
+    }
+
+    /// The batches that were there.
+    fn gone(&self) -> impl Iterator<Item = LostBatch> + '_ {
         let batches = self.gaps.iter().flat_map(|(_, batches)| batches.values());
         batches.map(|(batch, _)| *batch)
     }
@@ -80,14 +88,14 @@ impl PageStore {
             },
         })?;
         let _alone = locked(&self.merging);
-        let Some((length, locations)) = self.content_of(start) else {
+        let Some(file) = self.journal_file(start) else {
             self.note_journal_whole(start, &self.all_segments())?;
             return Ok(None);
         };
-        let bytes = read_what_is_there(&*self.disk, &name, length)?;
+        let bytes = read_what_is_there(&*self.disk, &name, file.bytes as usize)?;
         let gaps = gaps(&bytes, start);
         let among = |gap: &Range<usize>| {
-            let batches = locations.iter().filter(|(_, location)| {
+            let batches = file.locations.iter().filter(|(_, location)| {
                 let begins = location.offset - start - ENTRY_HEADER_BYTES as u64;
                 gap.contains(&(begins as usize))
             });
@@ -95,20 +103,60 @@ impl PageStore {
                 let (segment, position) = (*segment, *position);
                 (location.offset, (LostBatch { segment, position }, *location))
             });
-            batches.collect()
+            batches.collect::<LostBatches>()
         };
-        let gaps = gaps.into_iter().map(|gap| (gap.clone(), among(&gap))).collect();
-        Ok(Some(JournalMend { start, bytes, gaps }))
+        let gaps: Vec<_> = gaps.into_iter().map(|gap| (gap.clone(), among(&gap))).collect();
+        let lost = gaps.iter().flat_map(|(_, batches)| batches.values());
+        let unneeded = self.unneeded_of(&file, lost)?;
+        Ok(Some(JournalMend {
+            start,
+            bytes,
+            gaps,
+            unneeded,
+        }))
     }
 
-    /// Its length and the batches in it; `None`: it was given up.
-    fn content_of(&self, start: u64) -> Option<(usize, Locations)> {
-        let files = locked(&self.journal_files);
-        let file = files.files.get(&start)?;
-        Some((file.bytes as usize, file.locations.clone()))
+    /// What is known of a file; `None`: it was given up.
+    fn journal_file(&self, start: u64) -> Option<JournalFile> {
+        locked(&self.journal_files).files.get(&start).cloned()
     }
 
-    /// Writes the file anew with these batches. Those that are not among them are forgotten: no history sees them any more.
+    /// Which batches of a file nobody needs. What only a table has of those that nobody wants is written out first.
+    fn unneeded_of<'a>(
+        &self,
+        file: &JournalFile,
+        lost: impl Iterator<Item = &'a (LostBatch, Location)>,
+    ) -> Result<BTreeSet<LostBatch>, ReadError> {
+        let segments = self.all_segments();
+        let released = upkeep::released(&segments);
+        let held = |(batch, location): &(LostBatch, Location)| Held {
+            highest_lsn: batch.position.lsn,
+            last_offset: location.offset,
+            has_pieces: file.held.get(&batch.segment).is_some_and(|held| held.has_pieces),
+        };
+        let is_wanted = |lost: &(LostBatch, Location)| {
+            let released = released.get(&lost.0.segment);
+            released.is_some_and(|released| !released.wants_not(&held(lost)))
+        };
+        let unwanted: Vec<_> = lost.filter(|lost| !is_wanted(lost)).collect();
+        let is_kept = |lost: &(LostBatch, Location)| {
+            let manifest = locked(&self.manifest);
+            let released = released.get(&lost.0.segment);
+            released.is_none_or(|released| released.is_kept_without(&held(lost), &manifest))
+        };
+        for segment in &segments {
+            let mut of_it = unwanted.iter().filter(|(batch, _)| batch.segment == segment.id);
+            if of_it.any(|lost| !is_kept(lost)) {
+                let _alone = locked(&self.writing);
+                self.write_table(segment, &|| ())?;
+            }
+        }
+        let unneeded = unwanted.into_iter().filter(|lost| is_kept(lost));
+        Ok(unneeded.map(|(batch, _)| *batch).collect())
+    }
+
+    /// Writes the file anew with these batches. Those that are not among them are forgotten: nobody needs them, or no history sees
+    /// them any more.
     pub fn end_journal_mend(
         &self,
         mut mend: JournalMend,
@@ -116,13 +164,13 @@ impl PageStore {
     ) -> Result<(), ReadError> {
         let _alone = locked(&self.merging);
         let segments = self.all_segments();
-        if self.content_of(mend.start).is_some() {
+        if self.journal_file(mend.start).is_some() {
             for (gap, lost) in &mend.gaps {
                 let filled = self.fill(mend.start, gap, lost, batches)?;
                 mend.bytes[gap.clone()].copy_from_slice(&filled);
             }
             self.replace_file(mend.start, &mend.bytes)?;
-            let forgotten = mend.lost().filter(|batch| !batches.contains_key(batch));
+            let forgotten = mend.gone().filter(|batch| !batches.contains_key(batch));
             let mut files = locked(&self.journal_files);
             if let Some(file) = files.files.get_mut(&mend.start) {
                 for batch in forgotten {

@@ -210,7 +210,7 @@ impl PageStore {
         horizon
     }
 
-    fn write_table(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
+    pub(crate) fn write_table(&self, segment: &SegmentStore, pace: &dyn Fn()) -> Result<bool, ReadError> {
         let horizon = self.settled_horizon(segment);
         let layered_through = locked(&self.manifest).through_offset(segment.id);
         let Some(table) = segment.freeze(layered_through) else {
@@ -320,23 +320,45 @@ impl PageStore {
 
     /// The oldest file of the journal, if it could go and nobody needs it.
     fn unneeded_file(&self, segments: &[Arc<SegmentStore>]) -> Option<u64> {
-        let horizons: BTreeMap<SegmentId, (Horizon, Lsn)> = segments
-            .iter()
-            .filter_map(|store| Some((store.id, (store.horizon()?, store.unneeded_through()?))))
-            .collect();
+        let released = released(segments);
         let manifest = locked(&self.manifest);
         let files = locked(&self.journal_files);
         let (start, oldest) = files.oldest()?;
-        let unneeded = |(segment, held): (&SegmentId, &Held)| {
-            if !segments.iter().any(|known| known.id == *segment) {
-                // It was removed.
-                return true;
-            }
-            horizons.get(segment).is_some_and(|(horizon, unneeded)| {
-                let recycled = held.highest_lsn <= *unneeded;
-                recycled && (manifest.holds(*segment, held.last_offset) || horizon.needs_no_journal(held))
-            })
+        let unneeded = |(segment, held): (&SegmentId, &Held)| match released.get(segment) {
+            // It was removed.
+            None => true,
+            Some(released) => released.wants_not(held) && released.is_kept_without(held, &manifest),
         };
         oldest.held.iter().all(unneeded).then_some(start)
     }
+}
+
+/// What a segment's part of the journal may go for.
+pub(crate) struct Released {
+    segment: SegmentId,
+    horizon: Option<Horizon>,
+    through: Option<Lsn>,
+}
+
+impl Released {
+    /// Whether nobody wants this any more.
+    pub(crate) fn wants_not(&self, held: &Held) -> bool {
+        self.through.is_some_and(|through| held.highest_lsn <= through)
+    }
+
+    /// Whether layers have it, or need not.
+    pub(crate) fn is_kept_without(&self, held: &Held, manifest: &Manifest) -> bool {
+        let needs_not = |horizon: &Horizon| horizon.needs_no_journal(held);
+        manifest.holds(self.segment, held.last_offset) || self.horizon.as_ref().is_some_and(needs_not)
+    }
+}
+
+/// What the segments' parts of the journal may go for.
+pub(crate) fn released(segments: &[Arc<SegmentStore>]) -> BTreeMap<SegmentId, Released> {
+    let of_one = |segment: &Arc<SegmentStore>| Released {
+        segment: segment.id,
+        horizon: segment.horizon(),
+        through: segment.unneeded_through(),
+    };
+    segments.iter().map(|one| (one.id, of_one(one))).collect()
 }

@@ -15,6 +15,7 @@ impl Segment {
         self.recyclable = self.state.complete;
         self.floor_synced = self.floor_kept;
         self.let_go_synced = self.state.let_go;
+        self.forget_what_peers_let_go();
     }
 
     /// Has the shell journal the state.

@@ -38,7 +38,7 @@ use copying::Copying;
 pub use copying::{PartId, Taken};
 pub use effect::{Effect, Horizon, Read};
 use gossip::Gossip;
-pub use mending::Needs;
+pub use mending::{MendStep, Needs};
 pub use state::{SegmentState, StateError};
 
 /// One copy of one protection group.
@@ -61,6 +61,8 @@ pub struct Segment {
     vouches: bool,
     /// The shell has no room for log that nobody will ever acknowledge or read.
     crowded: bool,
+    /// What the journal lost, and nobody needs: to be forgotten once everything that is held is synced.
+    let_go_by_peers: Option<Position>,
     catch_up: CatchUp,
     copying: Copying,
     gossip: Gossip,
@@ -125,6 +127,7 @@ impl Segment {
             floor_synced: state.floor,
             let_go_synced: state.let_go,
             crowded: false,
+            let_go_by_peers: None,
             chain: Chain::starting_at(state.complete),
             catch_up: CatchUp::default(),
             copying: Copying::default(),

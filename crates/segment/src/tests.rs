@@ -3,6 +3,7 @@
 mod copying;
 mod holes;
 mod journal;
+mod mending;
 mod reading;
 mod reigns;
 mod tail;

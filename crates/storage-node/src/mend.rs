@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use page_store::{LostBatch, Mend, ReadError};
-use segment::Needs;
+use segment::{MendStep, Needs};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
-use units::{Lsn, Position, SegmentId};
+use units::{Position, SegmentId};
 use wire_format::EncodedBatch;
 use wire_format::message::{Hello, Refusal, Request, Response};
 use wire_format::versions::Versions;
 
 use crate::metrics::{MEND_BYTES, MEND_FAILED};
 use crate::node::Node;
-use crate::turns::{MendStep, Work};
+use crate::turns::Work;
 use crate::{peers, upkeep};
 
 /// Between two looks at whether anything is lost.
@@ -40,6 +40,8 @@ enum MendError {
     MoreIsLost,
     #[error("the journal takes nothing, or more was found lost meanwhile")]
     NotKept,
+    #[error("peers have let go of what is lost: it is forgotten here, too")]
+    LetGo,
     #[error("the segment, or the node, is gone")]
     Ends,
 }
@@ -65,17 +67,21 @@ pub(crate) fn run(mender: Mender, runtime: tokio::runtime::Runtime) {
             false => Vec::new(),
         };
         for start in files {
-            if let Err(error) = runtime.block_on(mender.mend_journal(start)) {
-                MEND_FAILED.increment();
-                tracing::warn!(start, %error, "journal.mend: it is tried again");
-                journal_not_before = Instant::now() + RETRY_PAUSE;
+            match runtime.block_on(mender.mend_journal(start)) {
+                Ok(()) => continue,
+                Err(error @ MendError::LetGo) => tracing::info!(start, %error, "journal.mend"),
+                Err(error) => {
+                    MEND_FAILED.increment();
+                    tracing::warn!(start, %error, "journal.mend: it is tried again");
+                }
             }
+            journal_not_before = Instant::now() + RETRY_PAUSE;
         }
-        for (segment, needs) in mender.node.without_vote() {
+        for segment in mender.node.without_vote() {
             if not_before.contains_key(&segment) {
                 continue;
             }
-            if let Err(error) = runtime.block_on(mender.mend(segment, &needs)) {
+            if let Err(error) = runtime.block_on(mender.mend(segment)) {
                 MEND_FAILED.increment();
                 tracing::warn!(%segment, %error, "segment.mend: it is tried again");
                 not_before.insert(segment, Instant::now() + RETRY_PAUSE);
@@ -93,15 +99,25 @@ impl Mender<'_> {
             return Ok(());
         };
         let mut batches = BTreeMap::new();
-        for lost in mend.lost() {
-            let Some(sources) = self.node.sources(lost.segment) else {
-                // It was removed.
+        let mut let_go = false;
+        // The last ones first: what is forgotten is so with everything before it.
+        let lost: Vec<LostBatch> = mend.lost().collect();
+        for lost in lost.into_iter().rev() {
+            let Some(sources) = self.node.sources_of(lost) else {
                 continue;
             };
-            if !sources.path.sees(lost.position) {
-                continue;
+            match self.fetch(&sources, lost).await {
+                Ok(batch) => drop(batches.insert(lost, batch)),
+                Err(MendError::LetGo) => {
+                    self.tell(lost.segment, MendStep::LetGo(lost.position)).await?;
+                    let_go = true;
+                }
+                Err(error) => return Err(error),
             }
-            batches.insert(lost, self.fetch(&sources, lost).await?);
+        }
+        if let_go {
+            // Once a synced state says so, nothing of it is wanted.
+            return Err(MendError::LetGo);
         }
         let count = batches.len();
         store.end_journal_mend(mend, &batches)?;
@@ -113,18 +129,12 @@ impl Mender<'_> {
         Ok(())
     }
 
-    /// One batch, from whichever peer has it.
+    /// One batch, from whichever peer has it. [`MendError::LetGo`]: nobody gives it, and one of them knows that nobody needs it.
     async fn fetch(&self, sources: &Needs, lost: LostBatch) -> Result<EncodedBatch, MendError> {
         let mut refused = "there is none".to_owned();
+        let mut let_go = false;
         for peer in &sources.peers {
-            let before = Lsn::from_raw(lost.position.lsn.raw().saturating_sub(1));
-            let request = Request::FetchBatches {
-                segment: peer.segment,
-                path: sources.path.clone(),
-                after: Position::new(lost.position.epoch, before),
-                through: lost.position,
-                bytes_max: 1,
-            };
+            let request = sources.batch_of(peer, lost.position);
             let asked = peers::ask(&self.hello, None, &peer.address, &request);
             match tokio::time::timeout(ANSWER_LIMIT, asked).await {
                 Ok(Ok((_, Response::Batches(batches)))) => {
@@ -137,22 +147,32 @@ impl Mender<'_> {
                         None => refused = format!("{} is not held", lost.position),
                     }
                 }
-                Ok(Ok((_, Response::Refused(refusal)))) => refused = refusal.to_string(),
+                Ok(Ok((_, Response::Refused(refusal)))) => {
+                    let_go |= matches!(refusal, Refusal::LogCollected { .. });
+                    refused = refusal.to_string();
+                }
                 Ok(Ok(_)) => refused = "an answer to another question".to_owned(),
                 Ok(Err(error)) => refused = error.to_string(),
                 Err(_) => refused = "no answer in time".to_owned(),
             }
         }
-        Err(MendError::NoPeer(refused))
+        Err(match let_go {
+            true => MendError::LetGo,
+            false => MendError::NoPeer(refused),
+        })
     }
 
-    async fn mend(&self, segment: SegmentId, needs: &Needs) -> Result<(), MendError> {
+    async fn mend(&self, segment: SegmentId) -> Result<(), MendError> {
         let store = &self.node.store;
         if let Some(mut mend) = store.begin_mend(segment)? {
             let began = Instant::now();
+            // Not before: what is lost now reaches as far as the segment does now, along the history that it has now.
+            let needs = self.node.sources(segment).ok_or(MendError::Ends)?;
+            let through = mend.needs_through(&needs.path);
+            let needs = needs.bounded(through);
             let layers = mend.layers_count();
             tracing::info!(%segment, layers, "segment.mend");
-            let floor = self.take_all(needs, &mut mend).await?;
+            let floor = self.take_all(&needs, &mut mend).await?;
             self.tell(segment, MendStep::LackBelow(floor)).await?;
             if !store.end_mend(mend)? {
                 return Err(MendError::MoreIsLost);
@@ -190,14 +210,7 @@ impl Mender<'_> {
             }
             let no_peer = || MendError::NoPeer("there is none".to_owned());
             let peer = needs.peers.get(turn % needs.peers.len().max(1)).ok_or_else(no_peer)?;
-            let request = Request::FetchVersions {
-                segment: peer.segment,
-                path: needs.path.clone(),
-                after: Position::ZERO,
-                from,
-                until: bytes::Bytes::new(),
-                bytes_max: BYTES_MAX,
-            };
+            let request = needs.versions_of(peer, from, BYTES_MAX);
             match self.ask(&mut connection, &peer.address, needs, &request).await {
                 Ok(versions) => {
                     refused = 0;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use page_store::{Opened, PageStore, RecoveredBatch};
+use page_store::{LostBatch, Opened, PageStore, RecoveredBatch};
 use segment::{Effect, Link, Needs, Segment, SegmentState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use units::SegmentId;
@@ -98,11 +98,20 @@ impl Node {
         self.segments().get(&segment).map(Segment::sources)
     }
 
-    /// Segments that have lost something, and what they need. None whose loss only a new segment in its place can mend.
-    pub(crate) fn without_vote(&self) -> Vec<(SegmentId, Needs)> {
-        let needs = |segment: &Segment| Some((segment.id(), segment.needs()?));
-        let mut without_vote: Vec<_> = self.segments().values().filter_map(needs).collect();
-        without_vote.retain(|(segment, _)| self.store.is_mendable(*segment));
+    /// The same for a batch that the journal lost; `None`: the segment does not claim to have it.
+    pub(crate) fn sources_of(&self, lost: LostBatch) -> Option<Needs> {
+        let segments = self.segments();
+        let segment = segments.get(&lost.segment)?;
+        segment.claims(lost.position).then(|| segment.sources())
+    }
+
+    /// Segments that have lost something. None whose loss only a new segment in its place can mend.
+    pub(crate) fn without_vote(&self) -> Vec<SegmentId> {
+        let segments = self.segments();
+        let without_vote = segments.values().filter(|segment| segment.is_to_be_mended());
+        let mut without_vote: Vec<_> = without_vote.map(Segment::id).collect();
+        drop(segments);
+        without_vote.retain(|segment| self.store.is_mendable(*segment));
         without_vote
     }
 
@@ -192,7 +201,7 @@ impl Node {
                 copied_through: segment.complete(),
                 copied_bytes: segment.copied_bytes().0,
                 copied_bytes_expected: segment.copied_bytes().1,
-                mending: segment.needs().is_some() && self.store.is_mendable(segment.id()),
+                mending: segment.is_to_be_mended() && self.store.is_mendable(segment.id()),
             }
         };
         NodeStatus {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use page_store::{AppendError, Horizon, JournalEntry};
-use segment::{Effect, PartId, Segment, SegmentState, Taken};
+use segment::{Effect, MendStep, PartId, Segment, SegmentState, Taken};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response};
@@ -54,15 +54,6 @@ pub(crate) enum Work {
         done: oneshot::Sender<bool>,
     },
     Tick,
-}
-
-/// A step of the mending of a copy.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum MendStep {
-    /// Reads below are refused from now on.
-    LackBelow(Position),
-    /// Everything is in its place again.
-    Mended,
 }
 
 /// Sends a tick now and then. One that finds the queue full is not needed: the thread is busy enough.
@@ -262,15 +253,14 @@ fn mending(node: &Node, turn: &mut Turn, id: SegmentId, step: MendStep, done: on
     let Some(segment) = segment else {
         return;
     };
+    // Found since: it is mended, too, before the vote comes back.
+    if matches!(step, MendStep::Mended) && node.store.is_damaged(id) {
+        return tell(vec![done], false);
+    }
     let mut effects = Vec::new();
-    match step {
-        MendStep::LackBelow(floor) => segment.lack_below(floor, &mut effects),
-        // Found since: it is mended, too, before the vote comes back.
-        MendStep::Mended if node.store.is_damaged(id) => return tell(vec![done], false),
-        MendStep::Mended => {
-            segment.mended(&mut effects);
-            tracing::info!(segment = %id, complete = %segment.complete(), "segment.mended: it has its vote again");
-        }
+    segment.mend(step, &mut effects);
+    if matches!(step, MendStep::Mended) {
+        tracing::info!(segment = %id, complete = %segment.complete(), "segment.mended: it has its vote again");
     }
     turn.take(id, effects, None);
     turn.waiting.push(done);

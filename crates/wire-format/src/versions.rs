@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use timeline::Path;
-use units::Position;
+use units::{Lsn, Position};
 
 use crate::codec::{CodecError, Reader, Writer};
 
@@ -66,6 +66,12 @@ impl Extent {
     /// No version lies above this.
     pub fn newest(&self) -> Position {
         self.newest.last().copied().unwrap_or(Position::ZERO)
+    }
+
+    /// Where the last version ends that belongs to this history, or where the history left those above.
+    pub fn reach(&self, path: &Path) -> Lsn {
+        let reach = self.newest.iter().map(|newest| path.reach(*newest).lsn);
+        reach.max().unwrap_or(Lsn::ZERO)
     }
 
     /// Whether every version lies above `after` and belongs to this history. `false` if that is not certain.

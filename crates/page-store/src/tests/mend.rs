@@ -49,9 +49,22 @@ impl Twins {
         self.rotten.store.begin_mend(SEGMENT).expect("a disk that answers")
     }
 
+    /// How far a peer must have everything, and no further unless it has folded more.
+    fn enough(&self, mend: &Mend) -> Position {
+        let newest = self.peer.newest_complete();
+        let Some(through) = mend.needs_through(&self.peer.path) else {
+            return newest;
+        };
+        let through = through.max(self.peer.floor);
+        let mut ends = self.peer.model.batches.keys();
+        let enough = ends.find(|end| through <= end.lsn && self.peer.path.sees(**end));
+        enough.copied().unwrap_or(newest)
+    }
+
     /// Everything that is wanted, in small pieces. Answers with the highest floor that was named.
     fn take_all(&self, mend: &mut Mend) -> Lsn {
         let mut floor = Lsn::ZERO;
+        let through = self.enough(mend);
         while let Some(from) = mend.wants() {
             let asked = VersionsAsked {
                 path: self.peer.path.clone(),
@@ -59,7 +72,7 @@ impl Twins {
                 from,
                 until: Bytes::new(),
                 bytes_max: 500,
-                through: self.peer.newest_complete(),
+                through,
                 floor: Position::ZERO,
             };
             let versions = self.peer.store.versions(SEGMENT, &asked).expect("a sound store");

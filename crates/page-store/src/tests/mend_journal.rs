@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use io::Disk;
 use proptest::prelude::*;
+use units::Lsn;
 
 use super::toy::*;
 use super::world::*;
@@ -130,4 +131,37 @@ fn a_file_that_was_given_up_is_nobodys_loss() {
     world.recycle();
     assert!(world.store.damaged().is_empty());
     assert!(open(&world.disk).segments[0].vouches);
+}
+
+/// What nobody asks for any more may be in nobody's journal: it is not asked of others either. A table that alone has it is written
+/// out first.
+#[test]
+fn what_nobody_wants_is_done_without() {
+    let (mut world, files) = with_journal();
+    world.announce(0, true);
+    let pages = |world: &World, through: Lsn| -> Vec<_> {
+        let read = |block| {
+            world
+                .store
+                .read_pages(SEGMENT, &world.path, through, FORK.page(block), 1)
+        };
+        (0..6).map(|block| read(block).expect("a page")).collect()
+    };
+    let last = world.last.lsn;
+    let before = pages(&world, last);
+    let (start, bytes) = *files.last().expect("a file");
+    world
+        .disk
+        .write_at(&file_name(start), bytes / 2, &[0; 10])
+        .expect("a good disk");
+    assert_eq!(world.store.scrub(&|_| true).expect("a disk that answers").damaged, 1);
+    let mend = begin(&world, start);
+    assert_eq!(mend.lost().count(), 0);
+    world
+        .store
+        .end_journal_mend(mend, &BTreeMap::new())
+        .expect("a good disk");
+    assert!(world.store.damaged().is_empty());
+    world.restart(None);
+    assert_eq!(pages(&world, last), before);
 }
