@@ -28,6 +28,8 @@ pub(crate) struct Disk {
     kept: BTreeMap<SegmentId, BTreeSet<Position>>,
     /// Segments that lost something.
     unsound: BTreeSet<SegmentId>,
+    /// Names of the batches that those took since: they count once nothing is lost any more.
+    withheld: BTreeMap<SegmentId, BTreeSet<Position>>,
     /// A bit flipped, somewhere. What that costs, the store finds out: a vote, pages, or nothing where nothing was kept.
     rots: bool,
     /// There is no room for a while.
@@ -100,6 +102,7 @@ impl Disk {
             written: Vec::new(),
             kept: BTreeMap::new(),
             unsound: BTreeSet::new(),
+            withheld: BTreeMap::new(),
             rots: false,
             full: false,
             changes_before: 0,
@@ -132,8 +135,11 @@ impl Disk {
             if !recovered.vouches && !self.rots {
                 return Err(NotStarted::Damaged(format!("it finds that {id} lost something")));
             }
-            if !recovered.vouches {
-                self.unsound.insert(id);
+            match recovered.vouches {
+                false => drop(self.unsound.insert(id)),
+                // What it had lost was in its place again before the node stopped.
+                true if self.rots => self.has_all_again(id),
+                true => {}
             }
             recovered.vouches |= broken == Some(Broken::RotForgotten);
             let batches = recovered.batches.iter();
@@ -174,10 +180,32 @@ impl Disk {
 
     fn keep_written(&mut self) {
         for (segment, at) in self.written.drain(..) {
-            if !self.unsound.contains(&segment) {
-                self.kept.entry(segment).or_default().insert(at);
-            }
+            let to = if self.unsound.contains(&segment) {
+                &mut self.withheld
+            } else {
+                &mut self.kept
+            };
+            to.entry(segment).or_default().insert(at);
         }
+    }
+
+    /// One pass of the real scrub over all of it: whether nothing is lost.
+    pub(crate) fn scrub(&self) -> bool {
+        let scrubbed = self.store().scrub(&|_| true);
+        scrubbed.is_ok_and(|scrubbed| scrubbed.damaged == 0) && self.store().damaged().is_empty()
+    }
+
+    /// A segment got back what it had lost.
+    pub(crate) fn has_all_again(&mut self, segment: SegmentId) {
+        self.unsound.remove(&segment);
+        let withheld = self.withheld.remove(&segment).unwrap_or_default();
+        self.kept.entry(segment).or_default().extend(withheld);
+    }
+
+    /// Nothing on it is lost any more, and nothing that it was about to write elsewhere will be.
+    pub(crate) fn is_sound_again(&mut self) {
+        self.memory.calm();
+        self.rots = false;
     }
 
     /// Whether the journal is longer than it should be.
@@ -187,9 +215,12 @@ impl Disk {
 
     /// What these batches did is durable, in a segment's layers.
     pub(crate) fn keep(&mut self, segment: SegmentId, batches: impl Iterator<Item = Position>) {
-        if !self.unsound.contains(&segment) {
-            self.kept.entry(segment).or_default().extend(batches);
-        }
+        let to = if self.unsound.contains(&segment) {
+            &mut self.withheld
+        } else {
+            &mut self.kept
+        };
+        to.entry(segment).or_default().extend(batches);
     }
 
     /// The last state that the journal has of a segment.
@@ -319,12 +350,14 @@ impl Disk {
         self.full = false;
         self.rots = false;
         self.unsound.extend(self.kept.keys());
+        self.withheld.clear();
     }
 
     /// What an earlier segment of this name kept, or lost, does not concern the one that is made now.
     pub(crate) fn forget(&mut self, segment: SegmentId) {
         self.kept.remove(&segment);
         self.unsound.remove(&segment);
+        self.withheld.remove(&segment);
     }
 
     /// Segments are born on an empty disk, with these states.

@@ -36,6 +36,11 @@ pub(crate) enum Event {
         node: usize,
         boot: u64,
     },
+    /// Whoever mends looks what there is to do.
+    Mend {
+        node: usize,
+        boot: u64,
+    },
     /// A read that a segment permitted is carried out.
     Read {
         node: usize,
@@ -133,6 +138,7 @@ impl Event {
             | Event::Synced { node, .. }
             | Event::NodeTick { node, .. }
             | Event::Maintain { node, .. }
+            | Event::Mend { node, .. }
             | Event::Read { node, .. } => Some(*node),
             _ => None,
         }

@@ -246,7 +246,7 @@ impl World {
 
     /// A disk loses something for good: it rots, writes where it should not, or comes back empty.
     fn lose(&mut self, fault: Fault, node: usize) {
-        if self.nodes[node].disk.rots() || !self.may_lose(node) {
+        if self.nodes[node].disk.rots() && !self.weather.mends || !self.may_lose(node) {
             return;
         }
         let copy = self.copy_state(node);

@@ -32,6 +32,7 @@ impl World {
         if self.weather.spares {
             self.memberships_settled()?;
         }
+        self.all_are_mended()?;
         self.all_have_the_log(end)?;
         self.all_show_the_same(&path, durable)
     }
@@ -99,6 +100,24 @@ impl World {
                 Err(Promise::CopiesBecomeEqual.broken(what))
             }
         }
+    }
+
+    /// No copy still lacks what others could give to it.
+    fn all_are_mended(&self) -> Result<(), Violation> {
+        if !self.weather.mends {
+            return Ok(());
+        }
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.up) {
+            for id in node.disk.store().damaged() {
+                let lacks = node.segments.get(&id).is_some_and(Segment::is_to_be_mended);
+                if lacks && node.disk.store().is_mendable(id) {
+                    let group = self.homes[&id].group;
+                    let what = format!("the copy of {group} on storage-{} could be mended, and is not", at + 1);
+                    return Err(Promise::CopiesBecomeEqual.broken(what));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn all_have_the_log(&self, end: Position) -> Result<(), Violation> {
@@ -231,7 +250,9 @@ impl World {
                 SegmentId::from_bytes((u128::MAX - names).to_be_bytes())
             },
         );
-        match plan.rebuilt.first().filter(|_| self.weather.spares) {
+        // While one of them cannot be helped nobody opens the volume, and nothing that the others get is written down.
+        let all_can_be = plan.rebuilt.len() == short.len();
+        match plan.rebuilt.first().filter(|_| self.weather.spares && all_can_be) {
             Some(rebuilt) => {
                 let what = format!(
                     "{} has lost its write quorum, and is not given another one",

@@ -20,6 +20,7 @@ mod growth;
 mod healing;
 mod holding;
 mod layout;
+mod mending;
 mod metadata;
 mod mistakes;
 mod network;
@@ -102,6 +103,8 @@ pub struct Report {
     pub taken_back: u64,
     /// Groups that were given new copies while the volume was opened.
     pub rebuilt: u64,
+    /// Copies that got back what they had lost, and their vote with it.
+    pub mended: u64,
     /// Groups that were added under load.
     pub grown: u64,
     /// What went wrong, how often, and in which states.

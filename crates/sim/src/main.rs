@@ -91,6 +91,7 @@ struct Total {
     replaced: u64,
     taken_back: u64,
     rebuilt: u64,
+    mended: u64,
     grown: u64,
     tally: Tally,
     failures: BTreeMap<u64, sim::Failure>,
@@ -110,6 +111,7 @@ impl Total {
                 self.replaced += report.replaced;
                 self.taken_back += report.taken_back;
                 self.rebuilt += report.rebuilt;
+                self.mended += report.mended;
                 self.grown += report.grown;
                 self.tally.add(&report.tally);
             }
@@ -137,8 +139,8 @@ impl Total {
     fn summary(&self) {
         println!(
             "{} timelines opened, {} flushes acknowledged, {} pages read, {} openings stopped at an old metadata store, \
-             {} times a copy took from the layers of others, {} copies replaced and {} replacements taken back, {} groups \
-             given new copies by an opening, {} groups added under load",
+             {} times a copy took from the layers of others, {} copies replaced and {} replacements taken back, {} mended \
+             in place, {} groups given new copies by an opening, {} groups added under load",
             self.timelines,
             self.flushes,
             self.pages,
@@ -146,6 +148,7 @@ impl Total {
             self.layered,
             self.replaced,
             self.taken_back,
+            self.mended,
             self.rebuilt,
             self.grown
         );

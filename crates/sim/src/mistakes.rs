@@ -13,6 +13,7 @@ pub(crate) enum Focus {
     Groups,
     Growth,
     Replacements,
+    Rot,
 }
 
 macro_rules! mistakes {
@@ -48,6 +49,7 @@ macro_rules! mistakes {
                     | Broken::ReplacedBeforeCopied
                     | Broken::SettledTooEarly => Focus::Replacements,
                     Broken::StripesBeforeSegments | Broken::StripesBeforeRecord => Focus::Growth,
+                    Broken::MendsFromLaggards | Broken::LostLogLeftOut => Focus::Rot,
                     Broken::TruncationForgotten
                     | Broken::OtherGroupNotFenced
                     | Broken::NoListOfParts
@@ -109,6 +111,10 @@ mistakes! {
     StartsUnsynced: QuorumKeeps | PowerTakesNothing,
     /// A copy that found rot below what it acknowledged votes nevertheless (hole 5).
     RotForgotten: QuorumKeeps | AcknowledgedStays | PagesAreExact,
+    /// A copy that lost something takes it from peers that do not have all of it themselves.
+    MendsFromLaggards: PagesAreExact | CopiesBecomeEqual,
+    /// A file of the journal is written anew without the batches that it lost, although the segment needs them.
+    LostLogLeftOut: PowerTakesNothing | QuorumKeeps | CopiesBecomeEqual,
     /// What is not durable is folded into images (hole 22).
     FoldsAboveDurable: PagesAreExact,
     /// A page that was read ahead is believed to be as new as its read point, whatever its copy had to be complete up to.

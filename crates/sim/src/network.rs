@@ -17,6 +17,17 @@ use crate::tally::Fault;
 use crate::world::World;
 use crate::writer::News;
 
+/// What a node asks a peer for.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    /// For batches, or how it stands.
+    Log,
+    /// For a part of what it takes from layers, from somewhere on.
+    Part(PartId, Box<VersionCursor>),
+    /// For something that it lost; the number of the question.
+    Lost(u64),
+}
+
 /// The connection of one writer to one node.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Link {
@@ -239,7 +250,7 @@ impl World {
             node: asker,
             boot,
             segment,
-            part,
+            asked,
         } = from.clone()
         else {
             return;
@@ -255,7 +266,7 @@ impl World {
             self.schedule(at, Event::Arrive { node, arrival });
         } else {
             let pause = self.random.millis(20, 100);
-            let arrival = answered(segment, part, None);
+            let arrival = answered(segment, asked, None);
             self.schedule(
                 self.now() + pause,
                 Event::ArriveAtBoot {
@@ -282,13 +293,13 @@ impl World {
                     node,
                     boot,
                     segment,
-                    part,
+                    asked,
                 },
                 arrives,
             ) => {
                 let pause = self.random.millis(20, 100);
                 let when = arrives.unwrap_or(self.now() + pause);
-                let arrival = answered(segment, part, arrives.map(|_| response));
+                let arrival = answered(segment, asked, arrives.map(|_| response));
                 self.schedule(when, Event::ArriveAtBoot { node, boot, arrival });
             }
             (ReplyTo::Reader { writer, question }, Some(when)) => {
@@ -340,14 +351,15 @@ impl World {
 }
 
 /// What reaches a segment that asked a peer.
-fn answered(segment: SegmentId, part: Option<(PartId, Box<VersionCursor>)>, response: Option<Response>) -> Arrival {
-    match part {
-        Some((part, from)) => Arrival::Versions {
+fn answered(segment: SegmentId, asked: Asked, response: Option<Response>) -> Arrival {
+    match asked {
+        Asked::Log => Arrival::Fetched { segment, response },
+        Asked::Part(part, from) => Arrival::Versions {
             segment,
             part,
             from,
             response,
         },
-        None => Arrival::Fetched { segment, response },
+        Asked::Lost(question) => Arrival::Given { question, response },
     }
 }

@@ -9,13 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use page_store::{AppendError, JournalEntry, ReadError};
-use segment::{PartId, Read, Segment};
+use segment::{MendStep, PartId, Read, Segment};
 use units::{Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
 use crate::checker::{Checker, Violation};
 use crate::disk::{Disk, NotStarted};
 use crate::event::Event;
+use crate::mending::Mender;
+use crate::network::Asked;
+use crate::random::Random;
 use crate::reads;
 use crate::tally::Fault;
 use crate::told::Told;
@@ -40,13 +43,12 @@ pub(crate) enum ReplyTo {
     Reader { writer: usize, question: u64 },
     /// To a writer that has something made or removed, on a connection of its own.
     Caller { writer: usize, segment: SegmentId },
-    /// To the segment of another node, as long as that has not been restarted.
+    /// To the segment of another node, or to whoever mends there, as long as that has not been restarted.
     Peer {
         node: usize,
         boot: u64,
         segment: SegmentId,
-        /// Which part of what it takes from layers it asked for, and from where on.
-        part: Option<(PartId, Box<VersionCursor>)>,
+        asked: Asked,
     },
 }
 
@@ -69,6 +71,16 @@ pub(crate) enum Arrival {
         part: PartId,
         from: Box<VersionCursor>,
         response: Option<Response>,
+    },
+    /// A peer gave something that is lost, or did not: that does not wait for the journal.
+    Given {
+        question: u64,
+        response: Option<Response>,
+    },
+    /// A copy is being mended.
+    Mending {
+        segment: SegmentId,
+        step: MendStep,
     },
     Tick,
 }
@@ -98,12 +110,14 @@ pub(crate) struct Node {
     clock_began: Duration,
     /// What its segments told others, and a power cut must not take.
     pub(crate) told: BTreeMap<SegmentId, Told>,
+    /// Gets back what copies here lost.
+    pub(crate) mender: Mender,
     /// Since when it is down.
     pub(crate) down_since: Option<Duration>,
 }
 
 impl Node {
-    pub(crate) fn new(disk: Disk) -> Node {
+    pub(crate) fn new(disk: Disk, random: &Random) -> Node {
         Node {
             disk,
             segments: BTreeMap::new(),
@@ -119,6 +133,7 @@ impl Node {
             layered: BTreeMap::new(),
             clock_began: Duration::ZERO,
             told: BTreeMap::new(),
+            mender: Mender::new(random.fork()),
             down_since: None,
         }
     }
@@ -179,6 +194,9 @@ impl World {
         }
         self.schedule(self.now(), Event::NodeTick { node: at, boot });
         self.schedule(self.now(), Event::Maintain { node: at, boot });
+        if self.weather.mends {
+            self.schedule(self.now(), Event::Mend { node: at, boot });
+        }
         Ok(())
     }
 
@@ -188,7 +206,7 @@ impl World {
     }
 
     /// The node crashed in the middle of something: it starts again soon.
-    fn crash_here(&mut self, at: usize, fault: Fault) {
+    pub(crate) fn crash_here(&mut self, at: usize, fault: Fault) {
         self.note(fault, Some(at));
         let power_cut = self.random.chance(500);
         self.crash(at, power_cut, 5, 200);
@@ -210,6 +228,9 @@ impl World {
         node.busy = false;
         node.frozen = None;
         node.slow_until = Duration::ZERO;
+        // What it was about to put in place stays where it is.
+        node.disk.stop_after(0);
+        node.mender.forget();
         self.cut_power(at, power_cut);
         self.break_links_of(at);
     }
@@ -227,6 +248,10 @@ impl World {
             && reads::is_read(request)
         {
             self.permit(at, from, request);
+            return;
+        }
+        if let Arrival::Given { question, response } = arrival {
+            self.given_back(at, question, response);
             return;
         }
         let node = &mut self.nodes[at];
@@ -327,9 +352,13 @@ impl World {
         let more = !node.arrivals.is_empty();
         node.busy = more;
         let boot = node.boot;
+        let kept = node.mender.kept.take();
         self.send_answers(at)?;
         if more {
             self.schedule(self.now(), Event::Turn { node: at, boot });
+        }
+        if let Some(kept) = kept {
+            self.mending_told(at, kept);
         }
         Ok(())
     }
@@ -388,13 +417,8 @@ impl World {
             self.note(Fault::UpkeepSyncFailed, Some(at));
         }
         self.ticks += u64::from(worked);
-        let node = &mut self.nodes[at];
-        if self.broken != Some(Broken::RotForgotten) && node.disk.rots() {
-            for id in node.disk.store().damaged() {
-                if let Some(segment) = node.segments.get_mut(&id) {
-                    segment.damaged();
-                }
-            }
+        if self.broken != Some(Broken::RotForgotten) && self.nodes[at].disk.rots() {
+            self.note_rot(at);
         }
         let pause = self.random.millis(1, 80);
         self.schedule(self.now() + pause, Event::Maintain { node: at, boot });

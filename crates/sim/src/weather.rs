@@ -47,6 +47,8 @@ pub(crate) struct Weather {
     pub(crate) spares: bool,
     /// A node that is down for so long, or a copy that is lost for so long, is replaced without anybody's asking.
     pub(crate) replace_after: Duration,
+    /// Nodes look for what they have lost, and take it from others.
+    pub(crate) mends: bool,
 }
 
 impl Weather {
@@ -57,7 +59,12 @@ impl Weather {
             6 => 2,
             _ => 4,
         });
-        let strengths = strengths.collect();
+        let mut strengths: Vec<u64> = strengths.collect();
+        if focus == Focus::Rot {
+            for rot in [Fault::BitFlipped, Fault::BitFlippedAwake, Fault::WriteMisdirected] {
+                strengths[rot as usize] = 8;
+            }
+        }
         let worst = random.below(WORST_OF) == 0;
         let calm_from = random.millis(CALM_FROM_MS.start, CALM_FROM_MS.end);
         let groups = match random.below(20) {
@@ -103,6 +110,7 @@ impl Weather {
         let worst = worst || spares && random.fork().chance(WORST_REPLACED);
         // With another copy less nobody might have the pages any more.
         let worst = worst && segments == SegmentKinds::Full;
+        let mends = focus == Focus::Rot || random.fork().chance(500);
         Weather {
             segments,
             groups,
@@ -110,6 +118,7 @@ impl Weather {
             geometry,
             blocks,
             spares,
+            mends,
             replace_after: random.millis(60, 900),
             strengths,
             crowded: random.chance(500),

@@ -75,6 +75,8 @@ pub(crate) struct World {
     pub(crate) taken_back: u64,
     /// Groups that were given new copies by an opening.
     pub(crate) rebuilt: u64,
+    /// Copies that got back what they had lost, and their vote with it.
+    pub(crate) mended: u64,
     /// Groups that were added under load.
     pub(crate) grown: u64,
     pub(crate) pages_read: usize,
@@ -261,6 +263,7 @@ impl World {
             replaced: self.replaced,
             taken_back: self.taken_back,
             rebuilt: self.rebuilt,
+            mended: self.mended,
             grown: self.grown,
             tally: self.tally,
             history: self.history,
@@ -325,6 +328,7 @@ impl World {
             Event::Synced { node, boot } if self.runs(node, boot) => self.synced(node)?,
             Event::NodeTick { node, boot } if self.runs(node, boot) => self.tick_node(node, boot),
             Event::Maintain { node, boot } if self.runs(node, boot) => self.maintain(node, boot),
+            Event::Mend { node, boot } if self.runs(node, boot) => self.mend(node, boot),
             Event::Read {
                 node,
                 boot,
@@ -334,7 +338,7 @@ impl World {
             } if self.runs(node, boot) => self.read(node, segment, to, *read)?,
             // What an earlier life of the node was about to do.
             Event::ArriveAtBoot { .. } | Event::Turn { .. } | Event::Synced { .. } => {}
-            Event::NodeTick { .. } | Event::Maintain { .. } | Event::Read { .. } => {}
+            Event::NodeTick { .. } | Event::Maintain { .. } | Event::Mend { .. } | Event::Read { .. } => {}
             Event::StartNode { node } => self.start_node(node)?,
             Event::Connect { writer, node } => self.connect(writer, node)?,
             Event::Response {

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use page_store::{Horizon, JournalEntry};
-use segment::{Effect, PartId, Segment};
+use segment::{Effect, MendStep, PartId, Segment};
 use units::{GroupId, Position, SegmentId};
 use wire_format::message::{Refusal, Request, Response, VersionCursor};
 
 use super::{Arrival, Node, ReplyTo};
+use crate::network::Asked;
 use crate::world::World;
 use crate::{Broken, broken, reads};
 
@@ -30,6 +31,8 @@ impl World {
                 from,
                 response,
             } => self.versions(at, segment, part, *from, response),
+            Arrival::Given { .. } => unreachable!("whoever mends does not wait for a turn"),
+            Arrival::Mending { segment, step } => self.mending(at, segment, step),
             Arrival::Tick => {
                 for id in self.nodes[at].segments.keys().copied().collect::<Vec<_>>() {
                     self.tick_segment(at, id);
@@ -119,6 +122,26 @@ impl World {
         self.perform(at, id, effects, None, true);
     }
 
+    /// A copy is being mended: a step of that.
+    fn mending(&mut self, at: usize, id: SegmentId, step: MendStep) {
+        let node = &mut self.nodes[at];
+        let mut effects = Vec::new();
+        // Found since: it is mended, too, before the vote comes back.
+        let is_too_early = matches!(step, MendStep::Mended) && node.disk.store().is_damaged(id);
+        match node.segment_mut(id).filter(|_| !is_too_early) {
+            Some(segment) => segment.mend(step, &mut effects),
+            None => {
+                node.mender.kept = Some(false);
+                return;
+            }
+        }
+        if matches!(step, MendStep::Mended) {
+            node.disk.has_all_again(id);
+        }
+        node.mender.kept = Some(true);
+        self.perform(at, id, effects, None, true);
+    }
+
     fn tick_segment(&mut self, at: usize, id: SegmentId) {
         let now = self.now + self.nodes[at].clock_began;
         let (broken, may_be_crowded) = (self.broken, self.weather.crowded);
@@ -180,7 +203,7 @@ impl World {
                         node: at,
                         boot,
                         segment: id,
-                        part: Some((part, Box::new(begin.clone()))),
+                        asked: Asked::Part(part, Box::new(begin.clone())),
                     };
                     self.ask_peer(from, &peer, request);
                 }
@@ -189,7 +212,7 @@ impl World {
                         node: at,
                         boot,
                         segment: id,
-                        part: None,
+                        asked: Asked::Log,
                     };
                     self.ask_peer(from, &peer, request);
                 }
@@ -233,6 +256,9 @@ impl Node {
         }
         for (_, response) in &mut self.answers {
             *response = Response::Refused(Refusal::Stopped { what: error.to_owned() });
+        }
+        if let Some(kept) = &mut self.mender.kept {
+            *kept = false;
         }
     }
 }

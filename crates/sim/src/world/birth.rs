@@ -61,6 +61,7 @@ impl World {
             replaced: 0,
             taken_back: 0,
             rebuilt: 0,
+            mended: 0,
             grown: 0,
             pages_read: 0,
             outdated_stops: 0,
@@ -81,7 +82,7 @@ impl World {
             let here = world.on_node[at].iter();
             let births: Vec<_> = here.map(|segment| (*segment, world.births[segment].clone())).collect();
             disk.bear(&births);
-            world.nodes.push(Node::new(disk));
+            world.nodes.push(Node::new(disk, &world.random));
             world.start_node(at).expect("a segment that was just born is complete");
         }
         let grouped = world.grouped(&record);
