@@ -31,6 +31,9 @@ use crate::upkeep;
 /// What is to take a file's place. No file of the journal has such a name.
 const NEXT: &str = "journal/mended";
 
+/// Bytes that are compared at once with what was written.
+const PIECE_BYTES: usize = 1 << 20;
+
 /// A batch whose bytes are lost.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct LostBatch {
@@ -223,8 +226,7 @@ impl PageStore {
         self.disk.remove(NEXT).map_err(io)?;
         self.disk.write_at(NEXT, 0, bytes).map_err(io)?;
         self.disk.sync(NEXT).map_err(io)?;
-        let written = read_what_is_there(&*self.disk, NEXT, bytes.len())?;
-        if written != bytes || !gaps(&written, start).is_empty() {
+        if !is_there(&*self.disk, NEXT, bytes)? || !gaps(bytes, start).is_empty() {
             return Err(ReadError::corrupt(NEXT, "it is not what was written just now"));
         }
         self.disk.rename(NEXT, &file_name(start)).map_err(io)?;
@@ -265,6 +267,21 @@ fn read_what_is_there(disk: &dyn Disk, name: &str, length: usize) -> Result<Vec<
         read.map_err(|error| ReadError::io(name, &error))?;
     }
     Ok(bytes)
+}
+
+/// Whether a file says this, read piece by piece.
+fn is_there(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<bool, ReadError> {
+    let mut at = 0;
+    for piece in bytes.chunks(PIECE_BYTES) {
+        let mut read = vec![0; piece.len()];
+        let answered = disk.read_at_rest(name, at, &mut read);
+        answered.map_err(|error| ReadError::io(name, &error))?;
+        if read != piece {
+            return Ok(false);
+        }
+        at += piece.len() as u64;
+    }
+    Ok(true)
 }
 
 /// Where there are no entries.

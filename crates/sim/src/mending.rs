@@ -142,46 +142,49 @@ impl World {
 
     fn begin_mending(&mut self, at: usize) {
         let now = self.now;
-        let node = &mut self.nodes[at];
-        if node.mender.journal_not_before <= now
-            && let Some(start) = node.disk.store().rotten_journal_files().first().copied()
-        {
-            let begun = self.carefully(at, |store| store.begin_journal_mend(start));
-            match begun {
-                None | Some(Ok(None)) => {}
-                Some(Ok(Some(mend))) => {
-                    let wanted = mend.lost().collect();
-                    self.nodes[at].mender.job = Some(Job::Journal(JournalJob {
-                        mend,
-                        wanted,
-                        batches: BTreeMap::new(),
-                        refused: 0,
-                        let_go: false,
-                    }));
-                    self.go_on_mending(at);
-                }
-                Some(Err(_)) => self.mend_later(at, None),
-            }
-            return;
-        }
+        let node = &self.nodes[at];
         let (store, mender) = (node.disk.store(), &node.mender);
+        if mender.journal_not_before <= now
+            && let Some(start) = store.rotten_journal_files().first().copied()
+        {
+            return self.begin_with_journal(at, start);
+        }
         let waits = |id: &SegmentId| mender.segments_not_before.get(id).is_some_and(|until| now < *until);
         let lacking = node
             .segments
             .iter()
             .filter(|(id, segment)| segment.is_to_be_mended() && store.is_mendable(**id));
-        let Some(segment) = lacking.map(|(id, _)| *id).find(|id| !waits(id)) else {
-            return;
-        };
+        if let Some(segment) = lacking.map(|(id, _)| *id).find(|id| !waits(id)) {
+            self.begin_with_layers(at, segment);
+        }
+    }
+
+    fn begin_with_journal(&mut self, at: usize, start: u64) {
+        match self.carefully(at, |store| store.begin_journal_mend(start)) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(mend))) => {
+                let wanted = mend.lost().collect();
+                self.nodes[at].mender.job = Some(Job::Journal(JournalJob {
+                    mend,
+                    wanted,
+                    batches: BTreeMap::new(),
+                    refused: 0,
+                    let_go: false,
+                }));
+                self.go_on_mending(at);
+            }
+            Some(Err(_)) => self.mend_later(at, None),
+        }
+    }
+
+    fn begin_with_layers(&mut self, at: usize, segment: SegmentId) {
         match self.carefully(at, |store| store.begin_mend(segment)) {
             None => {}
             Some(Ok(None)) if self.nodes[at].disk.store().is_damaged(segment) => self.mend_later(at, Some(segment)),
             Some(Ok(None)) => self.give_vote(at, segment),
             Some(Ok(Some(mend))) => {
                 let node = &mut self.nodes[at];
-                let Some(needs) = node.segments.get(&segment).map(Segment::sources) else {
-                    return;
-                };
+                let needs = node.segments[&segment].sources();
                 let through = mend.needs_through(&needs.path);
                 node.mender.job = Some(Job::Layers(LayersJob {
                     segment,

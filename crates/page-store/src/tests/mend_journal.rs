@@ -47,6 +47,13 @@ fn mend(world: &World, start: u64) {
     world.store.end_journal_mend(mend, &given).expect("a good disk");
 }
 
+/// Something in the middle of a file is gone, and a pass finds that.
+fn rot(world: &World, start: u64, at: u64) {
+    let written = world.disk.write_at(&file_name(start), at, &[0; 10]);
+    written.expect("a good disk");
+    assert_eq!(world.store.scrub(&|_| true).expect("a disk that answers").damaged, 1);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -93,11 +100,7 @@ proptest! {
 fn what_nobody_has_is_forgotten() {
     let (mut world, files) = with_journal();
     let (start, bytes) = files[0];
-    world
-        .disk
-        .write_at(&file_name(start), bytes / 2, &[0; 10])
-        .expect("a good disk");
-    assert_eq!(world.store.scrub(&|_| true).expect("a disk that answers").damaged, 1);
+    rot(&world, start, bytes / 2);
     let mend = begin(&world, start);
     let lost: Vec<_> = mend.lost().collect();
     assert!(!lost.is_empty());
@@ -150,11 +153,7 @@ fn what_nobody_wants_is_done_without() {
     let last = world.last.lsn;
     let before = pages(&world, last);
     let (start, bytes) = *files.last().expect("a file");
-    world
-        .disk
-        .write_at(&file_name(start), bytes / 2, &[0; 10])
-        .expect("a good disk");
-    assert_eq!(world.store.scrub(&|_| true).expect("a disk that answers").damaged, 1);
+    rot(&world, start, bytes / 2);
     let mend = begin(&world, start);
     assert_eq!(mend.lost().count(), 0);
     world

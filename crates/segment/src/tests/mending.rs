@@ -12,6 +12,16 @@ fn with_loss() -> (Copy, Position) {
     (copy, position(1, 300))
 }
 
+/// Four of them, without the third.
+fn with_hole() -> Copy {
+    let mut copy = Copy::new();
+    copy.flushes(1, Position::ZERO, &[100, 200]);
+    copy.flushes(1, position(1, 300), &[400, 500]);
+    copy.announce_apart(1, 500, 0, 0);
+    copy.segment.damaged();
+    copy
+}
+
 fn let_go(copy: &mut Copy, lost: Position) {
     let mut effects = Vec::new();
     copy.segment.mend(MendStep::LetGo(lost), &mut effects);
@@ -56,11 +66,7 @@ fn a_copy_that_started_without_a_vote_can_forget_it_too() {
 /// What fills the hole from the layers of peers brings it again.
 #[test]
 fn beyond_a_hole_it_alone_is_forgotten() {
-    let mut copy = Copy::new();
-    copy.flushes(1, Position::ZERO, &[100, 200]);
-    copy.flushes(1, position(1, 300), &[400, 500]);
-    copy.announce_apart(1, 500, 0, 0);
-    copy.segment.damaged();
+    let mut copy = with_hole();
     let_go(&mut copy, position(1, 400));
     assert!(!copy.segment.claims(position(1, 400)));
     assert!(copy.segment.claims(position(1, 500)));
@@ -82,11 +88,7 @@ fn what_is_not_known_to_be_durable_stays() {
 /// What fills a hole before it may still be taken back: the journal has no room for it.
 #[test]
 fn nothing_is_forgotten_over_what_is_not_synced() {
-    let mut copy = Copy::new();
-    copy.flushes(1, Position::ZERO, &[100, 200]);
-    copy.flushes(1, position(1, 300), &[400, 500]);
-    copy.announce_apart(1, 500, 0, 0);
-    copy.segment.damaged();
+    let mut copy = with_hole();
     let before = SegmentState::decode(copy.state.clone()).expect("the journaled state reads back");
     let filling = batch(1, 300, position(1, 200));
     let mut effects = Vec::new();
